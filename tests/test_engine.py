@@ -1,0 +1,190 @@
+"""The engine against the plain definition, forward and gradient."""
+
+import itertools
+
+import pytest
+import torch
+from plain import image_features, text_features
+from recipe import Spec, clip_state_dict, randn
+
+from trainers.engine import encode_image, encode_text, host_texts, layout_of, worded_texts
+from trainers.engine.layout import ClassText, Slot, TextLayout, arrange, slots
+from trainers.engine.loading import build_clip, tokenizer
+from trainers.engine.tokens import BOOSTING, EOT, SOS
+
+LAYERS = 3
+SMALL = Spec(vision_width=64, text_width=64, embed_dim=32, vision_layers=LAYERS, text_layers=LAYERS, patch=8, grid=2)
+DEPTHS = list(itertools.product(range(LAYERS + 1), repeat=2))
+NAMES = ["tree", "golden retriever dog", "a", "Boeing 737-800", "hot_air_balloon festival at night"]
+
+
+def encode(text):
+    """CLIP's own tokens."""
+    return tokenizer().encode(text)
+
+
+@pytest.fixture(scope="module")
+def clip_model():
+    tokens = {SOS, EOT} | {t for name in NAMES for t in encode(f"a photo of a {name.replace('_', ' ')}.")}
+    return build_clip(clip_state_dict(SMALL, 3, tokens))
+
+
+def stack(name, depth, tokens, *lead):
+    """`depth` tensors (*lead, tokens, 64) that want gradients."""
+    return [randn(5, f"{name}.{i}", (*lead, tokens, 64), 0.3).requires_grad_() for i in range(depth)]
+
+
+def sequences(texts, boosting, order):
+    return [(SOS, *arrange(text, slots(BOOSTING, boosting), order)) for text in texts]
+
+
+def agree(fast, plain, leaves):
+    """Same values to 1e-5, same gradients of a random projection to 1e-4 of their norm."""
+    torch.testing.assert_close(fast, plain, atol=1e-5, rtol=1e-5)
+    if not leaves:
+        return
+    weights = randn(1, "weights", fast.shape)
+    got = torch.autograd.grad((fast * weights).sum(), leaves)
+    want = torch.autograd.grad((plain * weights).sum(), leaves)
+    for a, b in zip(got, want, strict=True):
+        assert b.norm() > 0
+        assert (a - b).norm() <= 1e-4 * b.norm()
+
+
+def same_directions(a, b):
+    """The normalised features agree to 1e-6."""
+    torch.testing.assert_close(a / a.norm(dim=-1, keepdim=True), b / b.norm(dim=-1, keepdim=True), atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("order", ["boosting_first", "host_first"])
+@pytest.mark.parametrize("depths", DEPTHS)
+@pytest.mark.parametrize("lengths", [(4, 2), (1, 3)])
+def test_text_of_two_groups(clip_model, depths, lengths, order):
+    n_host, n_boost = (n if d else 0 for n, d in zip(lengths, depths, strict=True))
+    stacks = [stack("host", depths[0], lengths[0]), stack("boost", depths[1], lengths[1])]
+    texts = host_texts(encode, NAMES, n_host, "a photo of a" if n_host == 1 else "")
+    layout = layout_of(texts, n_boost, order)
+    plain = text_features(clip_model, sequences(texts, n_boost, order), stacks)
+    agree(encode_text(clip_model, layout, stacks)[0], plain, [*stacks[0], *stacks[1]])
+
+
+@pytest.mark.parametrize("order", ["boosting_first", "host_first"])
+@pytest.mark.parametrize("depth", range(1, LAYERS + 1))
+@pytest.mark.parametrize("position", ["end", "middle", "front"])
+def test_text_with_the_class_name_elsewhere(clip_model, position, depth, order):
+    stacks = [stack("host", depth, 4), stack("boost", LAYERS, 3)]
+    texts = host_texts(encode, NAMES, 4, "", position)
+    plain = text_features(clip_model, sequences(texts, 3, order), stacks)
+    agree(encode_text(clip_model, layout_of(texts, 3, order), stacks)[0], plain, stacks[0] + stacks[1])
+
+
+@pytest.mark.parametrize("order", ["boosting_first", "host_first"])
+@pytest.mark.parametrize("position", ["end", "middle", "front"])
+def test_text_with_context_of_each_class(clip_model, position, order):
+    own, boost = stack("host", 2, 4, len(NAMES)), stack("boost", 2, 3)
+    texts = host_texts(encode, NAMES, 4, "", position)
+    plain = text_features(clip_model, sequences(texts, 3, order), [own, boost])
+    layout = layout_of(texts, 3, order, distinct=[0])
+    fast = encode_text(clip_model, layout, [[tokens[None] for tokens in own], boost])[0]
+    agree(fast, plain, own + boost)
+
+
+@pytest.mark.parametrize("order", ["boosting_first", "host_first"])
+@pytest.mark.parametrize("position", ["end", "middle"])
+def test_text_with_context_of_each_image(clip_model, position, order):
+    images, boost = stack("host", 1, 4, 3), stack("boost", 2, 3)
+    texts = host_texts(encode, NAMES, 4, "", position)
+    each = [text_features(clip_model, sequences(texts, 3, order), [[images[0][b]], boost]) for b in range(3)]
+    fast = encode_text(clip_model, layout_of(texts, 3, order), [[images[0][:, None]], boost])
+    agree(fast, torch.stack(each), images + boost)
+
+
+@pytest.mark.parametrize("depths", DEPTHS)
+@pytest.mark.parametrize("lengths", [(4, 2), (1, 3)])
+def test_vision_of_two_groups(clip_model, depths, lengths):
+    stacks = [stack("boost", depths[0], lengths[0]), stack("host", depths[1], lengths[1])]
+    images = randn(5, "images", (2, 3, 16, 16)).requires_grad_()
+    plain = image_features(clip_model, images, stacks)
+    agree(encode_image(clip_model.visual, images, stacks), plain, [*stacks[0], *stacks[1], images])
+
+
+def test_no_groups_is_stock_clip(clip_model):
+    import clip
+
+    images = randn(5, "images", (3, 3, 16, 16))
+    same_directions(encode_image(clip_model.visual, images), clip_model.encode_image(images))
+    for template in ("a photo of a {}.", "{} a photo"):
+        words = clip.tokenize([template.replace("{}", name.replace("_", " ")) for name in NAMES])
+        fast = encode_text(clip_model, layout_of(worded_texts(encode, NAMES, template)))[0]
+        same_directions(fast, clip_model.encode_text(words))
+
+
+@pytest.mark.parametrize("chunk", [1, 2, 5, 9])
+def test_chunks_change_nothing(clip_model, chunk):
+    stacks = [stack("host", 2, 4), stack("boost", LAYERS, 3)]
+    layout = layout_of(host_texts(encode, NAMES, 4), 3)
+    agree(
+        encode_text(clip_model, layout, stacks, chunk),
+        encode_text(clip_model, layout, stacks),
+        stacks[0] + stacks[1],
+    )
+
+
+def test_a_longer_name_beside_it_changes_nothing(clip_model):
+    stacks = [stack("host", 2, 4)]
+    short = encode_text(clip_model, layout_of(host_texts(encode, NAMES[:1], 4)), stacks)[0]
+    padded = encode_text(clip_model, layout_of(host_texts(encode, NAMES, 4)), stacks)[0, :1]
+    same_directions(padded, short)
+
+
+def test_the_prefix_takes_all_that_classes_share():
+    layout = layout_of(host_texts(encode, NAMES, 2, "a photo of a"), 3)
+    assert layout.prefix == (SOS, *slots(1, 3), *slots(0, 2), *encode("of a"))
+    assert layout_of(host_texts(encode, NAMES, 4, "", "front"), 3).prefix == (SOS, *slots(1, 3))
+    assert layout_of(host_texts(encode, NAMES, 4), distinct=[0]).prefix == (SOS,)
+    assert len(layout_of(worded_texts(encode, ["tree"], "a {}")).prefix) == 3  # all but EOT
+
+
+def test_a_sequence_of_exactly_77_tokens_is_taken(clip_model):
+    texts = [
+        ClassText("long", (), (*encode("tree " * 76)[:75], EOT)),
+        ClassText("tree", (), (*encode("tree"), EOT)),
+    ]
+    fast = encode_text(clip_model, layout_of(texts))[0]
+    torch.testing.assert_close(fast, text_features(clip_model, sequences(texts, 0, "host_first"), []))
+
+
+def test_a_name_too_long_is_refused_by_name():
+    with pytest.raises(ValueError, match=r"'tree tree.*' is too long.* has 8\d tokens.* takes 77"):
+        layout_of(host_texts(encode, ["tree", "tree " * 70], 8))
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda m: layout_of([]), "no class names"),
+        (lambda m: host_texts(encode, [""], 4), "class name '' is empty"),
+        (lambda m: host_texts(encode, NAMES, 4, "", "behind"), "CLASS_TOKEN_POSITION is 'behind'"),
+        (lambda m: worded_texts(encode, NAMES, "a photo"), "no {}"),
+        (lambda m: layout_of(host_texts(encode, NAMES, 1), 1, "boost_first"), "TEXT_ORDER is 'boost_first'"),
+        (
+            lambda m: encode_image(m.visual, torch.zeros(1, 3, 16, 16), [stack("v", 4, 2)]),
+            "4 vision layers.* 3 blocks",
+        ),
+        (
+            lambda m: encode_image(m.visual, torch.zeros(1, 3, 16, 16), [[torch.zeros(2, 32)]]),
+            "width 32.* 64 wide",
+        ),
+        (
+            lambda m: encode_text(m, TextLayout([(SOS, Slot(0, 1), EOT)], ["x"]), [stack("t", 1, 1)]),
+            "places for 2 tokens",
+        ),
+        (
+            lambda m: encode_text(m, TextLayout([(SOS, Slot(0, 0), EOT)], ["x"]), [stack("t", 4, 1)]),
+            "4 text layers",
+        ),
+    ],
+)
+def test_what_does_not_fit_is_refused(clip_model, make, message):
+    with pytest.raises(ValueError, match=message):
+        make(clip_model)

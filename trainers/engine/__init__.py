@@ -1,0 +1,44 @@
+"""The engine: CLIP with groups of prompt tokens, exactly and fast.
+
+It takes plain arguments and knows neither a configuration nor a toolbox. Start at `text.encode_text` and
+`vision.encode_image`.
+"""
+
+from .layout import ORDERS, ClassText, Slot, TextLayout
+from .loading import BackboneError, load_clip, tokenizer
+from .model import Learner, PromptedCLIP
+from .prompts import PromptGroup, Stack
+from .text import encode_text
+from .tokens import (
+    BOOSTING,
+    HOST,
+    host_texts,
+    initial_context,
+    layout_of,
+    worded_texts,
+    words_to_start_from,
+)
+from .vision import encode_image
+
+__all__ = [
+    "BOOSTING",
+    "HOST",
+    "ORDERS",
+    "BackboneError",
+    "ClassText",
+    "Learner",
+    "PromptGroup",
+    "PromptedCLIP",
+    "Slot",
+    "Stack",
+    "TextLayout",
+    "encode_image",
+    "encode_text",
+    "host_texts",
+    "initial_context",
+    "layout_of",
+    "load_clip",
+    "tokenizer",
+    "worded_texts",
+    "words_to_start_from",
+]

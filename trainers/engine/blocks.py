@@ -1,0 +1,60 @@
+"""One block of a stock CLIP transformer, taken apart.
+
+`clip.model.ResidualAttentionBlock` computes queries, keys and values for every token, and carries every token on. The
+towers need less than that for most tokens (../../README.md, "Why it is fast"), so they call these pieces instead of the
+block's `forward`. The weights stay where they are: nothing of the block is copied or replaced.
+
+Shapes: d is the tower's width, H its heads, e = d / H.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+def split_heads(x: Tensor, heads: int) -> Tensor:
+    """(..., T, d) -> (..., H, T, e)"""
+    return x.unflatten(-1, (heads, -1)).transpose(-3, -2)
+
+
+def queries_keys_values(block: nn.Module, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Normalise `x` (..., T, d) and project it: three tensors (..., H, T, e)."""
+    attn = block.attn
+    projected = F.linear(block.ln_1(x), attn.in_proj_weight, attn.in_proj_bias)
+    q, k, v = projected.chunk(3, dim=-1)
+    return split_heads(q, attn.num_heads), split_heads(k, attn.num_heads), split_heads(v, attn.num_heads)
+
+
+def keys_values(block: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
+    """What a token that nobody reads afterwards has to give: keys and values only, (..., H, T, e) each."""
+    attn, width = block.attn, x.shape[-1]
+    projected = F.linear(block.ln_1(x), attn.in_proj_weight[width:], attn.in_proj_bias[width:])
+    k, v = projected.chunk(2, dim=-1)
+    return split_heads(k, attn.num_heads), split_heads(v, attn.num_heads)
+
+
+def queries(block: nn.Module, x: Tensor) -> Tensor:
+    """The queries of `x` (..., T, d) alone: (..., H, T, e)."""
+    attn, width = block.attn, x.shape[-1]
+    return split_heads(F.linear(block.ln_1(x), attn.in_proj_weight[:width], attn.in_proj_bias[:width]), attn.num_heads)
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Attention of q (B, H, T, e) over k, v (B, H, U, e); `mask` (T, U) is True where a query sees a key.
+
+    Returns (B, T, d).
+    """
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask).transpose(-3, -2).flatten(-2)
+
+
+def finish(block: nn.Module, x: Tensor, attended: Tensor) -> Tensor:
+    """The rest of the block for tokens `x` (..., T, d), given what they attended to (same shape)."""
+    x = x + F.linear(attended, block.attn.out_proj.weight, block.attn.out_proj.bias)
+    return x + block.mlp(block.ln_2(x))
+
+
+def join(parts: list[Tensor], batch: int) -> Tensor:
+    """Concatenate (b, H, T, e) parts along the tokens, b in {1, batch}; a shared part is repeated by view."""
+    if len(parts) == 1:
+        return parts[0]
+    return torch.cat([part.expand(batch, -1, -1, -1) for part in parts], dim=-2)

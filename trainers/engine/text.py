@@ -1,0 +1,179 @@
+"""The text tower: a stock CLIP text transformer with groups of prompt tokens among the words."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from .blocks import attend, finish, join, keys_values, queries, queries_keys_values
+from .layout import TextLayout
+from .prompts import Stack, check_stacks
+
+KeysValues = tuple[Tensor, Tensor]
+
+
+def encode_text(model: nn.Module, layout: TextLayout, stacks: Sequence[Stack] = (), chunk: int | None = None) -> Tensor:
+    """Text features of a stock CLIP with prompt groups, read at EOT.
+
+    Tokens of layer 0 get the positional embedding of the place where they stand; at the input of block i, 0 < i <
+    depth, a group's tokens are replaced by its layer i, without positional embedding; from block `depth` on they are
+    carried like any other token (IVLP and MaPLe, github.com/muzairkhattak/multimodal-prompt-learning).
+
+    The causal mask makes the shared prefix blind to the class, so it runs once; the suffixes attend to its keys and
+    values. Nothing behind EOT can reach it, so nothing behind it is computed.
+
+    Args:
+        model: `clip.model.CLIP`.
+        layout: where the tokens of C classes stand.
+        stacks: for each group, its layers: (n, d); or (b, c, n, d), with b images that have tokens of their own (CoCoOp)
+            and c classes that do (CoOp's class-specific context), each 1 where that is not so.
+        chunk: how many classes to compute at a time; in training the chunks are computed again in the backward pass, so
+            that the memory is that of one chunk. None: all at once.
+
+    Returns:
+        (b, C, E), not normalised.
+
+    Raises:
+        ValueError: the stacks do not fit the tower (see `check_stacks`) or the layout.
+    """
+    blocks = model.transformer.resblocks
+    stacks = [[_as_batch_class(tokens) for tokens in stack] for stack in stacks]
+    check_stacks(stacks, len(blocks), model.ln_final.weight.shape[0], "text")
+    _check_slots(layout, stacks)
+    prefix = _run_prefix(model, layout, stacks)
+    size = chunk or len(layout)
+    features = []
+    for start in range(0, len(layout), size):
+        classes = slice(start, start + size)
+        if chunk and torch.is_grad_enabled():
+            part = checkpoint(_run_suffix, model, layout, stacks, prefix, classes, use_reentrant=False)
+        else:
+            part = _run_suffix(model, layout, stacks, prefix, classes)
+        features.append(part)
+    return torch.cat(features, dim=1)
+
+
+def _as_batch_class(tokens: Tensor) -> Tensor:
+    return tokens[None, None] if tokens.dim() == 2 else tokens
+
+
+def _check_slots(layout: TextLayout, stacks: list[list[Tensor]]) -> None:
+    for group, need in layout.needed.items():
+        have = stacks[group][0].shape[-2] if group < len(stacks) and len(stacks[group]) else 0
+        if need > have:
+            raise ValueError(
+                f"the text layout has places for {need} tokens of prompt group {group}, but the group has {have}: build "
+                "the layout with the number of text tokens that the group really has (0 if its text depth is 0)"
+            )
+
+
+def _embed(model: nn.Module, words: Tensor) -> Tensor:
+    return model.token_embedding(words).to(model.text_projection.dtype)
+
+
+def _run_prefix(model: nn.Module, layout: TextLayout, stacks: list[list[Tensor]]) -> list[KeysValues]:
+    """Keys and values (b, H, P, e) that the shared prefix offers at every block.
+
+    Only tokens that somebody reads later pass through a block whole (`x`, at the positions `at`); tokens which the next
+    block replaces, and all of them at the last block, give keys and values and are done.
+    """
+    blocks = model.transformer.resblocks
+    at = layout.prefix_places
+    x = _embed(model, layout.prefix_words)[None]
+    position = model.positional_embedding.to(x.dtype)
+    x = x + position[at]
+    offers = []
+    for i, block in enumerate(blocks):
+        last = i + 1 == len(blocks)
+        passing, passing_at = [], []
+        for group in layout.prefix_groups:
+            if i >= len(stacks[group]):
+                continue
+            index, places = layout.prefix_slots(group)
+            tokens = stacks[group][i][:, 0, index].to(x.dtype)
+            if i == 0:
+                tokens = tokens + position[places]
+            if i + 1 < len(stacks[group]) or last:
+                passing.append(tokens)
+                passing_at.append(places)
+            else:
+                x, at = _append(x, tokens), torch.cat([at, places])
+        q, *own = (None, *keys_values(block, x)) if last else queries_keys_values(block, x)
+        parts = [own, *(keys_values(block, tokens) for tokens in passing)]
+        batch = max(len(k) for k, _ in parts)
+        k, v = (join(list(part), batch) for part in zip(*parts, strict=True))
+        offers.append((k, v))
+        if not last:
+            visible = at[:, None] >= torch.cat([at, *passing_at])[None]
+            x = finish(block, x, attend(q.expand(batch, -1, -1, -1), k, v, visible))
+    return offers
+
+
+def _append(x: Tensor, tokens: Tensor) -> Tensor:
+    batch = max(len(x), len(tokens))
+    return torch.cat([x.expand(batch, -1, -1), tokens.expand(batch, -1, -1)], dim=1)
+
+
+def _run_suffix(
+    model: nn.Module, layout: TextLayout, stacks: list[list[Tensor]], prefix: list[KeysValues], classes: slice
+) -> Tensor:
+    """Features (b, c, E) of `classes`, given what the prefix offers at every block."""
+    words, eot = layout.words[classes], layout.eot[classes]
+    length = words.shape[1]
+    rows, steps = torch.arange(len(words), device=eot.device), torch.arange(length, device=eot.device)
+    start = len(layout.prefix)
+    x = _embed(model, words)[None]
+    for i, (block, offer) in enumerate(zip(model.transformer.resblocks, prefix, strict=True)):
+        x = _replace(x, layout, stacks, i, classes)
+        if i == 0:
+            x = x + model.positional_embedding[start : start + length].to(x.dtype)
+        if i + 1 < len(prefix):
+            q, k, v = queries_keys_values(block, x)
+            x = finish(block, x, _attend_both(q, k, v, offer, steps[:, None] >= steps))
+        else:
+            k, v = keys_values(block, x)
+            x = x[:, rows, eot][:, :, None]
+            x = finish(block, x, _attend_both(queries(block, x), k, v, offer, (eot[:, None] >= steps)[:, None]))
+    return model.ln_final(x[:, :, 0]).to(x.dtype) @ model.text_projection.to(x.dtype)
+
+
+def _replace(x: Tensor, layout: TextLayout, stacks: list[list[Tensor]], layer: int, classes: slice) -> Tensor:
+    """Put the groups' tokens of one layer into x (b, c, S, d), where the suffix has places for them."""
+    for group in layout.groups:
+        if layer >= len(stacks[group]):
+            continue
+        slot, tokens = layout.slot(group)[classes], stacks[group][layer].to(x.dtype)
+        index = slot.clamp(min=0)
+        if tokens.shape[1] == 1:
+            tokens = tokens[:, 0, index]
+        else:
+            tokens = tokens[:, classes].take_along_dim(index[None, :, :, None], dim=2)
+        x = torch.where((slot >= 0)[..., None], tokens, x)
+    return x
+
+
+def _attend_both(q: Tensor, k: Tensor, v: Tensor, offer: KeysValues, visible: Tensor) -> Tensor:
+    """Attention of the suffixes over the prefix, which they share, and over themselves.
+
+    The shared keys and values are multiplied as they are, never repeated for each class.
+
+    Args:
+        q: (b, c, H, Q, e); k, v: (b, c, H, S, e).
+        offer: the prefix' keys and values, (b, H, P, e) each.
+        visible: (Q, S) or (c, Q, S), True where a query sees a key of its own suffix.
+
+    Returns:
+        (b, c, Q, d)
+    """
+    prefix_k, prefix_v = offer
+    q = (q * q.shape[-1] ** -0.5).transpose(1, 2)
+    k, v = k.transpose(1, 2), v.transpose(1, 2)
+    shape = q.shape[2:4]
+    shared = (q.flatten(2, 3) @ prefix_k.transpose(-2, -1)).unflatten(2, shape)
+    own = (q @ k.transpose(-2, -1)).masked_fill(~visible, float("-inf"))
+    batch = max(len(shared), len(own))
+    scores = torch.cat([shared.expand(batch, *shared.shape[1:]), own.expand(batch, *own.shape[1:])], dim=-1)
+    of_prefix, of_own = scores.softmax(dim=-1).to(v.dtype).split([shared.shape[-1], own.shape[-1]], dim=-1)
+    out = (of_prefix.flatten(2, 3) @ prefix_v).unflatten(2, shape) + of_own @ v
+    return out.permute(0, 2, 3, 1, 4).flatten(-2)

@@ -1,0 +1,82 @@
+"""The vision tower: a stock CLIP ViT with groups of prompt tokens after the patches."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from .blocks import attend, finish, join, keys_values, queries, queries_keys_values
+from .prompts import Stack, check_stacks
+
+
+def is_transformer(visual: nn.Module) -> bool:
+    """Whether an image encoder has a ViT's tokens (CLIP's ResNets have none)."""
+    return hasattr(visual, "transformer")
+
+
+def encode_image(visual: nn.Module, images: Tensor, stacks: Sequence[Stack] = ()) -> Tensor:
+    """Image features of a stock CLIP image encoder with prompt groups.
+
+    Tokens of layer 0 join after the positional embedding and before `ln_pre`; at the input of block i, 0 < i < depth,
+    a group's tokens are replaced by its layer i; from block `depth` on they are carried like any other token (deep
+    visual prompting as in IVLP and MaPLe, github.com/muzairkhattak/multimodal-prompt-learning).
+
+    Args:
+        visual: `clip.model.VisionTransformer`, or a ResNet if there are no prompts.
+        images: (B, 3, R, R).
+        stacks: for each group, its layers (n, d).
+
+    Returns:
+        (B, E), not normalised.
+
+    Raises:
+        ValueError: prompts for a ResNet, or prompts that do not fit (see `check_stacks`).
+    """
+    stacks = [stack for stack in stacks if len(stack)]
+    if not is_transformer(visual):
+        if stacks:
+            raise ValueError(
+                f"a {type(visual).__name__} backbone has no vision tokens, so vision prompts cannot be given to it: "
+                "use a ViT backbone, or a vision depth of 0"
+            )
+        return visual(images.to(visual.conv1.weight.dtype))
+    blocks = visual.transformer.resblocks
+    check_stacks(stacks, len(blocks), visual.class_embedding.shape[0], "vision")
+    x = _run(blocks, *_embed(visual, images, stacks), stacks)
+    return visual.ln_post(x) @ visual.proj.to(x.dtype)
+
+
+def _embed(visual: nn.Module, images: Tensor, stacks: list[Stack]) -> tuple[Tensor, list[Tensor]]:
+    """CLS and patches (B, 1 + N, d), and each group's layer-0 tokens (1, n, d); all behind `ln_pre`."""
+    patches = visual.conv1(images.to(visual.conv1.weight.dtype)).flatten(2).transpose(1, 2)
+    cls = visual.class_embedding.to(patches.dtype).expand(len(patches), 1, -1)
+    x = torch.cat([cls, patches], dim=1) + visual.positional_embedding.to(patches.dtype)
+    return visual.ln_pre(x), [visual.ln_pre(stack[0].to(x.dtype))[None] for stack in stacks]
+
+
+def _run(blocks: nn.Sequential, x: Tensor, first: list[Tensor], stacks: list[Stack]) -> Tensor:
+    """Send `x` (B, T, d) and the groups' tokens through the blocks; returns the CLS token behind the last, (B, d).
+
+    Attention sees a set, so a group's tokens may stand anywhere. Tokens that the next block replaces, and all but CLS
+    at the last block, are needed as keys and values only: for a group that is once for the whole batch.
+    """
+    for i, block in enumerate(blocks):
+        last = i + 1 == len(blocks)
+        passing = []
+        for stack, tokens in zip(stacks, first, strict=True):
+            if i >= len(stack):
+                continue
+            tokens = tokens if i == 0 else stack[i].to(x.dtype)[None]
+            if i + 1 < len(stack) or last:
+                passing.append(tokens)
+            else:
+                x = torch.cat([x, tokens.expand(len(x), -1, -1)], dim=1)
+        shared = [keys_values(block, torch.cat(passing, dim=1))] if passing else []
+        if last:
+            cls = x[:, :1]
+            q, own = queries(block, cls), keys_values(block, x)
+        else:
+            q, *own = queries_keys_values(block, x)
+        k, v = (join(list(parts), len(x)) for parts in zip(own, *shared, strict=True))
+        x = finish(block, cls if last else x, attend(q, k, v))
+    return x[:, 0]
