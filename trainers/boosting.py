@@ -1,0 +1,175 @@
+"""Phase 1: the trainer `CasPL`, which distils a boosting prompt from a larger CLIP on unlabelled images
+(arXiv 2409.17805, section 3.2)."""
+
+import logging
+from pathlib import Path
+
+import torch
+from dassl.data import DataManager
+from dassl.engine import TRAINER_REGISTRY
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from . import config
+from .checkpoint import FILE_NAME, BoostingInfo, save_boosting
+from .engine import (
+    ClassText,
+    Learner,
+    PromptedCLIP,
+    PromptGroup,
+    host_texts,
+    initial_context,
+    load_clip,
+    tokenizer,
+    worded_texts,
+    words_to_start_from,
+)
+from .engine.loading import image_size
+from .engine.precision import cast_clip, choose
+from .templates import template_of
+from .training import PromptTrainer
+
+logger = logging.getLogger(__name__)
+
+
+def distillation_loss(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
+    """KL(softmax(teacher / T) || softmax(student / T)) * T^2 / B of logits (B, C), in float32."""
+    student, teacher = student.float() / temperature, teacher.float() / temperature
+    divergence = F.kl_div(student.log_softmax(dim=1), teacher.softmax(dim=1), reduction="sum")
+    return divergence * temperature**2 / len(student)
+
+
+def build_student(
+    clip_model: nn.Module,
+    names: list[str],
+    n_ctx_text: int,
+    n_ctx_vision: int,
+    depth_text: int,
+    depth_vision: int,
+    ctx_init: str = "",
+    order: str = "boosting_first",
+    host_words: str = "",
+) -> PromptedCLIP:
+    """A CLIP with a boosting prompt to be learned, and nothing else.
+
+    Args:
+        clip_model: the student, a frozen stock CLIP.
+        names: the class names.
+        n_ctx_text, n_ctx_vision: tokens in each tower; depth_text, depth_vision: in how many blocks.
+        ctx_init: words that the first text layer starts from (4 tokens at most); those left over stay as words.
+        order: where the boosting prompt stands beside `host_words` (see `engine.layout.arrange`).
+        host_words: words that stand where the host's context will stand in phase 2 (the published code has none).
+    """
+    encode = tokenizer().encode
+    n_ctx_text = n_ctx_text if depth_text else 0
+    words = words_to_start_from(ctx_init, n_ctx_text)
+    first = initial_context(clip_model, encode, n_ctx_text, words)
+    text = torch.cat([first[None], torch.randn(max(depth_text - 1, 0), *first.shape) * 0.02])[:depth_text]
+    vision = torch.randn(depth_vision, n_ctx_vision, clip_model.visual.class_embedding.shape[0]) * 0.02
+    left_over = tuple(encode(words)[n_ctx_text:])
+    head = tuple(encode(host_words))
+    texts = [ClassText(t.name, head, (*left_over, *t.tail)) for t in host_texts(encode, names, 0)]
+    student = PromptedCLIP(clip_model, Learner(), texts)
+    student.cascade(PromptGroup(text, vision), order)
+    return student
+
+
+@TRAINER_REGISTRY.register()
+class CasPL(PromptTrainer):
+    """Trains the boosting prompt and writes it to `<OUTPUT_DIR>/boosting.safetensors`. Labels are never read."""
+
+    def check_cfg(self, cfg) -> None:
+        """Dassl's hook: check the configuration before anything is built."""
+        config.check_cfg(cfg)
+
+    def build_data_loader(self) -> None:
+        """Dassl's hook. The classes are those of `TRAINER.CASPL.CLASSES`, unless a subset is asked for (to evaluate)."""
+        cfg = self.cfg.clone()
+        if cfg.DATASET.SUBSAMPLE_CLASSES == "all":
+            cfg.defrost()
+            cfg.DATASET.SUBSAMPLE_CLASSES = cfg.TRAINER.CASPL.CLASSES
+        self.classes = cfg.DATASET.SUBSAMPLE_CLASSES
+        self.dm = DataManager(cfg)
+        self.train_loader_x, self.train_loader_u = self.dm.train_loader_x, self.dm.train_loader_u
+        self.val_loader, self.test_loader = self.dm.val_loader, self.dm.test_loader
+        self.num_classes, self.num_source_domains = self.dm.num_classes, self.dm.num_source_domains
+        self.lab2cname = self.dm.lab2cname
+
+    def build_model(self) -> None:
+        """Dassl's hook: here the configuration ends."""
+        cfg, node = self.cfg, self.cfg.TRAINER.CASPL
+        names = self.dm.dataset.classnames
+        precision = choose(node.PREC, self.device)
+        student, teacher = load_clip(cfg.MODEL.BACKBONE.NAME), load_clip(node.TEACHER.BACKBONE)
+        for backbone in (student, teacher):
+            config.check_image_size(cfg, image_size(backbone))
+        self.template = node.TEACHER.TEMPLATE or template_of(cfg.DATASET.NAME)
+        logger.info("Teacher %s with the template %r", node.TEACHER.BACKBONE, self.template)
+        self.temperature = node.TEMPERATURE
+        self.model = build_student(
+            student,
+            names,
+            node.N_CTX_TEXT,
+            node.N_CTX_VISION,
+            node.DEPTH_TEXT,
+            node.DEPTH_VISION,
+            node.CTX_INIT,
+            node.TEXT_ORDER,
+            node.HOST_WORDS,
+        )
+        self.teacher = PromptedCLIP(teacher, Learner(), worded_texts(tokenizer().encode, names, self.template))
+        for model in (self.model, self.teacher):
+            cast_clip(model.clip, precision.weights)
+            model.to(self.device)
+        self.teacher.eval()
+        self.register_learner("CasPL", self.model.boosting, precision)
+
+    def compute_loss(self, batch: dict) -> tuple[Tensor, dict[str, Tensor]]:
+        """The distillation loss of a batch's images."""
+        image = batch["img"].to(self.device)
+        with torch.no_grad():
+            teacher = self.teacher(image)
+        student = self.model(image)
+        agree = (student.argmax(dim=1) == teacher.argmax(dim=1)).float().mean() * 100
+        return distillation_loss(student, teacher, self.temperature), {"agreement": agree}
+
+    def before_train(self) -> None:
+        """Dassl's hook: refuse to train on other classes than `TRAINER.CASPL.CLASSES` says."""
+        wanted = self.cfg.TRAINER.CASPL.CLASSES
+        if self.classes != wanted:
+            raise config.ConfigError(
+                f"DATASET.SUBSAMPLE_CLASSES is {self.classes!r}, but phase 1 trains on TRAINER.CASPL.CLASSES, which is "
+                f"{wanted!r}: set the latter, and leave the former at 'all'"
+            )
+        super().before_train()
+
+    def save_model(self, epoch: int, directory: str, *args, **kwargs) -> None:
+        """As Dassl's; behind the last epoch, the boosting-prompt file too."""
+        super().save_model(epoch, directory, *args, **kwargs)
+        if epoch + 1 == self.max_epoch:
+            path = Path(directory) / FILE_NAME
+            save_boosting(path, self.model.boosting, self.info())
+            logger.info("Boosting prompt written to %s", path)
+
+    def info(self) -> BoostingInfo:
+        """What the file shall say about the prompt."""
+        cfg, node, clip_model = self.cfg, self.cfg.TRAINER.CASPL, self.model.clip
+        return BoostingInfo(
+            student=cfg.MODEL.BACKBONE.NAME,
+            student_weights=clip_model.fingerprint,
+            teacher=node.TEACHER.BACKBONE,
+            text_width=clip_model.ln_final.weight.shape[0],
+            vision_width=clip_model.visual.class_embedding.shape[0],
+            text_layers=len(clip_model.transformer.resblocks),
+            vision_layers=len(clip_model.visual.transformer.resblocks),
+            order=node.TEXT_ORDER,
+            temperature=self.temperature,
+            template=self.template,
+            host_words=node.HOST_WORDS,
+            dataset=cfg.DATASET.NAME,
+            class_names=list(self.dm.dataset.classnames),
+            classes=self.classes,
+            epochs=self.max_epoch,
+            seed=cfg.SEED,
+            dtype=str(self.precision.prompts).removeprefix("torch."),
+        )

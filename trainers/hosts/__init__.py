@@ -1,0 +1,21 @@
+"""The hosts: importing this package registers every method in it with Dassl, under the method's own name.
+
+A toolbox that has its own trainers of these names must not import it; the plug-in itself never does.
+"""
+
+import importlib
+import pkgutil
+
+from yacs.config import CfgNode
+
+from .base import HostTrainer
+
+for _module in pkgutil.iter_modules(__path__):
+    importlib.import_module(f"{__name__}.{_module.name}")
+
+
+def extend_cfg(cfg: CfgNode) -> None:
+    """Add each host's node below `TRAINER`, with the keys and defaults of its own repository."""
+    for host in HostTrainer.__subclasses__():
+        if host.node not in cfg.TRAINER:
+            cfg.TRAINER[host.node] = CfgNode(dict(host.defaults))

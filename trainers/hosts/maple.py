@@ -1,0 +1,82 @@
+"""MaPLe: text prompts in the first blocks, projected to vision prompts (arXiv 2210.03117,
+github.com/muzairkhattak/multimodal-prompt-learning)."""
+
+from collections.abc import Sequence
+
+import torch
+from dassl.engine import TRAINER_REGISTRY
+from torch import Tensor, nn
+
+from ..config import ConfigError
+from ..engine import (
+    Learner,
+    PromptedCLIP,
+    Stack,
+    host_texts,
+    initial_context,
+    tokenizer,
+    words_to_start_from,
+)
+from .base import HostTrainer
+
+
+class MultiModalContext(Learner):
+    """Text tokens for each of the first `depth` blocks, each with a linear layer that makes its vision tokens.
+
+    Args:
+        ctx: (n, d_t), the first layer's tokens.
+        depth: number of layers.
+        vision_width: d_v.
+    """
+
+    def __init__(self, ctx: Tensor, depth: int, vision_width: int):
+        super().__init__()
+        self.ctx = nn.Parameter(ctx)
+        self.proj = nn.Linear(ctx.shape[1], vision_width)
+        deeper = range(depth - 1)
+        self.compound_prompts_text = nn.ParameterList([nn.Parameter(torch.randn(ctx.shape) * 0.02) for _ in deeper])
+        self.compound_prompt_projections = nn.ModuleList([nn.Linear(ctx.shape[1], vision_width) for _ in deeper])
+
+    def text_stack(self) -> Stack:
+        """`depth` layers (n, d_t)."""
+        return [self.ctx, *self.compound_prompts_text]
+
+    def vision_stack(self) -> Stack:
+        """`depth` layers (n, d_v), projected from the text tokens."""
+        projections = [self.proj, *self.compound_prompt_projections]
+        return [project(tokens) for project, tokens in zip(projections, self.text_stack(), strict=True)]
+
+
+def build(
+    clip_model: nn.Module, names: Sequence[str], n_ctx: int = 2, ctx_init: str = "", prompt_depth: int = 9
+) -> PromptedCLIP:
+    """MaPLe's model for these class names.
+
+    Args:
+        n_ctx: tokens in each layer.
+        ctx_init: words whose first tokens the first layer starts from (4 tokens at most); the others stay as words.
+        prompt_depth: in how many blocks; 1 is shallow prompting.
+
+    Raises:
+        ConfigError: a depth below 1.
+    """
+    if prompt_depth < 1:
+        raise ConfigError(f"TRAINER.MAPLE.PROMPT_DEPTH is {prompt_depth}, expected 1 or more")
+    words = words_to_start_from(ctx_init, n_ctx)
+    encode = tokenizer().encode
+    ctx = initial_context(clip_model, encode, n_ctx, words)
+    learner = MultiModalContext(ctx, prompt_depth, clip_model.visual.class_embedding.shape[0])
+    return PromptedCLIP(clip_model, learner, host_texts(encode, names, n_ctx, words))
+
+
+@TRAINER_REGISTRY.register()
+class MaPLe(HostTrainer):
+    """Multi-modal Prompt Learning, https://arxiv.org/abs/2210.03117"""
+
+    node = "MAPLE"
+    learner_name = "MultiModalPromptLearner"
+    defaults = {"N_CTX": 2, "CTX_INIT": "a photo of a", "PREC": "fp16", "PROMPT_DEPTH": 9}
+
+    def make_model(self, clip_model: nn.Module, names: Sequence[str], options: dict) -> PromptedCLIP:
+        """See `build`."""
+        return build(clip_model, names, **options)

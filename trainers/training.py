@@ -1,0 +1,138 @@
+"""What all trainers of this package share: the step under a precision, and loading what was learned."""
+
+import logging
+from pathlib import Path
+
+import torch
+from dassl.engine import TrainerX
+from dassl.optim import build_lr_scheduler, build_optimizer
+from torch import Tensor, nn
+
+from .engine.precision import Precision
+from .restricted import read_checkpoint
+
+logger = logging.getLogger(__name__)
+
+# Saved by the CoOp family beside the context, made anew from the current class names.
+_REMADE = ("token_prefix", "token_suffix")
+
+
+class PromptTrainer(TrainerX):
+    """A Dassl trainer that learns a few prompt parameters around a frozen CLIP.
+
+    A subclass calls `register_learner` at the end of `build_model` and implements `compute_loss`.
+    """
+
+    precision: Precision
+
+    def register_learner(self, name: str, learner: nn.Module, precision: Precision) -> None:
+        """Give the optimiser the parameters of `learner`, and register it with Dassl to be saved and loaded."""
+        self.precision = precision
+        learner.to(self.device, precision.prompts)
+        if self.cfg.MODEL.INIT_WEIGHTS:
+            load_learner(learner, self.cfg.MODEL.INIT_WEIGHTS)
+        self.optim = build_optimizer(learner, self.cfg.OPTIM)
+        self.sched = build_lr_scheduler(self.optim, self.cfg.OPTIM)
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=precision.scaled)
+        self.register_model(name, learner, self.optim, self.sched)
+        total = sum(parameter.numel() for parameter in learner.parameters())
+        names = ", ".join(key for key, _ in learner.named_parameters())
+        logger.info("Learning %s parameters in %s (%s)", f"{total:,}", name, names)
+
+    def compute_loss(self, batch: dict) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss of a batch, and the figures to show beside it."""
+        raise NotImplementedError
+
+    def forward_backward(self, batch: dict) -> dict[str, float]:
+        """One step. Dassl calls it for each batch."""
+        with self.precision.context(self.device):
+            loss, figures = self.compute_loss(batch)
+        self.detect_anomaly(loss)
+        self.optim.zero_grad()
+        self.scaler.scale(loss).backward()
+        self.scaler.step(self.optim)
+        self.scaler.update()
+        if self.batch_idx + 1 == self.num_batches:
+            self.finish_epoch()
+        return {"loss": loss.item()} | {name: value.item() for name, value in figures.items()}
+
+    def finish_epoch(self) -> None:
+        """What happens behind the last step of an epoch."""
+        self.update_lr()
+
+    def parse_batch_train(self, batch: dict) -> tuple[Tensor, Tensor]:
+        """Images (B, 3, R, R) and labels (B,), on the device."""
+        return batch["img"].to(self.device), batch["label"].to(self.device)
+
+    def model_inference(self, image: Tensor) -> Tensor:
+        """Logits (B, C) in float32."""
+        with self.precision.context(self.device):
+            return self.model(image).float()
+
+    def load_model(self, directory: str, epoch: int | None = None) -> None:
+        """Load what was learned from a run's folder.
+
+        Args:
+            directory: the folder.
+            epoch: which epoch's checkpoint; None: the best one, or else the last one.
+
+        Raises:
+            FileNotFoundError, ValueError: there is none, or it does not fit.
+        """
+        if self.get_model_names() and not directory:
+            raise FileNotFoundError("no folder to load from: give the folder of the run to evaluate as --model-dir")
+        for name in self.get_model_names():
+            load_learner(self._models[name], find_checkpoint(Path(directory) / name, epoch))
+
+
+def find_checkpoint(folder: Path, epoch: int | None) -> Path:
+    """The checkpoint in `<run>/<registered name>`: of an epoch, or the best, or the last.
+
+    Raises:
+        FileNotFoundError: it is not there; says what is.
+    """
+    if epoch is not None:
+        path = folder / f"model.pth.tar-{epoch}"
+    elif (folder / "model-best.pth.tar").is_file() or not (folder / "checkpoint").is_file():
+        path = folder / "model-best.pth.tar"
+    else:
+        path = folder / (folder / "checkpoint").read_text().strip()
+    if not path.is_file():
+        there = ", ".join(sorted(p.name for p in folder.glob("model*"))) or "nothing"
+        raise FileNotFoundError(
+            f"no checkpoint at {path} (found there: {there}): train first, or mend --model-dir/--load-epoch"
+        )
+    return path
+
+
+def load_learner(learner: nn.Module, path: str | Path) -> None:
+    """Load a learner's parameters from a checkpoint in Dassl's layout, ours or the original repository's.
+
+    Raises:
+        FileNotFoundError: there is no file.
+        ValueError: it cannot be read, or its tensors are not those of the learner.
+    """
+    content = read_checkpoint(path)
+    state = content.get("state_dict", content) if isinstance(content, dict) else {}
+    state = {key: value for key, value in state.items() if isinstance(value, Tensor)}
+    if any(key.startswith("prompt_learner.") for key in state):  # MaPLe's own repository saves the whole model
+        state = {
+            key.removeprefix("prompt_learner."): v for key, v in state.items() if key.startswith("prompt_learner.")
+        }
+    state = {key: value for key, value in state.items() if key not in _REMADE}
+    wanted = learner.state_dict()
+    if not state or set(state) != set(wanted):
+        raise ValueError(
+            f"{path} holds {sorted(state) or 'no tensors'}, expected {sorted(wanted)}: it was saved by another trainer, or "
+            "with another prompt depth; evaluate with the configuration that it was trained with"
+        )
+    for key, value in state.items():
+        if value.shape != wanted[key].shape:
+            raise ValueError(
+                f"{path}: {key} has shape {tuple(value.shape)}, expected {tuple(wanted[key].shape)}: it was trained with "
+                "other prompt lengths, another backbone, or (class-specific context) for other classes"
+            )
+        if not torch.isfinite(value).all():
+            raise ValueError(f"{path}: {key} has values that are not finite numbers: the training had diverged")
+    learner.load_state_dict(state)
+    logger.info("Loaded %d tensors (epoch %s) from %s", len(state), content.get("epoch", "unknown"), path)
