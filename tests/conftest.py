@@ -1,0 +1,30 @@
+"""What every test needs: the repository on the path, the surroundings that `trainers.compat` provides, `--golden`."""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from trainers import compat  # noqa: E402
+
+compat.ensure_torchvision()
+compat.ensure_dassl()
+
+
+def pytest_addoption(parser):
+    """`--golden DIR`: a folder of parity fixtures to run in place of the copy in tests/golden/parity."""
+    parser.addoption("--golden", type=Path, default=ROOT / "tests" / "golden" / "parity", metavar="DIR")
+
+
+def pytest_generate_tests(metafunc):
+    """One test for each fixture file in the folder."""
+    if "fixture_file" in metafunc.fixturenames:
+        files = sorted(metafunc.config.getoption("golden").glob("*.npz"))
+        if not files:
+            raise pytest.UsageError(
+                f"no *.npz in {metafunc.config.getoption('golden')}: --golden names the folder of fixtures"
+            )
+        metafunc.parametrize("fixture_file", files, ids=[path.stem for path in files])

@@ -1,0 +1,211 @@
+"""Our hosts and phase 1 against numbers that the published implementations computed.
+
+`tests/golden/README.md` says what a fixture holds and how to make everything that it does not hold. `--golden DIR` runs
+the fixtures of another folder.
+"""
+
+import functools
+import json
+
+import numpy as np
+import pytest
+import torch
+from recipe import STUDENT, TEACHER, clip_state_dict, randn
+
+import trainers.hosts  # noqa: F401
+from trainers.boosting import build_student, distillation_loss
+from trainers.engine import Learner, PromptedCLIP, PromptGroup, tokenizer, worded_texts
+from trainers.engine.loading import build_clip
+from trainers.engine.tokens import EOT, SOS
+from trainers.hosts import cocoop, coop, maple, promptsrc
+
+LOGITS, LOGITS_AFTER = 5e-5, 5e-4  # absolute
+LOSS, GRADIENT = 1e-5, 1e-3  # relative
+PHOTO, PET = "a photo of a {}.", "a photo of a {}, a type of pet."
+
+
+class Case:
+    """A fixture file, and what follows from its seed."""
+
+    def __init__(self, path):
+        self.data = np.load(path)
+        self.meta = json.loads(str(self.data["meta"]))
+        self.kind, self.seed, self.names = (self.meta[key] for key in ("kind", "seed", "classes"))
+        self.images = randn(self.seed, "images", (self.meta["batch"], 3, STUDENT.image, STUDENT.image))
+
+    def clip(self, spec=STUDENT, seed=None):
+        words = [*self.meta.get("templates", []), self.meta.get("template", PET), PHOTO, "X {}."]
+        texts = [word.replace("{}", name.replace("_", " ")) for word in words for name in self.names]
+        tokens = {SOS, EOT} | {token for text in texts for token in tokenizer().encode(text)}
+        return frozen_clip(spec, self.seed if seed is None else seed, frozenset(tokens))
+
+    def stack(self, name, depth, tokens, width):
+        return torch.stack([randn(self.seed, f"{name}.{i}", (tokens, width), 0.02) for i in range(depth)])
+
+    def boosting(self):
+        n = self.meta.get("boost_n", self.meta["n_ctx"])
+        depth = self.meta.get("boost_depth", self.meta.get("depth"))
+        text = self.stack("boost.text", depth, n, STUDENT.text_width)
+        return PromptGroup(text, self.stack("boost.vision", depth, n, STUDENT.vision_width))
+
+    def tensor(self, key):
+        return torch.from_numpy(self.data[key])
+
+
+@functools.lru_cache(maxsize=4)
+def frozen_clip(spec, seed, tokens):
+    """Drawing the weights takes longer than a test; nothing changes them, so fixtures of one seed share them."""
+    return build_clip(clip_state_dict(spec, seed, tokens))
+
+
+@torch.no_grad()
+def fill(learner, case, scales):
+    """Draw each parameter from its name; `scales` are (ending of the name, scale), the first that fits counts."""
+    prefix = case.kind.removeprefix("caspl_")
+    for name, parameter in learner.named_parameters():
+        scale = next(scale for ending, scale in scales if name.endswith(ending))
+        parameter.copy_(randn(case.seed, f"{prefix}.{name}", parameter.shape, scale))
+
+
+def make_coop(case, n_ctx):
+    position, csc = case.meta.get("class_token_position", "end"), case.meta.get("csc", False)
+    model = coop.build(case.clip(), case.names, n_ctx, csc=csc, class_token_position=position)
+    fill(model.prompt_learner, case, [("", 0.02)])
+    return model
+
+
+def make_cocoop(case, n_ctx):
+    model = cocoop.build(case.clip(), case.names, n_ctx)
+    fill(model.prompt_learner, case, [("ctx", 0.02), ("", 0.05)])
+    return model
+
+
+def make_maple(case, n_ctx):
+    model = maple.build(case.clip(), case.names, n_ctx, prompt_depth=case.meta["depth"])
+    fill(model.prompt_learner, case, [("weight", 0.05), ("", 0.02)])
+    return model
+
+
+def make_promptsrc(case, n_ctx):
+    meta = case.meta
+    depths = {"prompt_depth_text": meta["depth"], "prompt_depth_vision": meta["depth"]}
+    weights = {key: meta[key] for key in ("text_loss_weight", "image_loss_weight")}
+    model = promptsrc.build(case.clip(), case.names, n_ctx, n_ctx, templates=meta["templates"], **depths, **weights)
+    with torch.no_grad():
+        for name, width in (("text", STUDENT.text_width), ("vision", STUDENT.vision_width)):
+            stack = case.stack(f"promptsrc.{name}", meta["depth"], n_ctx, width)
+            getattr(model.prompt_learner, name).copy_(stack)
+    return model
+
+
+HOSTS = {"coop": make_coop, "cocoop": make_cocoop, "maple": make_maple, "promptsrc": make_promptsrc}
+
+
+def learned(learner, case):
+    """The learned tensors and their gradients by the fixture's names: a stack's layers are `text.0`, `text.1`, ..."""
+    prefix = "boost." if case.kind == "boosting" else ""
+    for name, parameter in learner.named_parameters():
+        if name in ("text", "vision"):
+            for i, layer in enumerate(parameter):
+                yield f"{prefix}{name}.{i}", layer, None if parameter.grad is None else parameter.grad[i]
+        else:
+            yield name, parameter, parameter.grad
+
+
+def compare(case, prefix, name, tensor):
+    """A recorded tensor, or the norm, the sum and a sample of one that was too large to keep."""
+    key = f"{prefix}.{name}"
+    if key in case.data.files:
+        expected = case.tensor(key)
+        assert expected.shape == tensor.shape
+        assert (tensor - expected).norm() <= GRADIENT * expected.norm(), key
+        return
+    norm, flat = float(case.data[f"{key}.norm"]), tensor.flatten()
+    sample = flat[:: max(1, flat.numel() // 64)][:64]
+    assert abs(float(tensor.norm()) - norm) <= GRADIENT * norm, key
+    assert abs(float(tensor.double().sum()) - float(case.data[f"{key}.sum"])) <= GRADIENT * norm, key
+    expected = case.tensor(f"{key}.strided")
+    assert (sample - expected).norm() <= GRADIENT * max(expected.norm(), norm / flat.numel() ** 0.5), key
+
+
+def check_training(case, model, learner, loss_terms):
+    """Logits, three steps of SGD with their losses, gradients and terms of the first, and what is learned after them."""
+    meta = case.meta
+    with torch.no_grad():
+        torch.testing.assert_close(model(case.images), case.tensor("logits"), atol=LOGITS, rtol=0)
+    optimiser = torch.optim.SGD(
+        learner.parameters(), meta["lr"], momentum=meta["momentum"], weight_decay=meta["weight_decay"]
+    )
+    losses = []
+    for step in range(meta["steps"]):
+        terms = loss_terms()
+        optimiser.zero_grad()
+        sum(terms.values()).backward()
+        losses.append(sum(terms.values()).item())
+        if step == 0:
+            parts = [key.removeprefix("part.") for key in case.data.files if key.startswith("part.")]
+            assert sorted(parts) == sorted(terms)
+            for part in parts:
+                assert terms[part].item() == pytest.approx(float(case.data[f"part.{part}"]), rel=LOSS, abs=1e-7), part
+            recorded = {key for key in case.data.files if key.startswith("grad.")}
+            for name, _, gradient in learned(learner, case):
+                compare(case, "grad", name, gradient)
+                recorded -= {key for key in recorded if key == f"grad.{name}" or key.startswith(f"grad.{name}.")}
+            assert not recorded, "gradients that we do not have"
+        optimiser.step()
+    assert losses == pytest.approx(case.data["losses"].tolist(), rel=LOSS)
+    for name, tensor, _ in learned(learner, case):
+        compare(case, "param_after", name, tensor.detach())
+    with torch.no_grad():
+        torch.testing.assert_close(model(case.images), case.tensor("logits_after"), atol=LOGITS_AFTER, rtol=0)
+
+
+def check_zeroshot(case):
+    clip_model = case.clip()
+    for name, template in (("photo", PHOTO), ("pet", PET)):
+        model = PromptedCLIP(clip_model, Learner(), worded_texts(tokenizer().encode, case.names, template))
+        with torch.no_grad():
+            for found, recorded in (
+                (model.image_features(case.images), "image_features"),
+                (model.class_features(), f"text_features.{name}"),
+                (model(case.images), f"logits.{name}"),
+            ):
+                torch.testing.assert_close(found, case.tensor(recorded), atol=LOGITS, rtol=0)
+
+
+def check_boosting(case):
+    meta, names = case.meta, case.names
+    n, depth = meta["n_ctx"], meta["depth"]
+    student = build_student(case.clip(), names, n, n, depth, depth)
+    student.cascade(case.boosting())
+    encode = tokenizer().encode
+    teacher_clip = case.clip(TEACHER, meta["teacher_seed"])
+    teacher = PromptedCLIP(teacher_clip, Learner(), worded_texts(encode, names, meta["template"]))
+    with torch.no_grad():
+        targets = teacher(case.images)
+    torch.testing.assert_close(targets, case.tensor("teacher_logits"), atol=LOGITS, rtol=0)
+
+    def terms():
+        return {"kd": distillation_loss(student(case.images), targets, meta["temperature"])}
+
+    check_training(case, student, student.boosting, terms)
+
+
+def check_host(case):
+    model = HOSTS[case.kind.removeprefix("caspl_")](case, case.meta["n_ctx"])
+    if case.kind.startswith("caspl_"):
+        model.cascade(case.boosting().freeze(), {"adapting_first": "host_first"}[case.meta["text_order"]])
+    labels = case.tensor("labels")
+    check_training(case, model, model.prompt_learner, lambda: model.loss_terms(case.images, labels)[0])
+
+
+def test_parity(fixture_file):
+    case = Case(fixture_file)
+    if case.kind == "zeroshot":
+        check_zeroshot(case)
+    elif case.kind == "boosting":
+        check_boosting(case)
+    elif case.kind.removeprefix("caspl_") in HOSTS:
+        check_host(case)
+    else:
+        pytest.fail(f"{fixture_file.name}: no test for fixtures of kind {case.kind!r}")

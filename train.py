@@ -1,0 +1,192 @@
+"""The entry that every CoOp-family user knows: train or evaluate one trainer on one dataset.
+
+    python train.py --root DATA --dataset-config-file configs/datasets/oxford_pets.yaml \
+        --trainer CasPL_CoOp --config-file configs/trainers/CasPL_CoOp/vit_b16.yaml --seed 1 --output-dir OUT \
+        TRAINER.CASPL.CHECKPOINT BOOSTING DATASET.NUM_SHOTS 16 DATASET.SUBSAMPLE_CLASSES base
+    python train.py --eval-only --model-dir OUT --root DATA DATASET.SUBSAMPLE_CLASSES new
+"""
+
+import argparse
+import contextlib
+import logging
+import os
+import sys
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from yacs.config import CfgNode
+
+import trainers  # registers CasPL and CasPL_<Host>, and makes `dassl` importable
+import trainers.hosts  # registers our own hosts under their plain names
+from trainers.checkpoint import FILE_NAME
+from trainers.config import ConfigError, keep_config, merge_file, merge_options, nearest
+
+from dassl.config import get_cfg_default  # isort: skip (trainers comes first, see above)
+from dassl.data.datasets import DATASET_REGISTRY
+from dassl.engine import TRAINER_REGISTRY, build_trainer
+from dassl.utils import set_random_seed, setup_logger
+
+import datasets  # noqa: F401  isort: skip (registers the datasets)
+
+logger = logging.getLogger("caspl")
+
+
+def parse(argv: list[str] | None = None) -> argparse.Namespace:
+    """The family's command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--root", default="", help="folder of the datasets")
+    parser.add_argument("--output-dir", default="", help="folder of the run")
+    parser.add_argument("--resume", default="", help="folder to resume from, if not --output-dir")
+    parser.add_argument("--seed", type=seed_number, default=None, help="seed of everything that is drawn")
+    parser.add_argument("--transforms", nargs="+", help="data augmentation")
+    parser.add_argument("--config-file", default="", help="configuration of the trainer")
+    parser.add_argument("--dataset-config-file", default="", help="configuration of the dataset")
+    parser.add_argument("--trainer", default="", help="name of the trainer")
+    parser.add_argument("--backbone", default="", help="name or file of the CLIP")
+    parser.add_argument("--eval-only", action="store_true", help="only evaluate")
+    parser.add_argument("--model-dir", default="", help="folder of the run to evaluate")
+    parser.add_argument("--load-epoch", type=int, help="epoch to evaluate, if not the best or the last one")
+    parser.add_argument("--no-train", action="store_true", help="build everything, then stop")
+    parser.add_argument("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="any key of the configuration")
+    return parser.parse_args(argv)
+
+
+def seed_number(text: str) -> int:
+    """A seed, for argparse."""
+    if not text.lstrip("-").isdigit():
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number")
+    return int(text)
+
+
+def setup_cfg(args: argparse.Namespace) -> CfgNode:
+    """Defaults, then the dataset's file, the trainer's file, the options, KEY VALUE: the later wins.
+
+    With `--eval-only` and no `--config-file`, the configuration that was kept in `--model-dir` stands in for the files.
+
+    Raises:
+        ConfigError: an unknown key, trainer or dataset (with the nearest name), or a value of the wrong type.
+    """
+    cfg = get_cfg_default()
+    trainers.hosts.extend_cfg(cfg)
+    trainers.extend_cfg(cfg)
+    kept = os.path.join(args.model_dir, "config.yaml")
+    if args.eval_only and args.model_dir and not args.config_file and os.path.isfile(kept):
+        merge_file(cfg, kept)
+        cfg.OUTPUT_DIR = args.model_dir
+    for path in (args.dataset_config_file, args.config_file):
+        if path:
+            merge_file(cfg, path)
+    merge_options(cfg, _options(args) + args.opts)
+    if args.eval_only and not cfg.TRAINER.CASPL.CHECKPOINT:
+        if os.path.isfile(os.path.join(args.model_dir, FILE_NAME)):
+            cfg.TRAINER.CASPL.CHECKPOINT = args.model_dir
+    check_name("trainer", cfg.TRAINER.NAME, TRAINER_REGISTRY.registered_names())
+    check_name("dataset", cfg.DATASET.NAME, DATASET_REGISTRY.registered_names())
+    cfg.freeze()
+    return cfg
+
+
+def _options(args: argparse.Namespace) -> list:
+    named = {
+        "DATASET.ROOT": args.root,
+        "OUTPUT_DIR": args.output_dir,
+        "RESUME": args.resume,
+        "SEED": args.seed,
+        "INPUT.TRANSFORMS": args.transforms,
+        "TRAINER.NAME": args.trainer,
+        "MODEL.BACKBONE.NAME": args.backbone,
+    }
+    return [item for key, value in named.items() if value not in ("", None) for item in (key, value)]
+
+
+def check_name(what: str, name: str, known: list[str]) -> None:
+    """Raise `ConfigError` with the nearest names unless `name` is registered."""
+    if name not in known:
+        raise ConfigError(f"unknown {what} {name!r}: {nearest(name, known)}")
+
+
+def run(argv: list[str] | None = None) -> float | None:
+    """Train and test, or evaluate; everything is logged to the run's folder as well.
+
+    Returns:
+        the accuracy on the test set in per cent, or None where nothing was tested.
+    """
+    args = parse(argv)
+    cfg = setup_cfg(args)
+    with logging_to(cfg.OUTPUT_DIR):
+        device = "cuda" if torch.cuda.is_available() and cfg.USE_CUDA else "cpu"
+        logger.info(
+            "%s on %s", cfg.TRAINER.NAME, torch.cuda.get_device_name() if device == "cuda" else "the CPU (no GPU)"
+        )
+        try:
+            return _run(args, cfg)
+        except Exception:
+            logger.debug("%s", traceback.format_exc())
+            raise
+
+
+def _run(args: argparse.Namespace, cfg: CfgNode) -> float | None:
+    if cfg.SEED >= 0:
+        set_random_seed(cfg.SEED)
+    if not args.eval_only:
+        keep_config(cfg, Path(cfg.OUTPUT_DIR) / "config.yaml")
+    trainer = build_trainer(cfg)
+    if args.eval_only:
+        trainer.load_model(args.model_dir, epoch=args.load_epoch)
+        return trainer.test()
+    if args.no_train:
+        return None
+    return last_test(trainer)
+
+
+def last_test(trainer) -> float | None:
+    """Train; what the test behind it gave, which Dassl's `train` does not return."""
+    results = []
+    test = trainer.test
+
+    def remembering(*args, **kwargs):
+        results.append(test(*args, **kwargs))
+        return results[-1]
+
+    trainer.test = remembering
+    trainer.train()
+    return results[-1] if results else None
+
+
+@contextlib.contextmanager
+def logging_to(folder: str):
+    """Send what is logged and printed to the console and to `<folder>/log.txt`, until the block ends."""
+    console = sys.stdout
+    setup_logger(folder)
+    root = logging.getLogger()
+    handlers = list(root.handlers)
+    if not handlers:  # the real Dassl's set-up leaves logging alone
+        logging.basicConfig(stream=sys.stdout, level=logging.INFO, format="%(message)s")
+    try:
+        yield
+    finally:
+        for handler in set(root.handlers) - set(handlers):
+            root.removeHandler(handler)
+        sys.stdout.flush()
+        sys.stdout = console
+
+
+def guarded(program: Callable[[], object]) -> int:
+    """Run a command-line program; a mistake in what was asked for is one line on stderr and exit code 2.
+
+    With CASPL_TRACEBACK set in the environment, the traceback is shown instead (it is always in the run's log).
+    """
+    try:
+        program()
+    except (ValueError, OSError, KeyError) as error:
+        if os.environ.get("CASPL_TRACEBACK"):
+            raise
+        sys.stderr.write(f"error: {error.args[0] if isinstance(error, KeyError) else error}\n")
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(guarded(run))
