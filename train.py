@@ -10,6 +10,7 @@ import argparse
 import contextlib
 import logging
 import os
+import shutil
 import sys
 import traceback
 from collections.abc import Callable
@@ -21,7 +22,7 @@ from yacs.config import CfgNode
 import trainers  # registers CasPL and CasPL_<Host>, and makes `dassl` importable
 import trainers.hosts  # registers our own hosts under their plain names
 from trainers.checkpoint import FILE_NAME
-from trainers.config import ConfigError, keep_config, merge_file, merge_options, nearest
+from trainers.config import ConfigError, check_kept, keep_config, merge_file, merge_options, nearest
 
 from dassl.config import get_cfg_default  # isort: skip (trainers comes first, see above)
 from dassl.data.datasets import DATASET_REGISTRY
@@ -115,29 +116,33 @@ def run(argv: list[str] | None = None) -> float | None:
     """
     args = parse(argv)
     cfg = setup_cfg(args)
+    folder = Path(cfg.OUTPUT_DIR)
+    if not args.eval_only:
+        check_kept(cfg, folder / "config.yaml")
     with logging_to(cfg.OUTPUT_DIR):
         device = "cuda" if torch.cuda.is_available() and cfg.USE_CUDA else "cpu"
-        logger.info(
-            "%s on %s", cfg.TRAINER.NAME, torch.cuda.get_device_name() if device == "cuda" else "the CPU (no GPU)"
-        )
+        where = torch.cuda.get_device_name() if device == "cuda" else "the CPU (no GPU)"
+        logger.info("%s on %s", cfg.TRAINER.NAME, where)
         try:
             return _run(args, cfg)
         except Exception:
-            logger.debug("%s", traceback.format_exc())
+            with open(folder / "log.txt", "a") as log:
+                traceback.print_exc(file=log)
+            if [path.name for path in folder.iterdir()] == ["log.txt"]:  # nothing has begun: leave nothing behind
+                shutil.rmtree(folder)
             raise
 
 
 def _run(args: argparse.Namespace, cfg: CfgNode) -> float | None:
     if cfg.SEED >= 0:
         set_random_seed(cfg.SEED)
-    if not args.eval_only:
-        keep_config(cfg, Path(cfg.OUTPUT_DIR) / "config.yaml")
     trainer = build_trainer(cfg)
     if args.eval_only:
         trainer.load_model(args.model_dir, epoch=args.load_epoch)
         return trainer.test()
     if args.no_train:
         return None
+    keep_config(cfg, Path(cfg.OUTPUT_DIR) / "config.yaml")
     return last_test(trainer)
 
 

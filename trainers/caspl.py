@@ -10,7 +10,9 @@ from dassl.engine import TRAINER_REGISTRY
 
 from . import config
 from .checkpoint import FILE_NAME, CheckpointError, check_fits, find_boosting, load_boosting
+from .family import find_parts
 from .files import replacing
+from .inject import inject
 
 logger = logging.getLogger(__name__)
 
@@ -34,13 +36,14 @@ class Cascaded:
         group, info = load_boosting(self.boosting_file)
         super().build_model()
         order = self.cfg.TRAINER.CASPL.TEXT_ORDER
-        if not hasattr(self.model, "cascade"):
-            raise CheckpointError(
-                f"the model of trainer {type(self).__mro__[2].__name__} ({type(self.model).__name__}) is none of this package's "
-                "hosts: cascading a toolbox's own model is coming; use this project's train.py for now"
-            )
-        check_fits(self.boosting_file, group, info, self.model.clip.visual, self.model.clip)
-        self.model.cascade(group.to(self.device), order)
+        if hasattr(self.model, "cascade"):  # one of our own hosts
+            check_fits(self.boosting_file, group, info, self.model.clip.visual, self.model.clip)
+            self.model.cascade(group.to(self.device), order)
+        else:
+            parts = find_parts(self.model)
+            check_fits(self.boosting_file, group, info, parts.image, parts.text)
+            names = [name for _, name in sorted(self.lab2cname.items())]
+            self.injection = inject(self.model, group, order, class_names=names)
         self.boosting = group
         logger.info(
             "Cascaded with %s (%s): %s text x %s, %s vision x %s tokens, %s",

@@ -172,20 +172,25 @@ def differences(ours: CfgNode, theirs: CfgNode) -> list[str]:
 
 
 def keep_config(cfg: CfgNode, path: Path) -> None:
-    """Write the configuration beside the run.
-
-    Raises:
-        ConfigError: one is there already and differs: the folder has a run with other settings in it.
-    """
-    if path.is_file():
-        kept = cfg.clone()
-        kept.defrost()
-        merge_file(kept, path)
-        changed = differences(cfg, kept)
-        if changed:
-            raise ConfigError(
-                f"{path.parent} holds a run with other settings ({'; '.join(changed[:5])}): remove the folder, or give "
-                "another --output-dir"
-            )
+    """Write the configuration beside the run, after `check_kept`."""
+    check_kept(cfg, path)
     with replacing(path) as aside:
         aside.write_text(cfg.dump())
+
+
+def check_kept(cfg: CfgNode, path: Path) -> None:
+    """Compare the configuration with the one that was kept beside a run, if there is one.
+
+    Raises:
+        ConfigError: they differ: the folder has a run with other settings in it.
+    """
+    if not path.is_file():
+        return
+    kept = cfg.clone()
+    kept.defrost()
+    merge_file(kept, path)
+    if changed := differences(cfg, kept):
+        raise ConfigError(
+            f"{path.parent} holds a run with other settings ({'; '.join(changed[:5])}): remove the folder, or give another "
+            "--output-dir"
+        )

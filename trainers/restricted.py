@@ -85,11 +85,9 @@ def read_checkpoint(path: str | Path) -> dict:
         with zipfile.ZipFile(path) as archive:
             name = next((n for n in archive.namelist() if n.endswith("data.pkl")), None)
             if name is None:
-                raise RestrictedReadError(f"{path} has no data.pkl in it: it was not written by torch.save")
+                raise RestrictedReadError("there is no data.pkl in it, so it was not written by torch.save")
             with archive.open(name) as stream:
                 return _Reader(stream, archive, name.removesuffix("data.pkl")).load()
-    except RestrictedReadError:
-        raise
     except Exception as error:  # damaged pickles fail in every imaginable way, none of them the caller's fault
         raise RestrictedReadError(f"{path} cannot be read, it is damaged: {type(error).__name__}: {error}") from error
 

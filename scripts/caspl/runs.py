@@ -152,7 +152,7 @@ def finished(
         return None
     result = json.loads((folder / "result.json").read_text())
     arguments = [*setting.arguments(trainer, seed, folder), *options, *setting.options]
-    config.keep_config(train.setup_cfg(train.parse(arguments)), folder / "config.yaml")
+    config.check_kept(train.setup_cfg(train.parse(arguments)), folder / "config.yaml")
     if boosting is not None and result["boosting"]["sha256"] != sha256(boosting):
         raise config.ConfigError(
             f"the run in {folder} was made with another boosting prompt than {boosting}: remove its folder to make it again"

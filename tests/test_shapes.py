@@ -1,0 +1,281 @@
+"""The embedded data set `shapes`, and the two small CLIPs that come with it."""
+
+import io
+import json
+import multiprocessing
+import os
+import sys
+
+import numpy as np
+import pytest
+import torch
+from clip.clip import tokenize
+from clip.model import CLIP
+from conftest import ROOT
+from dassl.config import get_cfg_default
+from dassl.data.datasets import build_dataset
+from PIL import Image
+from torch.nn import functional as F
+
+from datasets import DatasetError, render, shapes
+
+sys.path.append(str(ROOT / "scripts" / "shapes"))
+import train_clips  # noqa: E402
+import training  # noqa: E402
+
+WEIGHTS = {name: ROOT / "trainers/engine/weights" / f"shapes-{name}.pt" for name in ("student", "teacher")}
+FORK = multiprocessing.get_context("fork")
+
+
+@pytest.fixture
+def small(monkeypatch):
+    """Few pictures a class, to save time."""
+    sizes = {"train": 2, "val": 1, "test": 1}
+    monkeypatch.setattr(shapes, "SIZES", sizes)
+    return sizes
+
+
+def files(folder):
+    """{relative path: content} of everything below a folder."""
+    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+# ------------------------------------------------------------------------------------------------ classes and pictures
+
+
+def test_classes_are_compositions_and_every_shape_is_in_both_halves():
+    assert len(set(shapes.CLASSES)) == len(shapes.CLASSES) >= 24
+    assert list(shapes.CLASSES) == sorted(shapes.CLASSES)
+    half = len(shapes.CLASSES) // 2
+    base, new = ([name.split() for name in part] for part in (shapes.CLASSES[:half], shapes.CLASSES[half:]))
+    assert {shape for _, shape in base} == {shape for _, shape in new} == set(shapes.SHAPES)
+    assert not {fill for fill, _ in base} & {fill for fill, _ in new}
+
+
+def test_there_are_enough_pictures_of_each_class():
+    for part, least in (("train", 40), ("val", 4), ("test", 40)):
+        labels = [label for _, label, _ in shapes.members(part)]
+        assert min(np.bincount(labels, minlength=len(shapes.CLASSES))) >= least
+
+
+@pytest.mark.parametrize("domain", [render.SOURCE, render.TARGET])
+def test_a_picture_depends_on_all_of_its_seed_and_on_nothing_else(domain):
+    first = render.draw("wavy", "star", "red", domain, (1, 2, 3))
+    other = render.draw("wavy", "star", "red", domain, (1, 2, 4))
+    np.random.seed(0)
+    again = render.draw("wavy", "star", "red", domain, (1, 2, 3))
+    assert first.dtype == np.uint8 and first.shape == (render.PIXELS, render.PIXELS, 3)
+    assert np.array_equal(first, again)
+    assert np.abs(first.astype(int) - other).mean() > 2
+
+
+def test_fills_and_shapes_are_drawn_as_named():
+    """Without nuisance, the share of the shape's tone in the picture tells the fills and shapes apart."""
+    calm = render.Domain(
+        **{field: (0.8, 0.8) for field in ("radius", "ground", "second")},
+        **dict.fromkeys(("offset", "rotation", "texture", "cast", "blur", "noise"), 0),
+        **{field: (0, 1) for field in ("clutter", "bars")},
+        period=(0.5, 0.5),
+    )
+
+    def share(fill, shape):
+        picture = render.draw(fill, shape, "red", calm, (1,))
+        return (picture[..., 1] < 100).mean()
+
+    square = {fill: share(fill, "square") for fill in shapes.FILLS}
+    expected = (0.8 * 0.8) ** 2
+    assert square["plain"] == pytest.approx(expected, rel=0.05)
+    for fill in ("checkered", "striped", "wavy"):
+        assert square[fill] == pytest.approx(expected / 2, rel=0.15)
+    assert 0 < square["hollow"] < 0.7 * expected
+    plain = [share("plain", shape) for shape in shapes.SHAPES]
+    assert len({round(value, 3) for value in plain}) == len(plain)
+
+
+# ------------------------------------------------------------------------------------------------ on the disk
+
+
+def test_the_rendered_folder_has_the_layout_of_the_coop_family(small, tmp_path):
+    shapes.render_folder(tmp_path / "shapes")
+    split = json.loads((tmp_path / "shapes/split_zhou_Shapes.json").read_text())
+    listed = [path for part in split.values() for path, _, _ in part]
+    assert set(files(tmp_path / "shapes")) == {*listed, "split_zhou_Shapes.json"}
+    for part, count in small.items():
+        expected = [[label, name] for label, name in enumerate(shapes.CLASSES) for _ in range(count)]
+        assert [entry[1:] for entry in split[part]] == expected
+        assert all(path.startswith(f"{part}/{name.replace(' ', '_')}/") for path, _, name in split[part])
+    with Image.open(tmp_path / "shapes" / listed[0]) as picture:
+        assert (picture.format, picture.mode, picture.size) == ("JPEG", "RGB", (render.PIXELS, render.PIXELS))
+
+
+def test_rendering_twice_gives_the_same_files_and_a_second_call_touches_nothing(small, tmp_path):
+    for name in ("a", "b"):
+        shapes.render_folder(tmp_path / name)
+    assert files(tmp_path / "a") == files(tmp_path / "b")
+    assert len(set(files(tmp_path / "a").values())) == len(files(tmp_path / "a"))
+    (tmp_path / "a/train/wavy_star/000.jpg").write_bytes(b"mine")
+    shapes.render_folder(tmp_path / "a")
+    assert (tmp_path / "a/train/wavy_star/000.jpg").read_bytes() == b"mine"
+
+
+def test_a_killed_run_leaves_nothing_that_looks_complete(small, tmp_path, monkeypatch):
+    encode, done = shapes.encode, []
+
+    def die_after_50(picture):
+        done.append(picture)
+        if len(done) > 50:
+            os._exit(9)  # as a kill does: nothing is tidied up
+        return encode(picture)
+
+    monkeypatch.setattr(shapes, "encode", die_after_50)
+    child = FORK.Process(target=shapes.render_folder, args=(tmp_path / "shapes",))
+    child.start()
+    child.join()
+    assert child.exitcode == 9
+    assert not (tmp_path / "shapes").exists() and files(tmp_path)
+    monkeypatch.setattr(shapes, "encode", encode)
+    shapes.render_folder(tmp_path / "shapes")
+    shapes.render_folder(tmp_path / "whole")
+    assert files(tmp_path / "shapes") == files(tmp_path / "whole")
+
+
+def test_an_interrupted_run_tidies_up(small, tmp_path, monkeypatch):
+    def interrupt(picture):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(shapes, "encode", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        shapes.render_folder(tmp_path / "shapes")
+    assert not list(tmp_path.iterdir())
+
+
+def test_two_processes_that_start_together_do_not_disturb_each_other(small, tmp_path):
+    runs = [FORK.Process(target=shapes.render_folder, args=(tmp_path / "shapes",)) for _ in range(2)]
+    for run in runs:
+        run.start()
+    for run in runs:
+        run.join()
+    assert [run.exitcode for run in runs] == [0, 0]
+    shapes.render_folder(tmp_path / "alone")
+    assert files(tmp_path / "shapes") == files(tmp_path / "alone")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["alone", "shapes"]
+
+
+def test_a_folder_with_something_else_in_it_is_refused(small, tmp_path):
+    (tmp_path / "shapes").mkdir()
+    (tmp_path / "shapes/mine.txt").write_text("mine")
+    with pytest.raises(DatasetError, match="split_zhou_Shapes.json"):
+        shapes.render_folder(tmp_path / "shapes")
+    assert list(files(tmp_path)) == ["shapes/mine.txt"]
+
+
+@pytest.mark.parametrize("subset", ["all", "base", "new"])
+def test_the_data_set_is_registered_and_divided_into_base_and_new(small, tmp_path, subset):
+    cfg = get_cfg_default()
+    cfg.DATASET.NAME, cfg.DATASET.ROOT, cfg.OUTPUT_DIR = "Shapes", str(tmp_path), str(tmp_path / "output")
+    cfg.DATASET.SUBSAMPLE_CLASSES = subset
+    dataset = build_dataset(cfg)
+    half = len(shapes.CLASSES) // 2
+    expected = {"all": shapes.CLASSES, "base": shapes.CLASSES[:half], "new": shapes.CLASSES[half:]}[subset]
+    assert tuple(dataset.classnames) == expected
+    assert len(dataset.train_x) == small["train"] * len(expected)
+    assert len(dataset.test) == small["test"] * len(expected)
+
+
+# ------------------------------------------------------------------------------------------------ the small CLIPs
+
+
+def load(name):
+    """A stock CLIP in float32, built straight from a stored state dict, and its input size."""
+    state = torch.load(WEIGHTS[name], weights_only=True)
+    width, _, patch, _ = state["visual.conv1.weight"].shape
+    side = patch * round((len(state["visual.positional_embedding"]) - 1) ** 0.5)
+    vision_layers, text_layers = (
+        len([key for key in state if key.startswith(tower) and key.endswith("in_proj_weight")])
+        for tower in ("visual.transformer.", "transformer.")
+    )
+    text_width = len(state["ln_final.weight"])
+    model = CLIP(
+        state["text_projection"].shape[1], side, vision_layers, width, patch,
+        *state["positional_embedding"].shape[:1], *state["token_embedding.weight"].shape[:1],
+        text_width, text_width // 64, text_layers,
+    )  # fmt: skip
+    model.load_state_dict(state)
+    return model.float().eval()
+
+
+def test_the_stored_models_are_small_stock_clips_in_float16():
+    assert sum(path.stat().st_size for path in WEIGHTS.values()) <= 12e6
+    for name, path in WEIGHTS.items():
+        state = torch.load(path, weights_only=True)
+        assert {tensor.dtype for tensor in state.values()} == {torch.float16}
+        assert state["token_embedding.weight"].shape[0] == 49408
+        assert state["positional_embedding"].shape[0] == 77
+        for key in ("visual.conv1.weight", "ln_final.weight"):
+            assert len(state[key]) % 64 == 0
+        assert not any(parameter.isnan().any() for parameter in load(name).parameters())
+
+
+@pytest.mark.parametrize("name", ["student", "teacher"])
+def test_every_word_of_the_class_names_is_known_to_both_models(name):
+    rows = load(name).token_embedding.weight[tokenize(list(shapes.CLASSES))]
+    assert (rows.norm(dim=-1)[tokenize(list(shapes.CLASSES)) > 0] > 0).all()
+
+
+@torch.no_grad()
+def test_the_teacher_beats_the_student_in_zero_shot_accuracy(monkeypatch):
+    monkeypatch.setattr(shapes, "SIZES", {**shapes.SIZES, "test": 8})
+    stored = [Image.open(io.BytesIO(shapes.encode(picture))) for picture in shapes.pictures("test")]
+    pictures = torch.from_numpy(np.stack([np.asarray(picture) for picture in stored])).permute(0, 3, 1, 2)
+    labels = torch.tensor([label for _, label, _ in shapes.members("test")])
+    images, accuracy = training.prepare(pictures), {}
+    for name in WEIGHTS:
+        model = load(name)
+        texts = model.encode_text(tokenize([f"a photo of a {name}." for name in shapes.CLASSES]))
+        logits = F.normalize(model.encode_image(images), dim=-1) @ F.normalize(texts, dim=-1).T
+        accuracy[name] = (logits.argmax(1) == labels).float().mean().item()
+    assert accuracy["teacher"] >= accuracy["student"] + 0.08
+    assert accuracy["student"] > 5 / len(shapes.CLASSES)
+    assert accuracy["teacher"] < 0.95
+
+
+# ------------------------------------------------------------------------------------------------ their training
+
+
+def test_training_is_reproducible_and_saves_what_it_trained(tmp_path):
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    recipe = train_clips.replace(train_clips.RECIPES["student"], steps=6, pool=128, warmup=2)
+    try:
+        for path in (tmp_path / "a.pt", tmp_path / "b.pt"):
+            model, used = training.train("student", recipe, 1, 1)
+            train_clips.save(model, used, path)
+    finally:
+        torch.set_num_threads(threads)
+    assert (tmp_path / "a.pt").read_bytes() == (tmp_path / "b.pt").read_bytes()
+    stored = torch.load(tmp_path / "a.pt", weights_only=True)
+    assert torch.equal(stored["token_embedding.weight"][used], model.token_embedding.weight.half())
+    assert stored["token_embedding.weight"].count_nonzero(1).bool().sum() == len(used)
+    fresh = training.new_model(recipe, training.Vocabulary())
+    assert not torch.equal(stored["visual.proj"], fresh.visual.proj.half())
+
+
+def test_captions_say_what_is_true_and_the_student_misses_pairs_of_both_halves():
+    wavy_star = train_clips.Scene("wavy", "star", "red")
+    said = [("wavy", "star", ""), ("", "star", "red"), ("", "", ""), ("dotted", "star", ""), ("", "star", "blue")]
+    assert training.truth([wavy_star], said).tolist() == [[True, True, True, False, False]]
+    fills = {fill for fill, _ in train_clips.LEFT_OUT}
+    assert fills & set(shapes.FILLS[:3]) and fills & set(shapes.FILLS[3:])
+    seen = {(s.fill, s.shape) for s in train_clips.scenes(train_clips.LEFT_OUT)}
+    assert not seen & train_clips.LEFT_OUT
+    assert {f for f, _ in seen} >= set(shapes.FILLS) and {s for _, s in seen} >= set(shapes.SHAPES)
+
+
+def test_cut_captions_have_the_features_of_padded_ones():
+    vocabulary = training.Vocabulary()
+    model = training.new_model(train_clips.RECIPES["student"], vocabulary)
+    lines = ["a photo of a wavy star.", "a star", "itap of a small red plain circle."]
+    padded = vocabulary.number[tokenize(lines)].clamp(min=0)
+    with torch.no_grad():
+        expected = model.encode_text(padded)
+        assert torch.allclose(training.encode_text(model, vocabulary(lines)), expected, atol=1e-5)
