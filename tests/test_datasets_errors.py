@@ -1,6 +1,7 @@
 """What is said when data, split or configuration are not as they must be."""
 
 import json
+import os
 import re
 
 import pytest
@@ -199,6 +200,12 @@ def test_images_unpacked_one_folder_too_deep(pets):
     assert "Expected in" in str(error.value)
 
 
+def test_images_whose_names_differ_in_case_only_exist_where_the_file_system_says_so(pets, monkeypatch):
+    really_list = os.listdir
+    monkeypatch.setattr(os, "listdir", lambda folder: [name.upper() for name in really_list(folder)])
+    assert len(build("OxfordPets", pets).test) == 15
+
+
 # ------------------------------------------------------------------------------ annotations with a fault
 
 
@@ -221,7 +228,7 @@ def test_annotations_with_a_fault(tmp_path):
 
     (root / "sun397/split_zhou_SUN397.json").unlink()
     (root / "sun397/ClassName.txt").write_text("/a/abbey\n")
-    (root / "sun397/Training_01.txt").write_text("/z/zoo/sun_1.jpg\n")
+    (root / "sun397/Training_01.txt").write_text("/z/zoo" + "/sun_1.jpg\n")
     touch(root, "sun397/Testing_01.txt")
     with pytest.raises(DatasetError, match='Training_01.txt names the class "/z/zoo"'):
         build("SUN397", root)

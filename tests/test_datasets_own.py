@@ -169,6 +169,9 @@ def test_csv_without_a_split_is_divided(table):
     assert [len(dataset.train_x), len(dataset.val), len(dataset.test)] == [2, 2, 6]
     kept = json.loads((root / "split_own.json").read_text())
     assert sorted(path for items in kept.values() for path, _, _ in items) == sorted(images)
+    (root / "split_own.json").unlink()
+    table("path,classname\n" + "".join(f"{image},class {image[0]}\n" for image in reversed(images)), images)
+    assert entries(build("ImageCSV", root).test, root) == entries(dataset.test, root)  # whatever the rows' order
 
 
 def test_csv_with_absolute_paths_outside(table, tmp_path):

@@ -1,0 +1,9 @@
+"""What can be wrong with the data, as two errors."""
+
+
+class DatasetNotFoundError(FileNotFoundError):
+    """A folder or file of a dataset is not where its layout has it."""
+
+
+class DatasetError(ValueError):
+    """The data or the configuration are there, but do not fit together; the message names file and fault."""
