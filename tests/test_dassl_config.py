@@ -67,9 +67,7 @@ def test_clean_cfg_keeps_one_trainer():
     assert sorted(cfg.TRAINER) == ["FIXMATCH", "NAME"]
 
 
-@pytest.mark.parametrize(
-    "golden", SCHEDULES, ids=lambda g: f"{g['optim']['LR_SCHEDULER']}-{g['optim']['LR']}"
-)
+@pytest.mark.parametrize("golden", SCHEDULES, ids=lambda g: f"{g['optim']['LR_SCHEDULER']}-{g['optim']['LR']}")
 def test_schedule_is_dassls(golden):
     with warnings.catch_warnings():
         warnings.simplefilter("error")

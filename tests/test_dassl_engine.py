@@ -10,7 +10,7 @@ from dassl.engine import TRAINER_REGISTRY, SimpleTrainer, TrainerBase, TrainerX,
 from dassl.engine import progress as progress_module
 from dassl.optim import build_lr_scheduler, build_optimizer
 from dassl.utils import load_checkpoint, set_random_seed
-from test_dassl_data import pictures_cfg
+from test_dassl_data import DRAWS, pictures_cfg
 from torch import nn
 from torch.nn import functional as F
 
@@ -32,6 +32,7 @@ class Learning:
         self.register_model("net", self.model, self.optim, self.sched)
 
     def forward_backward(self, *batches):
+        assert self.model.training
         image, label = self.parse_batch_train(*batches)[:2]
         loss = F.cross_entropy(self.model(image), label)
         self.model_backward_and_update(loss)
@@ -142,18 +143,18 @@ def test_training_learns_and_leaves_dassls_files(tmp_path):
     assert rates[:2] == [1e-5, 0.05] and rates[1:] == sorted(rates[1:], reverse=True)
 
 
-@pytest.mark.parametrize("trainer", ["DasslTestX", "DasslTestXU"])
-def test_resumed_run_equals_the_undisturbed(tmp_path, trainer):
+@pytest.mark.parametrize("trainer, final", [("DasslTestX", "best_val"), ("DasslTestXU", "last_step")])
+def test_resumed_run_equals_the_undisturbed(tmp_path, trainer, final):
     """Weights, optimiser, learning rate, dropout, augmentation and image order go on where they stopped."""
-    whole = run(run_cfg(tmp_path, trainer, "whole"))
-    cfg = run_cfg(tmp_path, trainer, "parts", TRAIN__CHECKPOINT_FREQ=1)
+    whole = run(run_cfg(tmp_path, trainer, "whole", TEST__FINAL_MODEL=final))
+    cfg = run_cfg(tmp_path, trainer, "parts", TEST__FINAL_MODEL=final, TRAIN__CHECKPOINT_FREQ=1)
     first = run(cfg, fail_after=2)
     second = run(cfg, seed=99)
     assert second.start_epoch == 2
     assert first.steps + second.steps == whole.steps
-    assert same_weights(second.model, whole.model) and second.results == whole.results
-    final = [load_checkpoint(tmp_path / out / "net" / "model.pth.tar-4") for out in ("whole", "parts")]
-    assert identical(*final) and not identical(final[0], {**final[1], "epoch": 5})
+    assert same_weights(second.model, whole.model) and first.results + second.results == whole.results
+    last = [load_checkpoint(tmp_path / out / "net" / "model.pth.tar-4") for out in ("whole", "parts")]
+    assert identical(*last) and not identical(last[0], {**last[1], "epoch": 5})
     elsewhere = run_cfg(tmp_path, trainer, "elsewhere", RESUME=str(tmp_path / "parts"))
     assert run(elsewhere).steps == []  # all epochs are done: it only tests
 
@@ -223,6 +224,9 @@ def test_models_of_different_epochs_do_not_resume(tmp_path):
     assert trainer.resume_model_if_exist(tmp_path) == 0
     trainer.save_model(4, tmp_path)
     assert trainer.resume_model_if_exist(tmp_path) == 5
+    trainer.register_model("c", nn.Linear(1, 1))
+    assert trainer.resume_model_if_exist(tmp_path) == 0  # not all are there
+    del trainer._models["c"]
     del trainer._models["b"]
     trainer.save_model(5, tmp_path)
     trainer._models["b"] = nn.Linear(1, 1)
@@ -275,6 +279,30 @@ def test_training_needs_a_model_and_batches(tmp_path):
 def test_unlabelled_epochs(tmp_path, count_by, expected):
     trainer = run(run_cfg(tmp_path, "DasslTestXU", OPTIM__MAX_EPOCH=1, TRAIN__COUNT_ITER=count_by))
     assert trainer.num_batches == len(trainer.steps) == expected
+
+
+@pytest.mark.parametrize("case", DRAWS["pairs"], ids=lambda case: case["count_iter"])
+def test_unlabelled_pairs_are_dassls(tmp_path, case):
+    """Both loaders draw from one random state, so the order in which they start shows."""
+
+    class Pairs(TrainerXU):
+        def build_data_loader(self):
+            self.train_loader_x = torch.utils.data.DataLoader(range(7), batch_size=2, shuffle=True)
+            self.train_loader_u = torch.utils.data.DataLoader(range(10), batch_size=4, shuffle=True)
+            self.lab2cname = {}
+
+        def build_model(self):
+            self.seen, model = [], nn.Linear(1, 1)
+            self.register_model("net", model, torch.optim.SGD(model.parameters(), lr=1.0))
+
+        def forward_backward(self, batch_x, batch_u):
+            self.seen.append([batch_x.tolist(), batch_u.tolist()])
+
+    values = {"OPTIM__MAX_EPOCH": 2, "TRAIN__COUNT_ITER": case["count_iter"], "TEST__NO_TEST": True}
+    trainer = Pairs(run_cfg(tmp_path, **values))
+    set_random_seed(3)
+    trainer.train()
+    assert trainer.seen == case["pairs"]
 
 
 def test_unlabelled_errors(tmp_path):

@@ -1,0 +1,5 @@
+"""Data sets, loaders, transforms."""
+
+from .data_manager import DataManager, DatasetWrapper
+
+__all__ = ["DataManager", "DatasetWrapper"]

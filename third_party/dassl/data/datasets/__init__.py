@@ -1,0 +1,6 @@
+"""Data sets, by name (`cfg.DATASET.NAME`)."""
+
+from .base_dataset import DatasetBase, Datum
+from .build import DATASET_REGISTRY, build_dataset
+
+__all__ = ["DATASET_REGISTRY", "DatasetBase", "Datum", "build_dataset"]

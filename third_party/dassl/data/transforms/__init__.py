@@ -1,0 +1,5 @@
+"""Image transforms from `cfg.INPUT`."""
+
+from .transforms import AVAI_CHOICES, INTERPOLATION_MODES, build_transform
+
+__all__ = ["AVAI_CHOICES", "INTERPOLATION_MODES", "build_transform"]

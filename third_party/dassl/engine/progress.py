@@ -1,0 +1,79 @@
+"""How far a run is: one bar on a terminal (stderr), a log line every few seconds elsewhere."""
+
+import datetime
+import logging
+import os
+import sys
+import time
+
+from tqdm import tqdm
+
+logger = logging.getLogger(__name__)
+
+SECONDS_BETWEEN_LINES = 5.0
+
+
+def format_seconds(seconds):
+    """`seconds` as h:mm:ss."""
+    return str(datetime.timedelta(seconds=int(seconds)))
+
+
+def _on_terminal(stream):
+    """Whether `stream` is a terminal with room for a bar (some have no size, and tqdm then shows nothing)."""
+    return stream.isatty() and min(os.get_terminal_size(stream.fileno())) > 0
+
+
+class Progress:
+    """A bar over `total` steps if stderr is a terminal; otherwise `line_due` says when the next log line is.
+
+    Args:
+        initial: steps that an earlier run has done.
+        keep: leave the bar on the screen at the end.
+    """
+
+    def __init__(self, total, title, initial=0, keep=True):
+        self._bar = None
+        self._start = self._last_line = time.monotonic()
+        self.done, self.total, self._initial = initial, total, initial
+        if _on_terminal(sys.stderr):
+            self._bar = tqdm(total=total, desc=title, initial=initial, leave=keep, dynamic_ncols=True, file=sys.stderr)
+
+    def advance(self, note=""):
+        """One step is done; `note` stands at the bar's end."""
+        self.done += 1
+        if self._bar is not None:
+            self._bar.set_postfix_str(note, refresh=False)
+            self._bar.update()
+            if self.done >= self.total:
+                self._bar.close()
+
+    def line_due(self):
+        """Whether to log a line now: there is no bar, and the last line is a few seconds old."""
+        now = time.monotonic()
+        if self._bar is not None or now - self._last_line < SECONDS_BETWEEN_LINES:
+            return False
+        self._last_line = now
+        return True
+
+    def time_left(self):
+        """h:mm:ss until the end at the average speed so far."""
+        elapsed = time.monotonic() - self._start
+        return format_seconds(elapsed / max(self.done - self._initial, 1) * (self.total - self.done))
+
+    def close(self):
+        """Take the bar away, or leave it as it stands (`keep`)."""
+        if self._bar is not None:
+            self._bar.close()
+
+
+def follow(iterable, title):
+    """The items of a sized `iterable`, with a bar or log lines on the way."""
+    progress = Progress(len(iterable), title, keep=False)
+    try:
+        for item in iterable:
+            yield item
+            progress.advance()
+            if progress.line_due():
+                logger.info("%s [%d/%d] eta %s", title, progress.done, progress.total, progress.time_left())
+    finally:
+        progress.close()

@@ -1,0 +1,21 @@
+"""The registry of evaluators."""
+
+import logging
+
+from dassl.utils import Registry, check_availability
+
+logger = logging.getLogger(__name__)
+
+EVALUATOR_REGISTRY = Registry("EVALUATOR")
+
+
+def build_evaluator(cfg, **kwargs):
+    """The evaluator `cfg.TEST.EVALUATOR`, built with `cfg` and `kwargs` (`lab2cname`).
+
+    Raises:
+        ValueError: no such evaluator is registered.
+    """
+    check_availability(cfg.TEST.EVALUATOR, EVALUATOR_REGISTRY.registered_names())
+    if cfg.VERBOSE:
+        logger.info("Loading evaluator: %s", cfg.TEST.EVALUATOR)
+    return EVALUATOR_REGISTRY.get(cfg.TEST.EVALUATOR)(cfg, **kwargs)
