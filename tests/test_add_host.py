@@ -3,6 +3,7 @@
 import re
 import types
 
+import pytest
 import toy
 import torch
 from conftest import ROOT
@@ -10,10 +11,20 @@ from conftest import ROOT
 import train
 import trainers
 import trainers.hosts as hosts
+from dassl.engine import TRAINER_REGISTRY
 from trainers import checkpoint
 
 
-def test_the_example_host_runs_alone_and_cascaded(tmp_path):
+@pytest.fixture
+def registry():
+    """Takes out of Dassl's registry what a test has put in."""
+    before = set(TRAINER_REGISTRY.registered_names())
+    yield
+    for name in set(TRAINER_REGISTRY.registered_names()) - before:
+        del TRAINER_REGISTRY._obj_map[name]
+
+
+def test_the_example_host_runs_alone_and_cascaded(tmp_path, registry):
     code = re.search(r"```python\n(.*?)```", (ROOT / "trainers" / "README.md").read_text(), re.S).group(1)
     module = types.ModuleType("trainers.hosts.shallowvpt")
     exec(compile(code, "trainers/README.md", "exec"), module.__dict__ | {"__name__": module.__name__, "__package__": hosts.__name__})

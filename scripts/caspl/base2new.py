@@ -1,6 +1,7 @@
 """Base-to-new generalisation: phase 1 (once a dataset), phase 2 on the base classes, base and new accuracy, a table."""
 
 import argparse
+import time
 from pathlib import Path
 
 from runs import (
@@ -19,6 +20,7 @@ from runs import (
 )
 from tabulate import tabulate
 
+LABELS = {"ZeroshotCLIP": "CLIP, zero-shot", "CasPL": "CLIP with the boosting prompt alone"}
 BASE, NEW = ["DATASET.SUBSAMPLE_CLASSES", "base"], ["DATASET.SUBSAMPLE_CLASSES", "new"]
 
 
@@ -34,45 +36,54 @@ def main() -> None:
     args = parser.parse_intermixed_args()
     setting = Setting(args.dataset, args.data, args.output, args.opts)
     boosting = boost(setting)
-    rows = []
+    results = [host_run(setting, f"CasPL_{args.host}", args.host, args.seed, args.shots, boosting)]
     if args.baseline or args.dataset == "shapes":
-        rows += [zero_shot(setting, args.seed), host_run(setting, args.host, args, None)]
-    rows.append(host_run(setting, f"CasPL_{args.host}", args, boosting))
-    print(table(rows))
+        alone = host_run(setting, args.host, args.host, args.seed, args.shots)
+        results = [zero_shot(setting), alone, *results]
+    print(table(results))
 
 
-def host_run(setting: Setting, trainer: str, args: argparse.Namespace, boosting: Path | None) -> dict:
-    """Train on the base classes, test on both halves; a run that is finished is only read."""
-    folder = setting.output / "base2new" / setting.dataset / trainer / f"shots_{args.shots}" / f"seed_{args.seed}"
-    options = ["DATASET.NUM_SHOTS", str(args.shots)]
+def host_run(setting: Setting, trainer: str, host: str, seed: int, shots: int, boosting: Path | None = None) -> dict:
+    """Train on the base classes, test on both halves; a run that is finished is only read.
+
+    Args:
+        trainer: the host's own, or `CasPL_<host>` with its `boosting` prompt.
+    """
+    folder = setting.output / "base2new" / setting.dataset / trainer / f"shots_{shots}" / f"seed_{seed}"
+    options = ["DATASET.NUM_SHOTS", str(shots), *BASE]
     if boosting is not None:
         options += ["TRAINER.CASPL.CHECKPOINT", str(boosting)]
-    if (result := finished(setting, trainer, args.seed, folder, options + BASE, boosting)) is not None:
+    if (result := finished(setting, trainer, seed, folder, options, boosting)) is not None:
         return result
-    base = adapt(setting, trainer, args.seed, folder, options + BASE)
-    new = evaluate(setting, trainer, args.seed, folder, options + NEW)
-    figures = {
-        "dataset": setting.dataset,
-        "trainer": trainer,
-        "host": args.host,
-        "seed": args.seed,
-        "shots": args.shots,
-    }
-    figures |= {"base": base, "new": new, "hm": harmonic_mean(base, new)}
+    start = time.monotonic()
+    base = adapt(setting, trainer, seed, folder, options)
+    new = evaluate(setting, trainer, folder, NEW)
+    figures = {"dataset": setting.dataset, "trainer": trainer, "host": host, "seed": seed, "shots": shots}
+    figures |= {"base": base, "new": new, "hm": harmonic_mean(base, new), "seconds": time.monotonic() - start}
     save_result(folder, figures, boosting)
     return figures
 
 
-def zero_shot(setting: Setting, seed: int) -> dict:
+def zero_shot(setting: Setting) -> dict:
     """Stock CLIP with the dataset's template, on both halves."""
-    folder = setting.output / "base2new" / setting.dataset / "ZeroshotCLIP"
-    base, new = (evaluate(setting, "ZeroshotCLIP", seed, folder, half) for half in (BASE, NEW))
-    return {"trainer": "ZeroshotCLIP", "base": base, "new": new, "hm": harmonic_mean(base, new)}
+    return _untrained(setting, "ZeroshotCLIP", setting.output / "base2new" / setting.dataset / "ZeroshotCLIP")
 
 
-def table(rows: list[dict]) -> str:
-    """The rows, for people."""
-    cells = [[row["trainer"], row["base"], row["new"], row["hm"]] for row in rows]
+def boosted_zero_shot(setting: Setting) -> dict:
+    """CLIP with the boosting prompt alone, without phase 2, on both halves."""
+    return _untrained(setting, "CasPL", setting.boosting_dir)
+
+
+def _untrained(setting: Setting, trainer: str, folder: Path) -> dict:
+    start = time.monotonic()
+    base, new = (evaluate(setting, trainer, folder, half) for half in (BASE, NEW))
+    figures = {"trainer": trainer, "base": base, "new": new, "hm": harmonic_mean(base, new)}
+    return figures | {"seconds": time.monotonic() - start}
+
+
+def table(results: list[dict]) -> str:
+    """The results, for people."""
+    cells = [[LABELS.get(r["trainer"], r["trainer"]), r["base"], r["new"], r["hm"]] for r in results]
     return tabulate(cells, headers=["", "base", "new", "harmonic mean"], floatfmt=".2f")
 
 

@@ -1,8 +1,8 @@
 """Boosting-prompt files: import from and export to the published code's checkpoints, and a look inside.
 
-    python scripts/caspl/convert.py import PUBLISHED FILE.safetensors [--dataset NAME] [--template T] ...
-    python scripts/caspl/convert.py export FILE.safetensors FOLDER
-    python scripts/caspl/convert.py inspect FILE.safetensors
+python scripts/caspl/convert.py import PUBLISHED FILE.safetensors [--dataset NAME] [--template T] ...
+python scripts/caspl/convert.py export FILE.safetensors FOLDER
+python scripts/caspl/convert.py inspect FILE.safetensors
 """
 
 import argparse

@@ -166,10 +166,12 @@ def adapt(setting: Setting, trainer: str, seed: int, folder: Path, options: list
     return train.run([*setting.arguments(trainer, seed, folder), *options, *setting.options])
 
 
-def evaluate(setting: Setting, trainer: str, seed: int, folder: Path, options: list[str]) -> float:
-    """The accuracy of the run in `folder` on the test images of other classes."""
-    arguments = setting.arguments(trainer, seed, folder)
-    return train.run([*arguments, "--eval-only", "--model-dir", str(folder), *options, *setting.options])
+def evaluate(setting: Setting, trainer: str, folder: Path, options: list[str]) -> float:
+    """The accuracy of the run in `folder` on the test images of other classes, with the run's own configuration."""
+    start = ["--root", str(setting.data)]
+    if not (folder / "config.yaml").is_file():  # nothing was trained: zero-shot CLIP
+        start = [*setting.arguments(trainer, BOOSTING_SEED, folder), *setting.options]
+    return train.run([*start, "--eval-only", "--model-dir", str(folder), *options])
 
 
 def harmonic_mean(base: float, new: float) -> float:

@@ -6,6 +6,7 @@ A toolbox that has its own trainers of these names must not import it; the plug-
 import importlib
 import pkgutil
 
+from dassl.engine import TRAINER_REGISTRY
 from yacs.config import CfgNode
 
 from .base import HostTrainer
@@ -16,6 +17,7 @@ for _module in pkgutil.iter_modules(__path__):
 
 def extend_cfg(cfg: CfgNode) -> None:
     """Add each host's node below `TRAINER`, with the keys and defaults of its own repository."""
-    for host in HostTrainer.__subclasses__():
-        if host.node not in cfg.TRAINER:
+    registered = map(TRAINER_REGISTRY.get, TRAINER_REGISTRY.registered_names())
+    for host in registered:
+        if isinstance(host, type) and issubclass(host, HostTrainer) and host.node not in cfg.TRAINER:
             cfg.TRAINER[host.node] = CfgNode(dict(host.defaults))
