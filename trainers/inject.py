@@ -181,8 +181,8 @@ class _Tower:
         run = getattr(_running, "current", None)
         if run is None or run.tower is not self or run.index != index - 1:
             raise HostError(
-                f"block {index} of {self.name} runs outside of a forward pass of {self.name}, where the "
-                "boosting prompt enters: the host calls its blocks itself, or computes them again singly (gradient checkpointing)"
+                f"block {index} of {self.name} runs outside of a forward pass of {self.name}, where the boosting "
+                "prompt enters: the host calls its blocks itself, or singly once more (gradient checkpointing)"
             )
         run.index, run.block = index, block
         run.carrying = self.depth <= index + 1 < self.layers
@@ -257,11 +257,11 @@ class _TextTower(_Tower):
         hidden[: self.ahead, host:] = True
         hidden[host:, self.ahead : host] = True
         hidden[host:, host:] = torch.ones_like(hidden[host:, host:]).triu(1)
-        if mask.dtype != torch.bool:
-            hidden = torch.zeros_like(hidden, dtype=mask.dtype).masked_fill(hidden, float("-inf"))
-        hidden[:host, :host] = mask
-        run.mask = hidden
-        return hidden
+        run.mask = torch.zeros_like(hidden, dtype=mask.dtype).masked_fill(
+            hidden, float("-inf")
+        )  # True if it is boolean
+        run.mask[:host, :host] = mask
+        return run.mask
 
 
 def _move(args: tuple, shift: Tensor) -> tuple:

@@ -1,0 +1,89 @@
+"""Runs a program of somebody's checkout as a user would, on a machine that lacks what its authors had.
+
+    cd CHECKOUT; python drive.py train.py ARGUMENTS...
+
+There is no GPU here and perhaps not all that Dassl requires, so `.cuda()` stays on the CPU, and packages that are
+missing are stood in for by what little of them Dassl touches. IMPORTED_LATE is set in the environment if the program
+imports `caspl` behind Dassl.
+"""
+
+import importlib.machinery
+import importlib.util
+import os
+import runpy
+import sys
+import types
+
+import torch
+from torch import nn
+
+
+def stand_in(name, **attributes):
+    """Put a module with these attributes in place of one that is not installed, its parents too."""
+    parts = name.split(".")
+    for end in range(1, len(parts) + 1):
+        part = ".".join(parts[:end])
+        if part not in sys.modules:
+            sys.modules[part] = types.ModuleType(part)
+            sys.modules[part].__spec__ = importlib.machinery.ModuleSpec(part, loader=None)
+    vars(sys.modules[name]).update(attributes)
+
+
+def complete_dassl():
+    """Dassl's requirements, as far as they are missing. Not `wilds`: CasPL helps with that itself."""
+    if importlib.util.find_spec("gdown") is None:
+        stand_in("gdown")
+    if importlib.util.find_spec("tabulate") is None:
+        stand_in("tabulate", tabulate=lambda table, **kwargs: "\n".join(str(row) for row in table))
+    if importlib.util.find_spec("sklearn") is None:
+        stand_in("sklearn.metrics", f1_score=lambda *args, **kwargs: 0.0, confusion_matrix=None)
+    if importlib.util.find_spec("tensorboard") is None:
+        stand_in("torch.utils.tensorboard", SummaryWriter=Writer)
+
+
+class Writer:
+    """A TensorBoard log that is thrown away."""
+
+    def __init__(self, **kwargs):
+        pass
+
+    def add_scalar(self, *args):
+        pass
+
+    def close(self):
+        pass
+
+
+def complete_for_late_import():
+    """What `import caspl` does for the imports behind it, where a program has it behind them."""
+    for name in ("wilds", "pandas"):
+        if importlib.util.find_spec(name) is None:
+            stand_in(name, get_dataset=None)
+    try:
+        import torchvision  # noqa: F401
+    except RuntimeError:
+        global operators
+        operators = torch.library.Library("torchvision", "DEF")
+        for name in ("nms", "qnms"):
+            operators.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+
+
+def without_cuda():
+    """`.cuda()` leaves everything where it is, if there is no GPU."""
+    if not torch.cuda.is_available():
+        torch.Tensor.cuda = nn.Module.cuda = lambda self, *args, **kwargs: self
+
+
+def prepare():
+    """All of that, and the current folder, the checkout, comes first in the path, as it does for its own programs."""
+    sys.path[0] = os.getcwd()
+    without_cuda()
+    complete_dassl()
+    if "IMPORTED_LATE" in os.environ:
+        complete_for_late_import()
+
+
+if __name__ == "__main__":
+    prepare()
+    sys.argv = sys.argv[1:]
+    runpy.run_path(sys.argv[0], run_name="__main__")
