@@ -1,8 +1,9 @@
 """Pictures of filled shapes, drawn with signed distances in NumPy: the world of `shapes` and its small CLIPs.
 
 A picture shows one shape ("star") in one fill ("striped") and one colour, in front of a background. How
-much stands in its way is a `Domain`: the small CLIPs are trained in `SOURCE`; the dataset `shapes` lies in
-`TARGET`, which is shifted (clutter, bars, texture, scale, place, rotation, colour cast, blur, noise).
+much stands in its way is a `Domain`: the small CLIPs are trained in `SOURCE`, the larger one in `WIDE` too;
+the dataset `shapes` lies in `TARGET`, which is shifted further (clutter, texture, noise, scale, place,
+rotation, colour cast, blur).
 
 A picture is a function of its attributes, its domain and its seed. The random numbers come from NumPy's
 `RandomState`, whose stream NumPy promises never to change, and all arithmetic is float64, rounded to 8 bits
@@ -63,6 +64,20 @@ SOURCE = Domain(
     cast=0.10,
     blur=0.5,
     noise=0.04,
+)
+WIDE = Domain(
+    radius=(0.48, 0.80),
+    offset=0.16,
+    rotation=20,
+    period=(0.38, 0.62),
+    ground=(0.02, 0.20),
+    second=(0.82, 0.98),
+    clutter=(0, 7),
+    bars=(0, 2),
+    texture=0.14,
+    cast=0.18,
+    blur=0.8,
+    noise=0.06,
 )
 TARGET = Domain(
     radius=(0.46, 0.76),

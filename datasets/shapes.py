@@ -109,7 +109,7 @@ def render_folder(folder: Path) -> None:
 
 def _render(folder):
     entries = {part: members(part) for part in SIZES}
-    with tqdm(total=sum(map(len, entries.values())), desc="Rendering shapes", unit=" pictures") as bar:
+    with tqdm(total=sum(map(len, entries.values())), desc="Rendering shapes", unit=" pictures", disable=None) as bar:
         for part, listed in entries.items():
             for (path, _, _), picture in zip(listed, pictures(part), strict=True):
                 (folder / path).parent.mkdir(parents=True, exist_ok=True)
