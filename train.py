@@ -8,9 +8,11 @@
 
 import argparse
 import contextlib
+import io
 import logging
 import os
 import shutil
+import signal
 import sys
 import traceback
 from collections.abc import Callable
@@ -22,7 +24,19 @@ from yacs.config import CfgNode
 import trainers  # registers CasPL and CasPL_<Host>, and makes `dassl` importable
 import trainers.hosts  # registers our own hosts under their plain names
 from trainers.checkpoint import FILE_NAME
-from trainers.config import ConfigError, check_kept, keep_config, merge_file, merge_options, nearest
+from trainers.config import (
+    ConfigError,
+    check_kept,
+    differing,
+    keep_config,
+    leaves,
+    merge_file,
+    merge_options,
+    nearest,
+)
+from trainers.files import locked, remove_parts
+from trainers.randomness import be_deterministic
+from trainers.training import PromptTrainer
 
 from dassl.config import get_cfg_default  # isort: skip (trainers comes first, see above)
 from dassl.data.datasets import DATASET_REGISTRY
@@ -49,6 +63,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--eval-only", action="store_true", help="only evaluate")
     parser.add_argument("--model-dir", default="", help="folder of the run to evaluate")
     parser.add_argument("--load-epoch", type=int, help="epoch to evaluate, if not the best or the last one")
+    parser.add_argument("--deterministic", action="store_true", help="the same bits each time on a GPU too; slower")
     parser.add_argument("--no-train", action="store_true", help="build everything, then stop")
     parser.add_argument("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="any key of the configuration")
     return parser.parse_args(argv)
@@ -61,6 +76,14 @@ def seed_number(text: str) -> int:
     return int(text)
 
 
+def default_cfg() -> CfgNode:
+    """Dassl's configuration, with the nodes of all hosts and of CasPL."""
+    cfg = get_cfg_default()
+    trainers.hosts.extend_cfg(cfg)
+    trainers.extend_cfg(cfg)
+    return cfg
+
+
 def setup_cfg(args: argparse.Namespace) -> CfgNode:
     """Defaults, then the dataset's file, the trainer's file, the options, KEY VALUE: the later wins.
 
@@ -69,9 +92,7 @@ def setup_cfg(args: argparse.Namespace) -> CfgNode:
     Raises:
         ConfigError: an unknown key, trainer or dataset (with the nearest name), or a value of the wrong type.
     """
-    cfg = get_cfg_default()
-    trainers.hosts.extend_cfg(cfg)
-    trainers.extend_cfg(cfg)
+    cfg = default_cfg()
     kept = os.path.join(args.model_dir, "config.yaml")
     if args.eval_only and args.model_dir and not args.config_file and os.path.isfile(kept):
         merge_file(cfg, kept)
@@ -80,6 +101,7 @@ def setup_cfg(args: argparse.Namespace) -> CfgNode:
         if path:
             merge_file(cfg, path)
     merge_options(cfg, _options(args) + args.opts)
+    check_read(cfg)
     if args.eval_only and not cfg.TRAINER.CASPL.CHECKPOINT:
         if os.path.isfile(os.path.join(args.model_dir, FILE_NAME)):
             cfg.TRAINER.CASPL.CHECKPOINT = args.model_dir
@@ -108,6 +130,32 @@ def check_name(what: str, name: str, known: list[str]) -> None:
         raise ConfigError(f"unknown {what} {name!r}: {nearest(name, known)}")
 
 
+def nodes_read(trainer: str) -> set[str] | None:
+    """The nodes below `TRAINER` that a trainer reads; None for one that is not ours, of which nobody knows."""
+    host = trainer.removeprefix("CasPL_").removeprefix("CasPL-")
+    found = TRAINER_REGISTRY.get(host) if host in TRAINER_REGISTRY.registered_names() else None
+    if not (isinstance(found, type) and issubclass(found, PromptTrainer)):
+        return None
+    own = {found.node} if hasattr(found, "node") else set()
+    return own | ({"CASPL"} if trainer.startswith("CasPL") else set())
+
+
+def check_read(cfg: CfgNode) -> None:
+    """Refuse values that were set for another trainer: nobody would read them.
+
+    Raises:
+        ConfigError: names the key, and the nearest one that is read.
+    """
+    nodes = nodes_read(cfg.TRAINER.NAME)
+    if nodes is None:
+        return
+    default = default_cfg()
+    read = [key for key, _ in leaves(cfg) if key.split(".")[0] != "TRAINER" or key.split(".")[1] in nodes]
+    for key in differing(cfg, default):
+        if key not in read and key.count(".") > 1:
+            raise ConfigError(f"{key} is set, but {cfg.TRAINER.NAME} does not read it: {nearest(key, read)}")
+
+
 def run(argv: list[str] | None = None) -> float | None:
     """Train and test, or evaluate; everything is logged to the run's folder as well.
 
@@ -116,18 +164,42 @@ def run(argv: list[str] | None = None) -> float | None:
     """
     args = parse(argv)
     cfg = setup_cfg(args)
+    check_device(cfg)
+    if args.deterministic:
+        be_deterministic()
     folder = Path(cfg.OUTPUT_DIR)
-    if not args.eval_only:
+    if args.eval_only:
+        return _logged(args, cfg, folder)
+    with locked(folder):
         check_kept(cfg, folder / "config.yaml")
+        remove_parts(folder)
+        return _logged(args, cfg, folder)
+
+
+def check_device(cfg: CfgNode) -> None:
+    """Refuse to compute on the CPU where a GPU was asked for: hours would turn into weeks."""
+    wanted = os.environ.get("CUDA_VISIBLE_DEVICES", "")
+    if cfg.USE_CUDA and not torch.cuda.is_available() and wanted[:1].isdigit():
+        raise ConfigError(
+            f"CUDA_VISIBLE_DEVICES is {wanted!r}, but PyTorch {torch.__version__} finds no GPU: mend the driver or install "
+            "a CUDA build of PyTorch; or set USE_CUDA False, to compute on the CPU"
+        )
+
+
+def _logged(args: argparse.Namespace, cfg: CfgNode, folder: Path) -> float | None:
     with logging_to(cfg.OUTPUT_DIR):
         device = "cuda" if torch.cuda.is_available() and cfg.USE_CUDA else "cpu"
         where = torch.cuda.get_device_name() if device == "cuda" else "the CPU (no GPU)"
         logger.info("%s on %s", cfg.TRAINER.NAME, where)
         try:
             return _run(args, cfg)
-        except Exception:
-            with open(folder / "log.txt", "a") as log:
-                traceback.print_exc(file=log)
+        except BaseException as error:
+            if isinstance(error, KeyboardInterrupt):
+                logger.warning("Stopped: the same command goes on")
+            else:
+                with contextlib.suppress(OSError):  # the disk may be full
+                    with open(folder / "log.txt", "a") as log:
+                        traceback.print_exc(file=log)
             if [path.name for path in folder.iterdir()] == ["log.txt"]:  # nothing has begun: leave nothing behind
                 shutil.rmtree(folder)
             raise
@@ -174,23 +246,46 @@ def logging_to(folder: str):
     finally:
         for handler in set(root.handlers) - set(handlers):
             root.removeHandler(handler)
-        sys.stdout.flush()
-        sys.stdout = console
+        stream, sys.stdout = sys.stdout, console
+        stream.flush()
+        if getattr(stream, "console", None) is console:
+            stream.console = io.StringIO()  # the real Dassl's logger closes it when it goes
 
 
 def guarded(program: Callable[[], object]) -> int:
     """Run a command-line program; a mistake in what was asked for is one line on stderr and exit code 2.
 
-    With CASPL_TRACEBACK set in the environment, the traceback is shown instead (it is always in the run's log).
+    With CASPL_TRACEBACK set in the environment, the traceback is shown instead (it is always in the run's log). Ctrl-C
+    and SIGTERM stop it cleanly, with exit code 130 or 143.
     """
+    before = signal.signal(signal.SIGTERM, _stop)
     try:
         program()
-    except (ValueError, OSError, KeyError) as error:
+    except (ValueError, OSError, KeyError, FloatingPointError) as error:
         if os.environ.get("CASPL_TRACEBACK"):
             raise
-        sys.stderr.write(f"error: {error.args[0] if isinstance(error, KeyError) else error}\n")
+        sys.stderr.write(f"error: {_message(error)}\n")
         return 2
+    except KeyboardInterrupt as stop:
+        number = stop.args[0] if stop.args else signal.SIGINT
+        sys.stderr.write(
+            f"stopped by {signal.Signals(number).name}: the same command goes on from the last whole epoch, and what was "
+            "finished stays finished\n"
+        )
+        return 128 + number
+    finally:
+        signal.signal(signal.SIGTERM, before)
     return 0
+
+
+def _stop(number: int, frame) -> None:
+    raise KeyboardInterrupt(number)
+
+
+def _message(error: Exception) -> str:
+    """What an error says, without the traceback that it brings along out of a data worker."""
+    message = str(error.args[0] if isinstance(error, KeyError) else error).strip()
+    return message.splitlines()[-1].partition(": ")[2] if "in DataLoader worker process" in message else message
 
 
 if __name__ == "__main__":

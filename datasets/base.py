@@ -8,7 +8,7 @@ from dassl.data.datasets import DatasetBase
 
 from .draws import draw_name, load_draw, save_draw
 from .errors import DatasetError, DatasetNotFoundError
-from .fewshot import VAL_SHOTS, draw, select_classes
+from .fewshot import VAL_SHOTS, draw, select_classes, tell_shortage
 from .files import KeptFiles
 
 
@@ -83,11 +83,13 @@ class FewShotDataset(DatasetBase):
         pools = {"train": train, "val": val}
         pools = {part: items for part, items in pools.items() if items and items is not test}
         drawn = load_draw(self.kept, draw_name(shots, seed), pools) if pools else {}
+        sizes = {"train": shots, "val": min(shots, VAL_SHOTS)}
         if drawn is None:
             rng = random.Random(seed) if seed >= 0 else random  # a seed below 0: Dassl leaves `random` as it is
-            sizes = {"train": shots, "val": min(shots, VAL_SHOTS)}
             drawn = {part: draw(items, sizes[part], rng) for part, items in pools.items()}
             save_draw(self.kept, draw_name(shots, seed), drawn)
+        for part, items in drawn.items():
+            tell_shortage(part, items, sizes[part])
         return drawn.get("train", train), drawn.get("val", val)
 
 

@@ -31,13 +31,21 @@ def draw(items, shots, rng):
         items: list of Datum.
         rng: a `random.Random` (or the module `random`); one `sample` a class, in order of first appearance.
     """
-    drawn, short = [], 0
+    drawn = []
     for group in by_label(items).values():
         drawn.extend(rng.sample(group, shots) if len(group) >= shots else group)
-        short += len(group) < shots
-    if short:
-        logger.info("%d classes have fewer than %d images to draw from: all of them are taken", short, shots)
     return drawn
+
+
+def tell_shortage(part, drawn, shots):
+    """Say which classes of a draw, new or read from disk, have fewer than `shots` images."""
+    short = [group for group in by_label(drawn).values() if len(group) < shots]
+    if short:
+        names = ", ".join(f'"{group[0].classname}" ({len(group)})' for group in short[:5])
+        logger.warning(
+            "%d classes have fewer than %d %s images, so all of them are taken: %s%s",
+            *(len(short), shots, part, names, ", …" if len(short) > 5 else ""),
+        )
 
 
 def select_classes(parts, subsample):

@@ -158,9 +158,7 @@ def _local(x, y, angle):
 def _paint_shape(random, picture, fill, shape, tone, domain):
     radius = random.uniform(*domain.radius)
     centre = random.uniform(-domain.offset, domain.offset, 2)
-    x, y = _local(
-        (_X - centre[0]) / radius, (_Y - centre[1]) / radius, random.uniform(-1, 1) * domain.rotation
-    )
+    x, y = _local((_X - centre[0]) / radius, (_Y - centre[1]) / radius, random.uniform(-1, 1) * domain.rotation)
     distance = SHAPES[shape](x, y)
     inside = _coverage(distance, radius)
     sharpness = radius * PIXELS / 2

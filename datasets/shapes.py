@@ -9,6 +9,7 @@ import json
 import logging
 import os
 import shutil
+import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -29,6 +30,7 @@ SHAPES = ("circle", "cross", "heart", "square", "star", "triangle")
 CLASSES = tuple(f"{fill} {shape}" for fill in FILLS for shape in SHAPES)  # the index is the label
 SIZES = {"train": 60, "val": 8, "test": 60}  # pictures a class
 SPLIT_FILE = "split_zhou_Shapes.json"
+ABANDONED = 3600  # seconds after which a folder that is being rendered belongs to a run that was killed
 SEED = 2024
 QUALITY = 80  # of the JPEG files
 
@@ -96,6 +98,9 @@ def render_folder(folder: Path) -> None:
             f"{folder} exists but has no {SPLIT_FILE}: move or delete it, and Shapes is rendered in its place"
         )
     logger.info("Shapes: rendering the pictures into %s", folder)
+    for left in folder.parent.glob(f".{folder.name}-rendering-*"):
+        if time.time() - left.stat().st_mtime > ABANDONED:
+            shutil.rmtree(left, ignore_errors=True)
     aside = folder.with_name(f".{folder.name}-rendering-{uuid.uuid4().hex}")
     try:
         _render(aside)

@@ -1,9 +1,10 @@
 # Sourced by the other scripts: sets PYTHON to an interpreter that has all that the project needs.
 #
-# A Python that has everything is used as it is; otherwise .venv is made from requirements.txt, once.
+# A Python that has everything (and `more_modules`, if the sourcing script sets them) is used as it is; otherwise .venv is
+# made from requirements.txt, once.
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
-modules="torch torchvision clip pkg_resources ftfy regex yacs safetensors numpy PIL tqdm scipy tabulate pytest hypothesis"
+modules="torch torchvision clip pkg_resources ftfy regex yacs safetensors numpy PIL tqdm scipy tabulate pytest hypothesis ${more_modules:-}"
 
 has_everything() {
     "$1" -c 'import importlib.util as u, sys; sys.exit(not all(map(u.find_spec, sys.argv[1:])))' $modules 2>/dev/null

@@ -4,14 +4,14 @@ import re
 import types
 
 import pytest
-import toy
 import torch
+import toy
 from conftest import ROOT
+from dassl.engine import TRAINER_REGISTRY
 
 import train
 import trainers
 import trainers.hosts as hosts
-from dassl.engine import TRAINER_REGISTRY
 from trainers import checkpoint
 
 
@@ -27,7 +27,10 @@ def registry():
 def test_the_example_host_runs_alone_and_cascaded(tmp_path, registry):
     code = re.search(r"```python\n(.*?)```", (ROOT / "trainers" / "README.md").read_text(), re.S).group(1)
     module = types.ModuleType("trainers.hosts.shallowvpt")
-    exec(compile(code, "trainers/README.md", "exec"), module.__dict__ | {"__name__": module.__name__, "__package__": hosts.__name__})
+    exec(
+        compile(code, "trainers/README.md", "exec"),
+        module.__dict__ | {"__name__": module.__name__, "__package__": hosts.__name__},
+    )
     trainers.wrap("ShallowVPT")
     toy.save_clip(tmp_path / "student.pt")
     group = trainers.checkpoint.PromptGroup(torch.randn(2, 3, 64) * 0.02, torch.randn(2, 3, 64) * 0.02)

@@ -34,7 +34,7 @@ def places(tmp_path_factory):
 @pytest.fixture(scope="module")
 def first(places):
     """What the command printed."""
-    done = call("base2new.sh", "shapes", 1, *places, *SHORT)
+    done = call("base2new.sh", "shapes", 1, "--host", "coop", *places, *SHORT)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -64,7 +64,7 @@ def test_the_result_says_where_it_came_from(first, places):
 
 
 def test_a_second_call_reads_what_is_there(first, places):
-    again = call("base2new.sh", "shapes", 1, *places, *SHORT)
+    again = call("base2new.sh", "shapes", 1, "--host", "coop", *places, *SHORT)
     assert again.stdout.splitlines()[-3:] == first.splitlines()[-3:]
     assert "Phase 1 is done already" in again.stdout and "CasPL_CoOp is done already" in again.stdout
     assert "epoch [" not in again.stdout
@@ -78,7 +78,10 @@ def test_a_second_call_reads_what_is_there(first, places):
         (["shapes", -1], "-1 is below 0"),
         (["shapes", 1, "--host", "mapel"], "unknown host 'mapel': did you mean maple"),
         (["shapes", 1, "OPTIM.MAX_EPOCHS", "2"], "there is no key 'OPTIM.MAX_EPOCHS': did you mean OPTIM.MAX_EPOCH"),
-        (["shapes", 1, "OPTIM.MAX_EPOCH", "2"], "holds a run with other settings (OPTIM.MAX_EPOCH: 1 -> 2)"),
+        (
+            ["shapes", 1, "--host", "coop", "OPTIM.MAX_EPOCH", "2"],
+            "holds a run with other settings (OPTIM.MAX_EPOCH: 1 -> 2)",
+        ),
         (["shapes", 1, "TRAINER.CASPL.N_CTX_TEXT", "2"], "was trained with other settings (TRAINER.CASPL.N_CTX_TEXT"),
         (["oxford_pets", 1], "oxford_pets/images does not exist"),
     ],

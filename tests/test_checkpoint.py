@@ -89,7 +89,10 @@ def test_what_is_written_is_what_is_read(boosting, clip_model):
     [
         (lambda t, m: t.pop("text"), r"tensors \['vision'\], expected 'text' and 'vision'"),
         (lambda t, m: t.update(more=torch.zeros(1)), r"tensors \['more', 'text', 'vision'\]"),
-        (lambda t, m: t.update(text=torch.zeros(3, 4, 32)), r"'text' has shape \(3, 4, 32\), its metadata say \(3, 4, 64\)"),
+        (
+            lambda t, m: t.update(text=torch.zeros(3, 4, 32)),
+            r"'text' has shape \(3, 4, 32\), its metadata say \(3, 4, 64\)",
+        ),
         (lambda t, m: t.update(text=torch.zeros(2, 4, 64)), r"\(2, 4, 64\), its metadata say \(3, 4, 64\)"),
         (lambda t, m: t["vision"].fill_(float("nan")), "'vision' .* not finite"),
         (lambda t, m: t.update(text=t["text"].long()), "'text' .*int64.* not finite"),
@@ -118,7 +121,9 @@ def test_a_prompt_deeper_than_the_backbone_is_refused(tmp_path, clip_model):
 
 
 def test_a_file_from_which_nothing_would_be_loaded_is_refused(tmp_path):
-    checkpoint.save_boosting(tmp_path / "b.safetensors", PromptGroup(torch.zeros(0, 0, 64), torch.zeros(0, 8, 64)), BoostingInfo())
+    checkpoint.save_boosting(
+        tmp_path / "b.safetensors", PromptGroup(torch.zeros(0, 0, 64), torch.zeros(0, 8, 64)), BoostingInfo()
+    )
     with pytest.raises(CheckpointError, match="nothing would be loaded"):
         checkpoint.load_boosting(tmp_path / "b.safetensors")
 
@@ -188,7 +193,11 @@ def test_convert_imports_inspects_and_exports(tmp_path):
     again, _ = checkpoint.import_published(back)
     assert torch.equal(again.text, checkpoint.load_boosting(ours)[0].text)
     failed = convert("import", tmp_path / "nothing", ours)
-    assert failed.returncode == 2 and failed.stderr.startswith("error: no checkpoint at") and "Traceback" not in failed.stderr
+    assert (
+        failed.returncode == 2
+        and failed.stderr.startswith("error: no checkpoint at")
+        and "Traceback" not in failed.stderr
+    )
 
 
 class Bomb:
@@ -203,7 +212,11 @@ class Bomb:
 
 def test_nothing_pickled_in_a_checkpoint_is_executed(tmp_path):
     trace = tmp_path / "trace"
-    content = {"state_dict": {"x": torch.arange(6.0).reshape(2, 3).t()}, "optimizer": Bomb(trace), "more": [Bomb(trace)]}
+    content = {
+        "state_dict": {"x": torch.arange(6.0).reshape(2, 3).t()},
+        "optimizer": Bomb(trace),
+        "more": [Bomb(trace)],
+    }
     torch.save(content, tmp_path / "bomb.pth.tar")
     read = read_checkpoint(tmp_path / "bomb.pth.tar")
     assert torch.equal(read["state_dict"]["x"], content["state_dict"]["x"])

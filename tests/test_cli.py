@@ -4,16 +4,16 @@ import json
 import re
 
 import pytest
-import toy
 import torch
+import toy
 import yaml
 from conftest import ROOT
-from yacs.config import CfgNode
-
-import train
 from dassl.config import get_cfg_default
 from dassl.data.datasets import DATASET_REGISTRY
 from dassl.engine import TRAINER_REGISTRY
+from yacs.config import CfgNode
+
+import train
 from trainers import checkpoint, config, extend_cfg, hosts
 
 CONFIGS = ROOT / "configs"
@@ -48,14 +48,23 @@ def fails(capsys, arguments):
         ({"TRAINER.COOP.NCTX": "4"}, "there is no key 'TRAINER.COOP.NCTX': did you mean TRAINER.COOP.N_CTX"),
         ({"OPTIM.LR": "fast"}, "OPTIM.LR is 'fast', expected a value like 0.01"),
         ({"TRAINER.COOP.PREC": "fp8"}, "TRAINER.COOP.PREC is 'fp8', expected one of 'fp32', 'fp16'"),
-        ({"TRAINER.CASPL.TEXT_ORDER": "first"}, "TRAINER.CASPL.TEXT_ORDER is 'first', expected one of 'boosting_first'"),
+        (
+            {"TRAINER.CASPL.TEXT_ORDER": "first"},
+            "TRAINER.CASPL.TEXT_ORDER is 'first', expected one of 'boosting_first'",
+        ),
         ({"TRAINER.CASPL.TEMPERATURE": "0"}, "TRAINER.CASPL.TEMPERATURE is 0.0, expected a number above 0"),
         ({"TRAINER.CASPL.DEPTH_TEXT": "-1"}, "TRAINER.CASPL.DEPTH_TEXT is -1, expected 0 or more"),
         ({"TRAINER.CASPL.CHECKPOINT": ""}, "TRAINER.CASPL.CHECKPOINT is empty"),
         ({"TRAINER.CASPL.CHECKPOINT": "ROOT/nowhere"}, "nowhere, but there is no such file or folder: train one"),
         ({"TRAINER.CASPL.CHECKPOINT": "ROOT/student.pt"}, "student.pt is not a safetensors file"),
-        ({"TRAINER.CASPL.CHECKPOINT": "ROOT/foreign.safetensors"}, "text width 128 .student ViT-B/16.* backbone has 64"),
-        ({"MODEL.BACKBONE.NAME": "ViT-B16"}, "'ViT-B16' is neither a file nor a known name: expected one of .*ViT-B/16"),
+        (
+            {"TRAINER.CASPL.CHECKPOINT": "ROOT/foreign.safetensors"},
+            "text width 128 .student ViT-B/16.* backbone has 64",
+        ),
+        (
+            {"MODEL.BACKBONE.NAME": "ViT-B16"},
+            "'ViT-B16' is neither a file nor a known name: expected one of .*ViT-B/16",
+        ),
         ({"MODEL.BACKBONE.NAME": "ROOT/not_a_clip.pt"}, "not_a_clip.pt holds a dict, expected a state dict of tensors"),
         ({"INPUT.SIZE": "(224, 224)"}, r"INPUT.SIZE is \(224, 224\), but the backbone .* 16 x 16"),
         ({"TRAINER.COOP.N_CTX": "75"}, "class name 'red_fox' is too long: .* takes 77"),
@@ -65,9 +74,9 @@ def fails(capsys, arguments):
     ],
 )
 def test_mistakes_in_the_configuration(root, tmp_path, capsys, more, message):
-    values = {"TRAINER.CASPL.CHECKPOINT": "ROOT/foreign.safetensors"} | more
-    values = {key: value.replace("ROOT", str(root)) for key, value in values.items()}
     trainer = "CasPL_CoOp" if any("CASPL" in key for key in more) else "CoOp"
+    values = ({"TRAINER.CASPL.CHECKPOINT": "ROOT/foreign.safetensors"} if "CasPL" in trainer else {}) | more
+    values = {key: value.replace("ROOT", str(root)) for key, value in values.items()}
     if any(key.startswith(("TRAINER.CASPL.TEMP", "TRAINER.CASPL.DEPTH")) for key in more):
         trainer = "CasPL"
     line = fails(capsys, [*toy.command(root, trainer, tmp_path / "run"), *[i for pair in values.items() for i in pair]])
@@ -81,7 +90,10 @@ def test_mistakes_in_the_configuration(root, tmp_path, capsys, more, message):
         (["OPTIM.LR"], "'OPTIM.LR' on the command line has no value"),
         (["--config-file", "ROOT/brok.yaml"], "no configuration file .*brok.yaml: did you mean .*broken.yaml"),
         (["--config-file", "ROOT/broken.yaml"], "broken.yaml is no YAML"),
-        (["--config-file", "ROOT/unknown.yaml"], "unknown.yaml: there is no key 'TRAINER.COOP.N_CONTEXT': did you mean"),
+        (
+            ["--config-file", "ROOT/unknown.yaml"],
+            "unknown.yaml: there is no key 'TRAINER.COOP.N_CONTEXT': did you mean",
+        ),
     ],
 )
 def test_mistakes_in_the_arguments(root, capsys, arguments, message):

@@ -5,6 +5,7 @@ import io
 import json
 import multiprocessing
 import os
+import signal
 import sys
 
 import numpy as np
@@ -120,25 +121,29 @@ def test_rendering_twice_gives_the_same_files_and_a_second_call_touches_nothing(
     assert (tmp_path / "a/train/wavy_star/000.jpg").read_bytes() == b"mine"
 
 
-def test_a_killed_run_leaves_nothing_that_looks_complete(small, tmp_path, monkeypatch):
+@pytest.mark.parametrize("pictures", [0, 50, 71])
+def test_a_killed_run_leaves_nothing_that_looks_complete(small, tmp_path, monkeypatch, pictures):
     encode, done = shapes.encode, []
 
-    def die_after_50(picture):
+    def die(picture):
         done.append(picture)
-        if len(done) > 50:
-            os._exit(9)  # as a kill does: nothing is tidied up
+        if len(done) > pictures:
+            os.kill(os.getpid(), signal.SIGKILL)
         return encode(picture)
 
-    monkeypatch.setattr(shapes, "encode", die_after_50)
+    monkeypatch.setattr(shapes, "encode", die)
     child = FORK.Process(target=shapes.render_folder, args=(tmp_path / "shapes",))
     child.start()
     child.join()
-    assert child.exitcode == 9
-    assert not (tmp_path / "shapes").exists() and files(tmp_path)
+    assert child.exitcode == -signal.SIGKILL
+    assert not (tmp_path / "shapes").exists()
+    assert bool(files(tmp_path)) == (pictures > 0)
+    monkeypatch.setattr(shapes, "ABANDONED", 0)
     monkeypatch.setattr(shapes, "encode", encode)
     shapes.render_folder(tmp_path / "shapes")
     shapes.render_folder(tmp_path / "whole")
     assert files(tmp_path / "shapes") == files(tmp_path / "whole")
+    assert not list(tmp_path.glob(".*")), "what the killed run has left is swept"
 
 
 def test_an_interrupted_run_tidies_up(small, tmp_path, monkeypatch):

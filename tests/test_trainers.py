@@ -7,16 +7,16 @@ import subprocess
 import sys
 
 import pytest
-import toy
 import torch
+import toy
 from conftest import ROOT
+from dassl.data.transforms import build_transform
+from dassl.engine import TRAINER_REGISTRY, build_trainer
+from dassl.utils import read_image, set_random_seed
 from safetensors.torch import load_file
 
 import train
 import trainers
-from dassl.data.transforms import build_transform
-from dassl.engine import TRAINER_REGISTRY, build_trainer
-from dassl.utils import read_image, set_random_seed
 from trainers import checkpoint
 from trainers.config import ConfigError
 from trainers.engine import precision

@@ -9,6 +9,7 @@ from dassl.data.datasets import DATASET_REGISTRY, Datum
 from PIL import Image
 from recipe import Spec, clip_state_dict
 
+import train
 from datasets.base import FewShotDataset
 from trainers.engine import tokenizer
 from trainers.engine.tokens import EOT, SOS
@@ -37,7 +38,9 @@ class Toy(FewShotDataset):
         for part, count in PER_CLASS.items():
             files = [(f"{part}_{label}_{n}.png", label) for label in range(len(NAMES)) for n in range(count)]
             files = [(name, labels.get(name, label)) for name, label in files]
-            parts.append([Datum(impath=str(folder / name), label=l, classname=NAMES[l]) for name, l in files])
+            parts.append(
+                [Datum(impath=str(folder / name), label=label, classname=NAMES[label]) for name, label in files]
+            )
         return tuple(parts)
 
 
@@ -95,4 +98,12 @@ def options(root, **more):
 def command(root, trainer, folder, *flags, **more):
     """The command line of train.py for a trainer on the toys."""
     start = ["--root", str(root), "--trainer", trainer, "--seed", "1", "--output-dir", str(folder), *flags]
-    return [*start, *options(root, **more)]
+    pairs = options(root, **more)
+    nodes = train.nodes_read(trainer)
+    read = [i for i in range(0, len(pairs), 2) if nodes is None or not unread(nodes, pairs[i])]
+    return [*start, *(item for i in read for item in pairs[i : i + 2])]
+
+
+def unread(nodes, key):
+    """Whether a key sets what another trainer reads."""
+    return key.startswith("TRAINER.") and key.split(".")[1] not in nodes

@@ -5,7 +5,6 @@ import logging
 from pathlib import Path
 
 import torch
-from dassl.data import DataManager
 from dassl.engine import TRAINER_REGISTRY
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -89,11 +88,7 @@ class CasPL(PromptTrainer):
             cfg.defrost()
             cfg.DATASET.SUBSAMPLE_CLASSES = cfg.TRAINER.CASPL.CLASSES
         self.classes = cfg.DATASET.SUBSAMPLE_CLASSES
-        self.dm = DataManager(cfg)
-        self.train_loader_x, self.train_loader_u = self.dm.train_loader_x, self.dm.train_loader_u
-        self.val_loader, self.test_loader = self.dm.val_loader, self.dm.test_loader
-        self.num_classes, self.num_source_domains = self.dm.num_classes, self.dm.num_source_domains
-        self.lab2cname = self.dm.lab2cname
+        self.use_data(cfg)
 
     def build_model(self) -> None:
         """Dassl's hook: here the configuration ends."""
@@ -143,13 +138,12 @@ class CasPL(PromptTrainer):
             )
         super().before_train()
 
-    def save_model(self, epoch: int, directory: str, *args, **kwargs) -> None:
-        """As Dassl's; behind the last epoch, the boosting-prompt file too."""
-        super().save_model(epoch, directory, *args, **kwargs)
-        if epoch + 1 == self.max_epoch:
-            path = Path(directory) / FILE_NAME
-            save_boosting(path, self.model.boosting, self.info())
-            logger.info("Boosting prompt written to %s", path)
+    def after_train(self) -> None:
+        """Dassl's hook; the boosting-prompt file comes last, when all else is done: whoever meets it may use it."""
+        super().after_train()
+        path = Path(self.output_dir) / FILE_NAME
+        save_boosting(path, self.model.boosting, self.info())
+        logger.info("Boosting prompt written to %s", path)
 
     def info(self) -> BoostingInfo:
         """What the file shall say about the prompt."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
@@ -141,7 +141,7 @@ def load_boosting(path: str | Path) -> tuple[PromptGroup, BoostingInfo]:
             raise CheckpointError(
                 f"{path}: tensor '{tower}' has shape {tuple(tensor.shape)}, its metadata say {expected}: {_REDO}"
             )
-        if not tensor.is_floating_point() or not torch.isfinite(tensor).all():
+        if not tensor.is_floating_point() or not torch.isfinite(tensor.float()).all():
             raise CheckpointError(
                 f"{path}: tensor '{tower}' ({tensor.dtype}) has values that are not finite numbers: {_REDO}"
             )
@@ -161,7 +161,7 @@ def _read(path: str | Path) -> tuple[dict[str, Tensor], BoostingInfo, dict]:
         with safe_open(path, framework="pt") as opened:
             metadata = opened.metadata() or {}
             tensors = {key: opened.get_tensor(key) for key in opened.keys()}  # noqa: SIM118 (no iterator)
-    except (SafetensorError, OSError, ValueError) as error:
+    except Exception as error:  # damaged files fail in every imaginable way
         hint = " (a published .pth.tar must be imported first: python scripts/caspl/convert.py import)"
         raise CheckpointError(f"{path} is not a safetensors file{hint}: {error}") from error
     try:
@@ -170,8 +170,11 @@ def _read(path: str | Path) -> tuple[dict[str, Tensor], BoostingInfo, dict]:
         announced = {
             key: values[key] for key in ("format", "text_depth", "text_tokens", "vision_depth", "vision_tokens")
         }
+        for key, expected in (dict.fromkeys(announced, 0) | vars(BoostingInfo())).items():
+            if type(values[key]) not in ((int, float) if isinstance(expected, float) else (type(expected),)):
+                raise ValueError(f"{key} ({values[key]!r} where {expected!r} is possible)")
         info = BoostingInfo(**{key: values[key] for key in fields})
-    except (KeyError, ValueError) as error:
+    except (KeyError, ValueError, TypeError, RecursionError) as error:
         raise CheckpointError(
             f"{path} is no boosting-prompt file: metadata {error} is missing or unreadable"
         ) from error

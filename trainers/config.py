@@ -99,14 +99,20 @@ def merge_file(cfg: CfgNode, path: str | Path) -> None:
         siblings = [str(p) for p in sorted(path.parent.glob("*.yaml"))]
         raise ConfigError(f"no configuration file {path}: {nearest(str(path), siblings)}")
     try:
-        with open(path) as stream:
-            node = yaml.safe_load(stream) or {}
-    except yaml.YAMLError as error:
+        node = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except (yaml.YAMLError, UnicodeDecodeError, ValueError) as error:
         raise ConfigError(f"{path} is no YAML: {error}") from error
+    if not isinstance(node, dict):
+        raise ConfigError(f"{path} holds {node!r}, expected keys and values, as `OPTIM: {{LR: 0.002}}`")
     base = node.pop("_BASE_", None)
+    if base is not None and (not isinstance(base, str) or (path.parent / base).resolve() == path.resolve()):
+        raise ConfigError(f"{path}: _BASE_ is {base!r}, expected the path of another file")
     if base:
-        merge_file(cfg, path.parent / base)
-    merge_options(cfg, [item for pair in _leaves(node) for item in pair], str(path))
+        try:
+            merge_file(cfg, path.parent / base)
+        except RecursionError as error:
+            raise ConfigError(f"{path}: _BASE_ goes round in a circle by way of {base!r}") from error
+    merge_options(cfg, [item for pair in leaves(node) for item in pair], str(path))
 
 
 def merge_options(cfg: CfgNode, options: list, source: str = "the command line") -> None:
@@ -117,8 +123,10 @@ def merge_options(cfg: CfgNode, options: list, source: str = "the command line")
     """
     if len(options) % 2:
         raise ConfigError(f"{options[-1]!r} on {source} has no value: write pairs KEY VALUE")
-    known = [key for key, _ in _leaves(cfg)]
+    known = [key for key, _ in leaves(cfg)]
     for key, value in zip(options[::2], options[1::2], strict=True):
+        if str(key).startswith("--"):
+            raise ConfigError(f"{key} stands behind KEY VALUE pairs: put it ahead of {options[0]}")
         if key not in known:
             raise ConfigError(f"{source}: there is no key {key!r}: {nearest(str(key), known)}")
         try:
@@ -129,10 +137,11 @@ def merge_options(cfg: CfgNode, options: list, source: str = "the command line")
             raise ConfigError(f"{source}: {key} is {value!r}, expected a value like {_get(cfg, key)!r}") from error
 
 
-def _leaves(node: dict, prefix: str = "") -> Iterator[tuple[str, object]]:
+def leaves(node: dict, prefix: str = "") -> Iterator[tuple[str, object]]:
+    """All keys of a configuration, dots between their parts, with their values."""
     for key, value in node.items():
         if isinstance(value, dict):
-            yield from _leaves(value, f"{prefix}{key}.")
+            yield from leaves(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", value
 
@@ -163,12 +172,14 @@ _PLACES = (
 
 def differences(ours: CfgNode, theirs: CfgNode) -> list[str]:
     """The settings in which two configurations differ, as "KEY: theirs -> ours"; where a run happens does not count."""
-    kept = dict(_leaves(theirs))
-    return [
-        f"{key}: {kept.get(key)!r} -> {value!r}"
-        for key, value in _leaves(ours)
-        if key not in _PLACES and kept.get(key) != value
-    ]
+    changed = [key for key in differing(ours, theirs) if key not in _PLACES]
+    return [f"{key}: {dict(leaves(theirs)).get(key)!r} -> {_get(ours, key)!r}" for key in changed]
+
+
+def differing(ours: CfgNode, theirs: CfgNode) -> list[str]:
+    """The keys of `ours` that have another value in `theirs`."""
+    others = dict(leaves(theirs))
+    return [key for key, value in leaves(ours) if others.get(key) != value]
 
 
 def keep_config(cfg: CfgNode, path: Path) -> None:

@@ -1,8 +1,8 @@
 """Reads tensors out of other people's checkpoints without executing anything that is pickled in them.
 
-A `.pth.tar` of the Dassl family holds, beside the weights, whole pickled objects (a scheduler with its optimiser inside, a
-NumPy scalar), which `torch.load(weights_only=True)` refuses. Here a pickle may name any class it likes: all but tensors and
-plain containers become inert `Placeholder`s, and nothing that it names is ever imported or called.
+A `.pth.tar` of the Dassl family holds, beside the weights, whole pickled objects (a scheduler with its optimiser
+inside, a NumPy scalar), which `torch.load(weights_only=True)` refuses. Here a pickle may name any class it likes: all
+but tensors and plain containers become inert `Placeholder`s, and nothing that it names is ever imported or called.
 """
 
 import pickle
@@ -78,18 +78,28 @@ def read_checkpoint(path: str | Path) -> dict:
         raise FileNotFoundError(f"no checkpoint at {path}")
     if not zipfile.is_zipfile(path):
         raise RestrictedReadError(
-            f"{path} ({path.stat().st_size} bytes) is not a zip archive as torch.save has written since PyTorch 1.6: it "
-            "is truncated, of another format, or older; load and save it again with a newer PyTorch, or copy it again"
+            f"{path} ({path.stat().st_size} bytes) is not a zip archive as torch.save has written since PyTorch 1.6: "
+            "it is truncated, of another format, or older; load and save it again with a newer PyTorch, or copy it again"
         )
     try:
         with zipfile.ZipFile(path) as archive:
-            name = next((n for n in archive.namelist() if n.endswith("data.pkl")), None)
+            members = archive.namelist()
+            if any(member.split("/")[1:2] == ["code"] for member in members):
+                raise RestrictedReadError(
+                    "it is a TorchScript archive, a whole model, expected a checkpoint with a state dict: give the file "
+                    "that training wrote (an archive of CLIP is a MODEL.BACKBONE.NAME)"
+                )
+            name = next((n for n in members if n.endswith("data.pkl")), None)
             if name is None:
                 raise RestrictedReadError("there is no data.pkl in it, so it was not written by torch.save")
             with archive.open(name) as stream:
                 return _Reader(stream, archive, name.removesuffix("data.pkl")).load()
+    except RestrictedReadError as error:
+        raise RestrictedReadError(f"{path} cannot be read: {error}") from error
     except Exception as error:  # damaged pickles fail in every imaginable way, none of them the caller's fault
-        raise RestrictedReadError(f"{path} cannot be read, it is damaged: {type(error).__name__}: {error}") from error
+        raise RestrictedReadError(
+            f"{path} cannot be read, it is damaged ({type(error).__name__}: {error}): copy it again, or train again"
+        ) from error
 
 
 class _Reader(pickle.Unpickler):

@@ -4,11 +4,15 @@ import logging
 from pathlib import Path
 
 import torch
+from dassl.data import DataManager
 from dassl.engine import TrainerX
 from dassl.optim import build_lr_scheduler, build_optimizer
 from torch import Tensor, nn
 
 from .engine.precision import Precision
+from .progress import FILE_NAME as PROGRESS
+from .progress import DivergedError, Resumable
+from .randomness import SeededDataset
 from .restricted import read_checkpoint
 
 logger = logging.getLogger(__name__)
@@ -17,13 +21,30 @@ logger = logging.getLogger(__name__)
 _REMADE = ("token_prefix", "token_suffix")
 
 
-class PromptTrainer(TrainerX):
+class PromptTrainer(Resumable, TrainerX):
     """A Dassl trainer that learns a few prompt parameters around a frozen CLIP.
 
     A subclass calls `register_learner` at the end of `build_model` and implements `compute_loss`.
     """
 
     precision: Precision
+
+    def build_data_loader(self) -> None:
+        """Dassl's hook."""
+        self.use_data(self.cfg)
+
+    def use_data(self, cfg) -> None:
+        """Set what Dassl's `build_data_loader` sets, with images that depend on no order of drawing."""
+        self.dm = DataManager(cfg, dataset_wrapper=SeededDataset)
+        self.train_loader_x, self.train_loader_u = self.dm.train_loader_x, self.dm.train_loader_u
+        self.val_loader, self.test_loader = self.dm.val_loader, self.dm.test_loader
+        self.num_classes, self.num_source_domains = self.dm.num_classes, self.dm.num_source_domains
+        self.lab2cname = self.dm.lab2cname
+
+    def before_epoch(self) -> None:
+        """Dassl's hook."""
+        super().before_epoch()
+        self.train_loader_x.dataset.epoch = self.epoch
 
     def register_learner(self, name: str, learner: nn.Module, precision: Precision) -> None:
         """Give the optimiser the parameters of `learner`, and register it with Dassl to be saved and loaded."""
@@ -47,18 +68,31 @@ class PromptTrainer(TrainerX):
         """One step. Dassl calls it for each batch."""
         with self.precision.context(self.device):
             loss, figures = self.compute_loss(batch)
-        self.detect_anomaly(loss)
+        if not torch.isfinite(loss):
+            raise DivergedError(self.diverged(f"the loss is {loss.item()}"))
         self.optim.zero_grad()
         self.scaler.scale(loss).backward()
         self.scaler.step(self.optim)
-        self.scaler.update()
+        self._update_scale()
         if self.batch_idx + 1 == self.num_batches:
             self.finish_epoch()
         return {"loss": loss.item()} | {name: value.item() for name, value in figures.items()}
 
+    def _update_scale(self) -> None:
+        """Count a step that the scaler skipped, because scaled gradients overflowed float16."""
+        before = self.scaler.get_scale()
+        self.scaler.update()
+        if self.scaler.get_scale() >= before:
+            return
+        self.skipped += 1
+        if self.scaler.get_scale() < 1:
+            raise DivergedError(self.diverged("the gradients are not finite, however the loss is scaled"))
+
     def finish_epoch(self) -> None:
         """What happens behind the last step of an epoch."""
         self.update_lr()
+        if self.skipped:
+            logger.warning("%d steps were skipped so far: their gradients overflowed float16", self.skipped)
 
     def parse_batch_train(self, batch: dict) -> tuple[Tensor, Tensor]:
         """Images (B, 3, R, R) and labels (B,), on the device."""
@@ -96,8 +130,10 @@ def find_checkpoint(folder: Path, epoch: int | None) -> Path:
     elif (folder / "model-best.pth.tar").is_file() or not (folder / "checkpoint").is_file():
         path = folder / "model-best.pth.tar"
     else:
-        path = folder / (folder / "checkpoint").read_text().strip()
+        path = folder / (folder / "checkpoint").read_text(errors="replace").strip().replace("\0", "?")
     if not path.is_file():
+        if (folder.parent / PROGRESS).is_file():
+            raise FileNotFoundError(f"the run in {folder.parent} is not finished: give its command again, it goes on")
         there = ", ".join(sorted(p.name for p in folder.glob("model*"))) or "nothing"
         raise FileNotFoundError(
             f"no checkpoint at {path} (found there: {there}): train first, or mend --model-dir/--load-epoch"
@@ -113,8 +149,10 @@ def load_learner(learner: nn.Module, path: str | Path) -> None:
         ValueError: it cannot be read, or its tensors are not those of the learner.
     """
     content = read_checkpoint(path)
-    state = content.get("state_dict", content) if isinstance(content, dict) else {}
-    state = {key: value for key, value in state.items() if isinstance(value, Tensor)}
+    content = content if isinstance(content, dict) else {}
+    state = content.get("state_dict", content)
+    state = state if isinstance(state, dict) else {}
+    state = {key: value for key, value in state.items() if isinstance(key, str) and isinstance(value, Tensor)}
     if any(key.startswith("prompt_learner.") for key in state):  # MaPLe's own repository saves the whole model
         state = {
             key.removeprefix("prompt_learner."): v for key, v in state.items() if key.startswith("prompt_learner.")
@@ -123,15 +161,17 @@ def load_learner(learner: nn.Module, path: str | Path) -> None:
     wanted = learner.state_dict()
     if not state or set(state) != set(wanted):
         raise ValueError(
-            f"{path} holds {sorted(state) or 'no tensors'}, expected {sorted(wanted)}: it was saved by another trainer, or "
-            "with another prompt depth; evaluate with the configuration that it was trained with"
+            f"{path} holds {sorted(state) or 'no tensors'}, expected {sorted(wanted)}: it was saved by another "
+            "trainer, or with another prompt depth; evaluate with the configuration that it was trained with"
         )
     for key, value in state.items():
         if value.shape != wanted[key].shape:
             raise ValueError(
-                f"{path}: {key} has shape {tuple(value.shape)}, expected {tuple(wanted[key].shape)}: it was trained with "
-                "other prompt lengths, another backbone, or (class-specific context) for other classes"
+                f"{path}: {key} has shape {tuple(value.shape)}, expected {tuple(wanted[key].shape)}: it was trained "
+                "with other prompt lengths, another backbone, or (class-specific context) for other classes"
             )
+        if value.is_floating_point() != wanted[key].is_floating_point():
+            raise ValueError(f"{path}: {key} is of type {value.dtype}, expected {wanted[key].dtype}: train again")
         if not torch.isfinite(value).all():
             raise ValueError(f"{path}: {key} has values that are not finite numbers: the training had diverged")
     learner.load_state_dict(state)

@@ -15,6 +15,7 @@ from runs import (
     finished,
     harmonic_mean,
     host_name,
+    locked,
     run_seed,
     save_result,
 )
@@ -24,17 +25,20 @@ LABELS = {"ZeroshotCLIP": "CLIP, zero-shot", "CasPL": "CLIP with the boosting pr
 BASE, NEW = ["DATASET.SUBSAMPLE_CLASSES", "base"], ["DATASET.SUBSAMPLE_CLASSES", "new"]
 
 
-def main() -> None:
+def main(argv: list[str] | None = None) -> None:
     """Command line: base2new.py <dataset> <seed> [--host H] [--shots N] ... [KEY VALUE ...]"""
     parser = argparse.ArgumentParser(prog="base2new.sh", description=__doc__)
     parser.add_argument("dataset", type=dataset_name, help="shapes, oxford_pets, ... (see configs/datasets)")
     parser.add_argument("seed", type=run_seed, help="seed of the few-shot draw and of phase 2")
-    parser.add_argument("--host", type=host_name, default="CoOp", help="coop, cocoop, maple or promptsrc")
+    parser.add_argument(
+        "--host", type=host_name, default="PromptSRC", help="promptsrc (default), coop, cocoop or maple"
+    )
     parser.add_argument("--shots", type=int, default=16, help="images a class in phase 2 (default 16)")
     parser.add_argument("--baseline", action="store_true", help="also the host alone and zero-shot CLIP")
     add_arguments(parser)
-    args = parser.parse_intermixed_args()
+    args = parser.parse_intermixed_args(argv)
     setting = Setting(args.dataset, args.data, args.output, args.opts)
+    setting.check_options(["CasPL", f"CasPL_{args.host}"])
     boosting = boost(setting)
     results = [host_run(setting, f"CasPL_{args.host}", args.host, args.seed, args.shots, boosting)]
     if args.baseline or args.dataset == "shapes":
@@ -53,14 +57,15 @@ def host_run(setting: Setting, trainer: str, host: str, seed: int, shots: int, b
     options = ["DATASET.NUM_SHOTS", str(shots), *BASE]
     if boosting is not None:
         options += ["TRAINER.CASPL.CHECKPOINT", str(boosting)]
-    if (result := finished(setting, trainer, seed, folder, options, boosting)) is not None:
-        return result
-    start = time.monotonic()
-    base = adapt(setting, trainer, seed, folder, options)
-    new = evaluate(setting, trainer, folder, NEW)
-    figures = {"dataset": setting.dataset, "trainer": trainer, "host": host, "seed": seed, "shots": shots}
-    figures |= {"base": base, "new": new, "hm": harmonic_mean(base, new), "seconds": time.monotonic() - start}
-    save_result(folder, figures, boosting)
+    with locked(folder):
+        if (result := finished(setting, trainer, seed, folder, options, boosting)) is not None:
+            return result
+        start = time.monotonic()
+        base = adapt(setting, trainer, seed, folder, options)
+        new = evaluate(setting, trainer, folder, NEW)
+        figures = {"dataset": setting.dataset, "trainer": trainer, "host": host, "seed": seed, "shots": shots}
+        figures |= {"base": base, "new": new, "hm": harmonic_mean(base, new), "seconds": time.monotonic() - start}
+        save_result(folder, figures, boosting)
     return figures
 
 

@@ -25,6 +25,7 @@ def main() -> None:
     parser.add_argument("--shots", type=int, default=16, help="images a class in phase 2 (default 16)")
     add_arguments(parser)
     args = parser.parse_args()
+    Setting("", args.data, args.output, args.opts).check_options(["CasPL", *args.hosts])
     failures = []
     for dataset in args.datasets:
         results = base2new(Setting(dataset, args.data, args.output, args.opts), args, failures)

@@ -15,7 +15,7 @@ sys.path.insert(0, str(ROOT))
 
 import train  # noqa: E402
 from trainers import checkpoint, config  # noqa: E402
-from trainers.files import replacing, sha256  # noqa: E402
+from trainers.files import locked, replacing, sha256  # noqa: E402
 
 HOSTS = {"coop": "CoOp", "cocoop": "CoCoOp", "maple": "MaPLe", "promptsrc": "PromptSRC"}
 BOOSTING_SEED = 1  # phase 1 is trained once and shared by all seeds and hosts (the paper's protocol)
@@ -58,6 +58,18 @@ class Setting:
         """Folder of phase 1's run."""
         return self.output / "boosting" / self.dataset
 
+    def options_for(self, trainer: str) -> list[str]:
+        """The options without those that set what another trainer reads."""
+        nodes = train.nodes_read(trainer)
+        return [item for pair in _pairs(self.options) if _reads(nodes, pair[0]) for item in pair]
+
+    def check_options(self, trainers: list[str]) -> None:
+        """Raise `ConfigError` for an option that none of these trainers reads."""
+        read = {key for trainer in trainers for key in self.options_for(trainer)[::2]}
+        for key in self.options[::2]:
+            if key not in read:
+                raise config.ConfigError(f"{key} is set, but none of {', '.join(trainers)} reads it: leave it out")
+
     def arguments(self, trainer: str, seed: int, folder: Path) -> list[str]:
         """The command line of `train.py` for a trainer, up to its KEY VALUE pairs."""
         return [
@@ -65,6 +77,16 @@ class Setting:
             *("--dataset-config-file", str(ROOT / "configs" / "datasets" / f"{self.dataset}.yaml")),
             *("--config-file", str(ROOT / "configs" / "trainers" / trainer / f"{self.recipe}.yaml")),
         ]
+
+
+def _pairs(options: list[str]) -> list[list[str]]:
+    """[KEY, VALUE] lists; a last key without a value stays alone (merging it says so)."""
+    return [options[i : i + 2] for i in range(0, len(options), 2)]
+
+
+def _reads(nodes: set[str] | None, key: str) -> bool:
+    parts = key.split(".")
+    return nodes is None or parts[0] != "TRAINER" or len(parts) < 3 or parts[1] in nodes
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -98,7 +120,7 @@ def host_name(text: str) -> str:
 
 
 def boost(setting: Setting, options: list[str] | None = None) -> Path:
-    """Phase 1, unless its boosting prompt is there already.
+    """Phase 1, unless its boosting prompt is there already. If another process is at it, its end is awaited.
 
     Args:
         options: KEY VALUE pairs for phase 1; None: those of the setting that concern it.
@@ -112,12 +134,14 @@ def boost(setting: Setting, options: list[str] | None = None) -> Path:
     folder = setting.boosting_dir
     path = folder / checkpoint.FILE_NAME
     if options is None:
-        pairs = zip(setting.options[::2], setting.options[1::2], strict=False)
+        pairs = _pairs(setting.options_for("CasPL"))
         options = [item for pair in pairs if not pair[0].startswith(_PHASE_2_ONLY) for item in pair]
     arguments = setting.arguments("CasPL", BOOSTING_SEED, folder)
     if not path.is_file():
-        train.run([*arguments, *options])
-        return path
+        with locked(folder):
+            if not path.is_file():
+                train.run([*arguments, *options])
+                return path
     checkpoint.read_info(path)
     print(f"Phase 1 is done already: {path}")
     if (folder / "config.yaml").is_file():
@@ -150,8 +174,8 @@ def finished(
     """
     if not (folder / "result.json").is_file():
         return None
-    result = json.loads((folder / "result.json").read_text())
-    arguments = [*setting.arguments(trainer, seed, folder), *options, *setting.options]
+    result = _read_result(folder / "result.json")
+    arguments = [*setting.arguments(trainer, seed, folder), *options, *setting.options_for(trainer)]
     config.check_kept(train.setup_cfg(train.parse(arguments)), folder / "config.yaml")
     if boosting is not None and result["boosting"]["sha256"] != sha256(boosting):
         raise config.ConfigError(
@@ -161,17 +185,30 @@ def finished(
     return result
 
 
+def _read_result(path: Path) -> dict:
+    try:
+        result = json.loads(path.read_text())
+        result["boosting"], result["base"], result["new"], result["hm"], result["seconds"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise config.ConfigError(
+            f"{path} is no result ({error!r}): remove it, and the run is evaluated again"
+        ) from error
+    return result
+
+
 def adapt(setting: Setting, trainer: str, seed: int, folder: Path, options: list[str]) -> float:
     """Phase 2, or a host alone: train, and return the accuracy on the test images of the classes trained on."""
-    return train.run([*setting.arguments(trainer, seed, folder), *options, *setting.options])
+    return train.run([*setting.arguments(trainer, seed, folder), *options, *setting.options_for(trainer)])
 
 
 def evaluate(setting: Setting, trainer: str, folder: Path, options: list[str]) -> float:
     """The accuracy of the run in `folder` on the test images of other classes, with the run's own configuration."""
-    start = ["--root", str(setting.data)]
-    if not (folder / "config.yaml").is_file():  # nothing was trained: zero-shot CLIP
-        start = [*setting.arguments(trainer, BOOSTING_SEED, folder), *setting.options]
-    return train.run([*start, "--eval-only", "--model-dir", str(folder), *options])
+    flags = ["--eval-only", "--model-dir", str(folder)]
+    if (folder / "config.yaml").is_file():
+        return train.run([*flags, "--root", str(setting.data), *options])
+    # Nothing was trained: zero-shot CLIP.
+    own = setting.options_for(trainer)
+    return train.run([*flags, *setting.arguments(trainer, BOOSTING_SEED, folder), *own, *options])
 
 
 def harmonic_mean(base: float, new: float) -> float:

@@ -104,9 +104,7 @@ def save(model, used, path):
     aside = path.with_suffix(".partial")
     with zipfile.ZipFile(plain) as source, zipfile.ZipFile(aside, "w") as target:
         for entry in source.infolist():
-            target.writestr(
-                zipfile.ZipInfo(entry.filename), source.read(entry), zipfile.ZIP_DEFLATED, compresslevel=9
-            )
+            target.writestr(zipfile.ZipInfo(entry.filename), source.read(entry), zipfile.ZIP_DEFLATED, compresslevel=9)
     aside.replace(path)
 
 

@@ -78,9 +78,7 @@ def crops(pictures, generator):
     side = int(torch.randint(56, 65, (), generator=generator))
     corners = torch.randint(0, 65 - side, (len(pictures), 2), generator=generator).tolist()
     mirrored = torch.rand(len(pictures), generator=generator) < 0.5
-    cropped = torch.stack(
-        [p[:, t : t + side, u : u + side] for p, (t, u) in zip(pictures, corners, strict=True)]
-    )
+    cropped = torch.stack([p[:, t : t + side, u : u + side] for p, (t, u) in zip(pictures, corners, strict=True)])
     return prepare(torch.where(mirrored.view(-1, 1, 1, 1), cropped.flip(-1), cropped))
 
 

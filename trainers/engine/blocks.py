@@ -7,9 +7,13 @@ block's `forward`. The weights stay where they are: nothing of the block is copi
 Shapes: d is the tower's width, H its heads, e = d / H.
 """
 
+from typing import Any, TypeAlias
+
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
+
+StockModule: TypeAlias = Any  # a module of `clip`, whose parts the type `nn.Module` does not tell
 
 
 def split_heads(x: Tensor, heads: int) -> Tensor:
@@ -17,7 +21,7 @@ def split_heads(x: Tensor, heads: int) -> Tensor:
     return x.unflatten(-1, (heads, -1)).transpose(-3, -2)
 
 
-def queries_keys_values(block: nn.Module, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def queries_keys_values(block: StockModule, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Normalise `x` (..., T, d) and project it: three tensors (..., H, T, e)."""
     attn = block.attn
     projected = F.linear(block.ln_1(x), attn.in_proj_weight, attn.in_proj_bias)
@@ -25,7 +29,7 @@ def queries_keys_values(block: nn.Module, x: Tensor) -> tuple[Tensor, Tensor, Te
     return split_heads(q, attn.num_heads), split_heads(k, attn.num_heads), split_heads(v, attn.num_heads)
 
 
-def keys_values(block: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
+def keys_values(block: StockModule, x: Tensor) -> tuple[Tensor, Tensor]:
     """What a token that nobody reads afterwards has to give: keys and values only, (..., H, T, e) each."""
     attn, width = block.attn, x.shape[-1]
     projected = F.linear(block.ln_1(x), attn.in_proj_weight[width:], attn.in_proj_bias[width:])
@@ -33,7 +37,7 @@ def keys_values(block: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
     return split_heads(k, attn.num_heads), split_heads(v, attn.num_heads)
 
 
-def queries(block: nn.Module, x: Tensor) -> Tensor:
+def queries(block: StockModule, x: Tensor) -> Tensor:
     """The queries of `x` (..., T, d) alone: (..., H, T, e)."""
     attn, width = block.attn, x.shape[-1]
     return split_heads(F.linear(block.ln_1(x), attn.in_proj_weight[:width], attn.in_proj_bias[:width]), attn.num_heads)
@@ -47,7 +51,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tenso
     return F.scaled_dot_product_attention(q, k, v, attn_mask=mask).transpose(-3, -2).flatten(-2)
 
 
-def finish(block: nn.Module, x: Tensor, attended: Tensor) -> Tensor:
+def finish(block: StockModule, x: Tensor, attended: Tensor) -> Tensor:
     """The rest of the block for tokens `x` (..., T, d), given what they attended to (same shape)."""
     x = x + F.linear(attended, block.attn.out_proj.weight, block.attn.out_proj.bias)
     return x + block.mlp(block.ln_2(x))

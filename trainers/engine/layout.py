@@ -5,7 +5,7 @@ A class's sequence is a list of *symbols*: the id of a word's token, or a `Slot`
 """
 
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, TypeGuard
 
 import torch
 from torch import Tensor, nn
@@ -83,6 +83,11 @@ class TextLayout(nn.Module):
         needed: for each group, how many tokens it must have.
     """
 
+    prefix_words: Tensor
+    prefix_places: Tensor
+    words: Tensor
+    eot: Tensor
+
     def __init__(
         self,
         sequences: Sequence[Sequence[Symbol]],
@@ -113,7 +118,7 @@ class TextLayout(nn.Module):
         self.prefix_groups = _groups(prefix)
         for group in self.prefix_groups:
             places = [place for place, symbol in enumerate(prefix) if _is_in(symbol, group)]
-            self._index(f"prefix_tokens{group}", [prefix[place].token for place in places])
+            self._index(f"prefix_tokens{group}", [symbol.token for symbol in prefix if _is_in(symbol, group)])
             self._index(f"prefix_places{group}", places)
 
     def _split_suffixes(self, suffixes: list[Sequence[Symbol]]) -> None:
@@ -156,7 +161,7 @@ def _groups(symbols: Iterable[Symbol]) -> list[int]:
     return sorted({symbol.group for symbol in symbols if isinstance(symbol, Slot)})
 
 
-def _is_in(symbol: Symbol, group: int) -> bool:
+def _is_in(symbol: Symbol, group: int) -> TypeGuard[Slot]:
     return isinstance(symbol, Slot) and symbol.group == group
 
 

@@ -6,26 +6,31 @@ family's forks; what is built is always the stock model.
 
 import functools
 import hashlib
+import importlib
 import inspect
 import logging
-import pickle
 import urllib.error
+import warnings
 import zipfile
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+
+from .blocks import StockModule
 
 logger = logging.getLogger(__name__)
 
 WEIGHTS = Path(__file__).resolve().parent / "weights"
 BUILT_IN = ("shapes-student", "shapes-teacher")
 
-_NOT_WEIGHTS = (
-    "input_resolution",
-    "context_length",
-    "vocab_size",
-)  # constants that OpenAI's archives carry along
+# Constants that OpenAI's archives carry along.
+_NOT_WEIGHTS = ("input_resolution", "context_length", "vocab_size")
+# OpenAI's models that the CoOp family's forks of `clip` are too old to know, the default teacher among them.
+_NEWER = {
+    "ViT-L/14": "b8cca3fd41ae0c99ba7e8951adf17d267cdb84cd88be6f7c2e0eca1737a03836/ViT-L-14.pt",
+    "ViT-L/14@336px": "3035c92b350959924f9f00213499208652fc7ea050643e8b385c2dac08641f02/ViT-L-14-336px.pt",
+}
 # What MaPLe's and PromptSRC's forks of `clip` want to hear for the stock blocks.
 _STOCK_DESIGN = {
     "trainer": "CoOp",
@@ -40,7 +45,7 @@ class BackboneError(ValueError):
     """A backbone that cannot be had: an unknown name, or a file that is no CLIP."""
 
 
-def load_clip(name: str) -> nn.Module:
+def load_clip(name: str) -> StockModule:
     """A frozen stock CLIP in float32 and eval mode, on the CPU.
 
     Args:
@@ -56,11 +61,16 @@ def load_clip(name: str) -> nn.Module:
     state = read_state_dict(name)
     try:
         model = build_clip(state)
-    except (KeyError, RuntimeError, IndexError) as error:
+    except BackboneError:
+        raise
+    except Exception as error:  # sizes are read off the tensors, so wrong ones fail in every imaginable way
         raise BackboneError(
-            f"backbone {name!r} is no CLIP in OpenAI's layout ({error}): expected a state dict with the keys of "
-            "clip.model.CLIP (visual.*, transformer.*, token_embedding.weight, ...)"
+            f"backbone {name!r} is no CLIP in OpenAI's layout ({type(error).__name__}: {error}): expected a state dict "
+            "with the keys of clip.model.CLIP (visual.*, transformer.*, token_embedding.weight, ...)"
         ) from error
+    for key, weights in model.state_dict().items():
+        if not torch.isfinite(weights).all():
+            raise BackboneError(f"backbone {name!r}: {key} has values that are not finite numbers: copy the file again")
     if hasattr(model.visual, "proj"):
         model.fingerprint = fingerprint(model.visual.proj, model.text_projection)  # before anybody casts the weights
     logger.info("Loaded CLIP %s: %s", name, describe(model))
@@ -74,15 +84,17 @@ def read_state_dict(name: str) -> dict[str, Tensor]:
         if _is_torchscript(path):
             return torch.jit.load(path, map_location="cpu").state_dict()
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, pickle.UnpicklingError, EOFError, OSError, ValueError) as error:
-        raise BackboneError(f"backbone file {path} cannot be read as a CLIP checkpoint: {error}") from error
+    except Exception as error:  # damaged files fail in every imaginable way
+        raise BackboneError(
+            f"backbone file {path} cannot be read as a CLIP checkpoint ({type(error).__name__}: {error}): copy it again"
+        ) from error
     state = state.get("state_dict", state) if isinstance(state, dict) else state
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
         raise BackboneError(f"backbone file {path} holds a {type(state).__name__}, expected a state dict of tensors")
     return state
 
 
-def build_clip(state: dict[str, Tensor]) -> nn.Module:
+def build_clip(state: dict[str, Tensor]) -> StockModule:
     """A frozen stock `clip.model.CLIP` in float32 with these weights, its sizes read off them.
 
     OpenAI's own `build_model` rounds everything to float16 first; this does not.
@@ -90,8 +102,7 @@ def build_clip(state: dict[str, Tensor]) -> nn.Module:
     Raises:
         KeyError, RuntimeError: keys are missing, too many, or of other shapes.
     """
-    from clip.model import CLIP
-
+    CLIP = _clip("model").CLIP
     state = {key: value for key, value in state.items() if key not in _NOT_WEIGHTS}
     sizes = _vision_sizes(state) | {
         "embed_dim": state["text_projection"].shape[1],
@@ -109,7 +120,21 @@ def build_clip(state: dict[str, Tensor]) -> nn.Module:
     return model.requires_grad_(False).eval()
 
 
+def _clip(module: str):
+    """A module of the importable `clip` package (imported late: a toolbox may put its own fork on the path first)."""
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="pkg_resources is deprecated")  # openai-clip still imports it
+            return importlib.import_module(f"clip.{module}")
+    except ModuleNotFoundError as error:
+        raise BackboneError(
+            f"no module named {error.name!r}: CLIP's own package is needed; pip install openai-clip 'setuptools<81', or run in "
+            "a checkout that has a folder clip/"
+        ) from error
+
+
 def _vision_sizes(state: dict[str, Tensor]) -> dict:
+    layers: int | tuple[int, ...]
     if "visual.proj" in state:
         width, _, patch, _ = state["visual.conv1.weight"].shape
         grid = round((state["visual.positional_embedding"].shape[0] - 1) ** 0.5)
@@ -136,18 +161,18 @@ def _find(name: str) -> Path:
         return WEIGHTS / f"{name}.pt"
     if Path(name).is_file():
         return Path(name)
-    from clip import clip
-
-    if name not in clip._MODELS:
+    clip = _clip("clip")
+    urls = {key: f"{clip._MODELS['ViT-B/16'].rsplit('/', 2)[0]}/{path}" for key, path in _NEWER.items()} | clip._MODELS
+    if name not in urls:
         raise BackboneError(
-            f"backbone {name!r} is neither a file nor a known name: expected one of {', '.join(clip._MODELS)}, "
+            f"backbone {name!r} is neither a file nor a known name: expected one of {', '.join(urls)}, "
             f"{', '.join(BUILT_IN)}, or the path of a checkpoint"
         )
     try:
-        return Path(clip._download(clip._MODELS[name], str(Path.home() / ".cache" / "clip")))
-    except (urllib.error.URLError, OSError) as error:
+        return Path(clip._download(urls[name], str(Path.home() / ".cache" / "clip")))
+    except (urllib.error.URLError, OSError, RuntimeError) as error:  # RuntimeError: another checksum
         raise BackboneError(
-            f"backbone {name!r} could not be downloaded ({error}): put the file from {clip._MODELS[name]} into "
+            f"backbone {name!r} could not be downloaded ({error}): put the file from {urls[name]} into "
             "~/.cache/clip, or give the path of a checkpoint as MODEL.BACKBONE.NAME"
         ) from error
 
@@ -167,7 +192,7 @@ def fingerprint(visual_projection: Tensor, text_projection: Tensor) -> str:
     return digest.hexdigest()
 
 
-def describe(model: nn.Module) -> str:
+def describe(model: StockModule) -> str:
     """A CLIP's sizes in a line, for logs."""
     vision = getattr(model.visual, "transformer", None)
     kind = f"ViT {vision.layers} x {vision.width}" if vision is not None else "ResNet"
@@ -177,7 +202,7 @@ def describe(model: nn.Module) -> str:
     )
 
 
-def image_size(model: nn.Module) -> int:
+def image_size(model: StockModule) -> int:
     """The side in pixels of the images that this CLIP takes."""
     return model.visual.input_resolution
 
@@ -185,6 +210,4 @@ def image_size(model: nn.Module) -> int:
 @functools.cache
 def tokenizer():
     """CLIP's byte-pair tokenizer; `tokenizer().encode(text)` gives token ids without SOS and EOT."""
-    from clip.simple_tokenizer import SimpleTokenizer
-
-    return SimpleTokenizer()
+    return _clip("simple_tokenizer").SimpleTokenizer()

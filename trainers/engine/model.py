@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from .blocks import StockModule
 from .layout import ClassText
 from .prompts import PromptGroup, Stack
 from .text import encode_text
@@ -37,13 +38,13 @@ class PromptedCLIP(nn.Module):
 
     def __init__(
         self,
-        clip_model: nn.Module,
+        clip_model: StockModule,
         learner: Learner,
         texts: Sequence[ClassText],
         distinct: Sequence[int] = (),
     ):
         super().__init__()
-        self.clip = clip_model
+        self.clip: StockModule = clip_model
         self.prompt_learner = learner
         self.texts, self.distinct = texts, distinct
         self.layout = layout_of(texts, distinct=distinct)

@@ -3,17 +3,19 @@
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from .blocks import attend, finish, join, keys_values, queries, queries_keys_values
+from .blocks import StockModule, attend, finish, join, keys_values, queries, queries_keys_values
 from .layout import TextLayout
 from .prompts import Stack, check_stacks
 
 KeysValues = tuple[Tensor, Tensor]
 
 
-def encode_text(model: nn.Module, layout: TextLayout, stacks: Sequence[Stack] = (), chunk: int | None = None) -> Tensor:
+def encode_text(
+    model: StockModule, layout: TextLayout, stacks: Sequence[Stack] = (), chunk: int | None = None
+) -> Tensor:
     """Text features of a stock CLIP with prompt groups, read at EOT.
 
     Tokens of layer 0 get the positional embedding of the place where they stand; at the input of block i, 0 < i <
@@ -58,7 +60,7 @@ def _as_batch_class(tokens: Tensor) -> Tensor:
     return tokens[None, None] if tokens.dim() == 2 else tokens
 
 
-def _check_slots(layout: TextLayout, stacks: list[list[Tensor]]) -> None:
+def _check_slots(layout: TextLayout, stacks: Sequence[Stack]) -> None:
     for group, need in layout.needed.items():
         have = stacks[group][0].shape[-2] if group < len(stacks) and len(stacks[group]) else 0
         if need > have:
@@ -68,11 +70,11 @@ def _check_slots(layout: TextLayout, stacks: list[list[Tensor]]) -> None:
             )
 
 
-def _embed(model: nn.Module, words: Tensor) -> Tensor:
+def _embed(model: StockModule, words: Tensor) -> Tensor:
     return model.token_embedding(words).to(model.text_projection.dtype)
 
 
-def _run_prefix(model: nn.Module, layout: TextLayout, stacks: list[list[Tensor]]) -> list[KeysValues]:
+def _run_prefix(model: StockModule, layout: TextLayout, stacks: Sequence[Stack]) -> list[KeysValues]:
     """Keys and values (b, H, P, e) that the shared prefix offers at every block.
 
     Only tokens that somebody reads later pass through a block whole (`x`, at the positions `at`); tokens which the next
@@ -99,7 +101,7 @@ def _run_prefix(model: nn.Module, layout: TextLayout, stacks: list[list[Tensor]]
                 passing_at.append(places)
             else:
                 x, at = _append(x, tokens), torch.cat([at, places])
-        q, *own = (None, *keys_values(block, x)) if last else queries_keys_values(block, x)
+        q, *own = (x, *keys_values(block, x)) if last else queries_keys_values(block, x)  # at the last, nobody asks
         parts = [own, *(keys_values(block, tokens) for tokens in passing)]
         batch = max(len(k) for k, _ in parts)
         k, v = (join(list(part), batch) for part in zip(*parts, strict=True))
@@ -116,7 +118,7 @@ def _append(x: Tensor, tokens: Tensor) -> Tensor:
 
 
 def _run_suffix(
-    model: nn.Module, layout: TextLayout, stacks: list[list[Tensor]], prefix: list[KeysValues], classes: slice
+    model: StockModule, layout: TextLayout, stacks: Sequence[Stack], prefix: list[KeysValues], classes: slice
 ) -> Tensor:
     """Features (b, c, E) of `classes`, given what the prefix offers at every block."""
     words, eot = layout.words[classes], layout.eot[classes]
@@ -138,7 +140,7 @@ def _run_suffix(
     return model.ln_final(x[:, :, 0]).to(x.dtype) @ model.text_projection.to(x.dtype)
 
 
-def _replace(x: Tensor, layout: TextLayout, stacks: list[list[Tensor]], layer: int, classes: slice) -> Tensor:
+def _replace(x: Tensor, layout: TextLayout, stacks: Sequence[Stack], layer: int, classes: slice) -> Tensor:
     """Put the groups' tokens of one layer into x (b, c, S, d), where the suffix has places for them."""
     for group in layout.groups:
         if layer >= len(stacks[group]):

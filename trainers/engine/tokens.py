@@ -4,8 +4,9 @@ import logging
 from collections.abc import Callable, Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from .blocks import StockModule
 from .layout import ClassText, Slot, Symbol, TextLayout, arrange, slots
 
 logger = logging.getLogger(__name__)
@@ -85,7 +86,7 @@ def layout_of(
     return TextLayout(sequences, [text.name for text in texts], distinct)
 
 
-def initial_context(model: nn.Module, encode: Encode, tokens: int, words: str = "", std: float = 0.02) -> Tensor:
+def initial_context(model: StockModule, encode: Encode, tokens: int, words: str = "", std: float = 0.02) -> Tensor:
     """A context (n, d) to start from: the embeddings of the first n tokens of `words`, or N(0, std) without words.
 
     Raises:

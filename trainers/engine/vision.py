@@ -5,16 +5,16 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from .blocks import attend, finish, join, keys_values, queries, queries_keys_values
+from .blocks import StockModule, attend, finish, join, keys_values, queries, queries_keys_values
 from .prompts import Stack, check_stacks
 
 
-def is_transformer(visual: nn.Module) -> bool:
+def is_transformer(visual: StockModule) -> bool:
     """Whether an image encoder has a ViT's tokens (CLIP's ResNets have none)."""
     return hasattr(visual, "transformer")
 
 
-def encode_image(visual: nn.Module, images: Tensor, stacks: Sequence[Stack] = ()) -> Tensor:
+def encode_image(visual: StockModule, images: Tensor, stacks: Sequence[Stack] = ()) -> Tensor:
     """Image features of a stock CLIP image encoder with prompt groups.
 
     Tokens of layer 0 join after the positional embedding and before `ln_pre`; at the input of block i, 0 < i < depth,
@@ -46,7 +46,7 @@ def encode_image(visual: nn.Module, images: Tensor, stacks: Sequence[Stack] = ()
     return visual.ln_post(x) @ visual.proj.to(x.dtype)
 
 
-def _embed(visual: nn.Module, images: Tensor, stacks: list[Stack]) -> tuple[Tensor, list[Tensor]]:
+def _embed(visual: StockModule, images: Tensor, stacks: list[Stack]) -> tuple[Tensor, list[Tensor]]:
     """CLS and patches (B, 1 + N, d), and each group's layer-0 tokens (1, n, d); all behind `ln_pre`."""
     patches = visual.conv1(images.to(visual.conv1.weight.dtype)).flatten(2).transpose(1, 2)
     cls = visual.class_embedding.to(patches.dtype).expand(len(patches), 1, -1)
@@ -63,6 +63,7 @@ def _run(blocks: nn.Sequential, x: Tensor, first: list[Tensor], stacks: list[Sta
     for i, block in enumerate(blocks):
         last = i + 1 == len(blocks)
         passing = []
+        own: Sequence[Tensor]
         for stack, tokens in zip(stacks, first, strict=True):
             if i >= len(stack):
                 continue

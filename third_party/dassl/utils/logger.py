@@ -30,7 +30,11 @@ class Logger:
     def write(self, text):
         """Write `text`; the console sees it when its line is complete, or at `flush`."""
         if self.file is not None:
-            self.file.write(text)
+            try:
+                self.file.write(text)
+            except OSError as error:  # the disk is full; what is computed is worth more than its log
+                self.file = None
+                self.console.write(f"No more log in the file: {error}\n")
         lines, end, self._line = (self._line + text).rpartition("\n")
         if end:
             with tqdm.external_write_mode(file=self):

@@ -44,18 +44,28 @@ def tolist_if_not(x):
 
 
 def read_image(path):
-    """The image in file `path` as an RGB `PIL.Image`.
+    """The image in file `path` as an RGB `PIL.Image`; 16 bits a pixel are scaled to 8 (Pillow itself would clip them).
 
     Raises:
         OSError: the file is missing or not a readable image; the message names it.
     """
     try:
         with Image.open(path) as image:
+            if image.mode.startswith("I;16") or (image.mode, image.format) == ("I", "PNG"):
+                image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+            if image.mode == "P" and "transparency" in image.info:
+                image = image.convert("RGBA")
             return image.convert("RGB")
     except FileNotFoundError:
         raise
-    except (OSError, SyntaxError) as error:  # Pillow reports a broken PNG as SyntaxError
-        raise OSError(f"cannot read the image {path}: {error}") from error
+    except Image.DecompressionBombError as error:
+        raise OSError(f"the image {path} is too large ({error}): shrink it") from error
+    except MemoryError as error:
+        raise OSError(f"the image {path} does not fit into memory: shrink it") from error
+    except Exception as error:  # Pillow reports what is broken in every imaginable way
+        raise OSError(
+            f"cannot read the image {path}: {error}: fetch it again, or take it out of the data set"
+        ) from error
 
 
 def collect_env_info():

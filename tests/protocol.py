@@ -1,0 +1,204 @@
+"""Both phases and the evaluation on the toys, as `base2new` has them; and children to run it in, which may be killed.
+
+As a program (`play` calls it: a process of its own, since it forks) it does five things:
+
+- kill: undisturbed in ROOT/kill/undisturbed, then again in ROOT/kill/killed, where the child that does it is killed at
+  random points until it gets through.
+- share: seeds 1, 1 and 2 at once in ROOT/share/shared, then seeds 1 and 2 one by one in ROOT/share/alone.
+- stop: runs in ROOT/stop/SIGTERM and ROOT/stop/SIGINT get these signals behind their first epoch.
+- fill: a run in ROOT/fill/run on a disk that is full (a limit on the size of files stands in for it: writing fails in the
+  same place, with another number).
+- spoil: a run whose data workers meet a truncated image, ROOT/spoil/toy/train_1_2.png.
+"""
+
+import atexit
+import functools
+import json
+import os
+import random
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(ROOT), str(ROOT / "tests"), str(ROOT / "scripts" / "caspl")]
+
+import base2new  # noqa: E402
+import runs  # noqa: E402
+import toy  # noqa: E402
+
+import train  # noqa: E402
+
+ALONE = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}  # a process that may fork
+HOST = "PromptSRC"  # it has the most to remember
+
+
+@dataclass
+class ToySetting(runs.Setting):
+    """The protocol's setting, on the toys."""
+
+    epochs: int = 3
+
+    def arguments(self, trainer, seed, folder):
+        """See `runs.Setting`."""
+        more = {"OPTIM__MAX_EPOCH": self.epochs, "TRAINER__PROMPTSRC__GPA_MEAN": 2, "SEED": seed}
+        return toy.command(self.data, trainer, folder, **more)
+
+
+def prepare(root):
+    """Pictures and CLIPs."""
+    toy.draw(root / "toy")
+    toy.save_clip(root / "student.pt")
+    toy.save_clip(root / "teacher.pt", toy.TEACHER, seed=4)
+
+
+def run(root, output, seed=1):
+    """Phase 1, phase 2, evaluation."""
+    setting = ToySetting("toy", root, output)
+    base2new.host_run(setting, f"CasPL_{HOST}", HOST, seed, 2, runs.boost(setting))
+
+
+def forked(work):
+    """The process number of a child that does `work()`, which returns its exit code or None."""
+    pid = os.fork()
+    if pid == 0:
+        code = 1
+        try:
+            code = work() or 0
+        finally:
+            sys.stdout.flush()
+            os._exit(code)
+    return pid
+
+
+def exit_code(pid):
+    """Wait for a child; its exit code (-9: killed)."""
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+def child(work, disturb=lambda pid: None):
+    """Do `work()` in a child and `disturb(its number)` here; its exit code."""
+    pid = forked(work)
+    disturb(pid)
+    return exit_code(pid)
+
+
+def kill_later(seconds):
+    """Kill the child after some time."""
+
+    def disturb(pid):
+        time.sleep(seconds)
+        os.kill(pid, signal.SIGKILL)
+
+    return disturb
+
+
+def killed_at_rename(work, count, ahead):
+    """`work`, which dies at its `count`-th renaming of a file: just ahead of it, or just behind."""
+
+    def until_then():
+        left, replace = [count], os.replace
+
+        def renaming(*args):
+            left[0] -= 1
+            if left[0] == 0 and ahead:
+                os.kill(os.getpid(), signal.SIGKILL)
+            replace(*args)
+            if left[0] == 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+        os.replace = renaming
+        work()
+
+    return until_then
+
+
+def share(root):
+    """See above."""
+    pids = [forked(lambda seed=seed: run(root, root / "shared", seed)) for seed in (1, 1, 2)]
+    codes = [exit_code(pid) for pid in pids]
+    shutil.rmtree(root / "toy" / "split_fewshot")
+    return codes + [child(lambda seed=seed: run(root, root / "alone", seed)) for seed in (1, 2)]
+
+
+def stop(root):
+    """See above."""
+    codes = []
+    for number in (signal.SIGTERM, signal.SIGINT):
+        line = toy.command(root, "CoOp", root / number.name, OPTIM__MAX_EPOCH=5000)
+        pid = forked(lambda line=line: train.guarded(lambda: train.run(line)))
+        while not (root / number.name / "progress.pt").is_file():
+            time.sleep(0.01)
+        os.kill(pid, number)
+        codes.append(exit_code(pid))
+    return codes
+
+
+def fill(root):
+    """See above."""
+
+    def work():
+        resource.setrlimit(resource.RLIMIT_FSIZE, (12_000, resource.RLIM_INFINITY))
+        return train.guarded(lambda: train.run(toy.command(root, "CasPL", root / "run", OPTIM__MAX_EPOCH=2)))
+
+    return [child(work)]
+
+
+def spoil(root):
+    """See above."""
+    bad = root / "toy" / "train_1_2.png"
+    bad.write_bytes(bad.read_bytes()[:200])
+    line = toy.command(root, "CoOp", root / "run", DATALOADER__NUM_WORKERS=2)
+    return [child(lambda: train.guarded(lambda: train.run(line)))]
+
+
+def kill(root):
+    """See above."""
+    rng = random.Random(1)
+    start = time.monotonic()
+    if child(lambda: run(root, root / "undisturbed")):
+        raise RuntimeError("the undisturbed run failed")
+    seconds = time.monotonic() - start
+    shutil.rmtree(root / "toy" / "split_fewshot")
+
+    def work():
+        run(root, root / "killed")
+
+    codes = []
+    for attempt in range(8):
+        if attempt % 2:
+            codes.append(child(killed_at_rename(work, rng.randint(1, 4), rng.random() < 0.5)))
+        else:
+            codes.append(child(work, kill_later(rng.uniform(0.1, 0.6) * seconds)))
+        if codes[-1] == 0:
+            break
+    else:
+        codes.append(child(work))
+    return codes
+
+
+@functools.cache
+def play():
+    """Run the program, once for all tests; returns (ROOT, {what: its children's exit codes}, what it wrote on stderr)."""
+    root = Path(tempfile.mkdtemp(prefix="protocol-"))
+    atexit.register(shutil.rmtree, root, ignore_errors=True)
+    command = [sys.executable, __file__, str(root)]
+    done = subprocess.run(command, capture_output=True, text=True, env=ALONE)
+    if done.returncode:
+        raise RuntimeError(done.stdout[-2000:] + done.stderr[-2000:])
+    return root, json.loads(done.stdout.splitlines()[-1]), done.stderr
+
+
+if __name__ == "__main__":
+    codes = {}
+    for what in (kill, share, stop, fill, spoil):
+        folder = Path(sys.argv[1]) / what.__name__
+        prepare(folder)
+        codes[what.__name__] = what(folder)
+    sys.stdout.write(f"\n{json.dumps(codes)}\n")
