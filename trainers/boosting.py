@@ -23,6 +23,7 @@ from .engine import (
     worded_texts,
     words_to_start_from,
 )
+from .engine.blocks import at_least_float32
 from .engine.loading import image_size
 from .engine.precision import cast_clip, choose
 from .templates import template_of
@@ -32,8 +33,8 @@ logger = logging.getLogger(__name__)
 
 
 def distillation_loss(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
-    """KL(softmax(teacher / T) || softmax(student / T)) * T^2 / B of logits (B, C), in float32."""
-    student, teacher = student.float() / temperature, teacher.float() / temperature
+    """KL(softmax(teacher / T) || softmax(student / T)) * T^2 / B of logits (B, C), in float32 at least."""
+    student, teacher = at_least_float32(student) / temperature, at_least_float32(teacher) / temperature
     divergence = F.kl_div(student.log_softmax(dim=1), teacher.softmax(dim=1), reduction="sum")
     return divergence * temperature**2 / len(student)
 

@@ -64,7 +64,8 @@ class Setting:
         return [item for pair in _pairs(self.options) if _reads(nodes, pair[0]) for item in pair]
 
     def check_options(self, trainers: list[str]) -> None:
-        """Raise `ConfigError` for an option that none of these trainers reads."""
+        """Raise `ConfigError` for an option that does not exist, or that none of these trainers reads."""
+        config.merge_options(train.default_cfg(), self.options)
         read = {key for trainer in trainers for key in self.options_for(trainer)[::2]}
         for key in self.options[::2]:
             if key not in read:

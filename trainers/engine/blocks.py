@@ -16,6 +16,11 @@ from torch.nn import functional as F
 StockModule: TypeAlias = Any  # a module of `clip`, whose parts the type `nn.Module` does not tell
 
 
+def at_least_float32(x: Tensor) -> Tensor:
+    """`x` in float32 if it is in half precision, else as it is."""
+    return x.float() if x.dtype.itemsize < 4 else x
+
+
 def split_heads(x: Tensor, heads: int) -> Tensor:
     """(..., T, d) -> (..., H, T, e)"""
     return x.unflatten(-1, (heads, -1)).transpose(-3, -2)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .blocks import StockModule
+from .blocks import StockModule, at_least_float32
 from .layout import ClassText
 from .prompts import PromptGroup, Stack
 from .text import encode_text
@@ -67,12 +67,12 @@ class PromptedCLIP(nn.Module):
         return [of_host] if self.boosting is None else [of_host, list(getattr(self.boosting, tower))]
 
     def image_features(self, image: Tensor) -> Tensor:
-        """(B, E), normalised, in float32."""
+        """(B, E), normalised, in float32 at least."""
         stacks = self._stacks(self.prompt_learner.vision_stack(), "vision")
-        return F.normalize(encode_image(self.clip.visual, image, stacks).float(), dim=-1)
+        return F.normalize(at_least_float32(encode_image(self.clip.visual, image, stacks)), dim=-1)
 
     def class_features(self) -> Tensor:
-        """(C, E), normalised, in float32. In evaluation they are computed once, until a parameter changes."""
+        """(C, E), normalised, in float32 at least. In evaluation they are computed once, until a parameter changes."""
         if torch.is_grad_enabled():
             return self._class_features()
         state = [(p.data_ptr(), p._version) for p in self.parameters()] + [id(self.layout)]
@@ -82,7 +82,7 @@ class PromptedCLIP(nn.Module):
 
     def _class_features(self) -> Tensor:
         stacks = self._stacks(self.prompt_learner.text_stack(), "text")
-        return F.normalize(encode_text(self.clip, self.layout, stacks)[0].float(), dim=-1)
+        return F.normalize(at_least_float32(encode_text(self.clip, self.layout, stacks)[0]), dim=-1)
 
     def forward(self, image: Tensor) -> Tensor:
         """Logits (B, C) of images (B, 3, R, R)."""

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..engine import Learner, PromptedCLIP, Stack, encode_text, host_texts, initial_context, tokenizer
+from ..engine.blocks import at_least_float32
 from .base import HostTrainer
 
 
@@ -44,7 +45,7 @@ class ConditionalModel(PromptedCLIP):
         """Logits (B, C)."""
         images = self.image_features(image)
         stacks = self._stacks(self.prompt_learner.conditioned(images), "text")
-        classes = F.normalize(encode_text(self.clip, self.layout, stacks).float(), dim=-1)
+        classes = F.normalize(at_least_float32(encode_text(self.clip, self.layout, stacks)), dim=-1)
         return self.clip.logit_scale.exp() * torch.einsum("be,bce->bc", images, classes)
 
 

@@ -22,6 +22,7 @@ from ..engine import (
     worded_texts,
     words_to_start_from,
 )
+from ..engine.blocks import at_least_float32
 from ..templates import ensemble
 from .base import HostTrainer
 
@@ -81,7 +82,7 @@ class SelfRegulatedModel(PromptedCLIP):
         scale = self.clip.logit_scale.exp()
         logits = scale * images @ classes.t()
         with torch.no_grad():
-            frozen_images = F.normalize(encode_image(self.clip.visual, image).float(), dim=-1)
+            frozen_images = F.normalize(at_least_float32(encode_image(self.clip.visual, image)), dim=-1)
             frozen_logits = scale * frozen_images @ self.frozen_text.t()
         terms = {
             "ce": F.cross_entropy(logits, label),
