@@ -1,6 +1,6 @@
 """The plain definition of CLIP with prompt groups: full sequences, every token through every block.
 
-It follows `shared/design/engine.md`, "What is computed", word by word, with the stock blocks' own `forward`. It is slow,
+It follows the engine's definition word by word, with the stock blocks' own `forward`. It is slow,
 and short enough to be believed; the engine is held against it.
 """
 

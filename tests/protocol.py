@@ -132,12 +132,18 @@ def stop(root):
     codes = []
     for number in (signal.SIGTERM, signal.SIGINT):
         line = toy.command(root, "CoOp", root / number.name, OPTIM__MAX_EPOCH=5000)
-        pid = forked(lambda line=line: train.guarded(lambda: train.run(line)))
+        pid = forked(lambda line=line: interruptible(line))
         while not (root / number.name / "progress.pt").is_file():
             time.sleep(0.01)
         os.kill(pid, number)
         codes.append(exit_code(pid))
     return codes
+
+
+def interruptible(line):
+    """Run `train.py`; Ctrl-C reaches it even where these tests were started in the background, which ignores it."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    return train.guarded(lambda: train.run(line))
 
 
 def fill(root):
