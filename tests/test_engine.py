@@ -8,7 +8,7 @@ from plain import image_features, text_features
 from recipe import Spec, clip_state_dict, randn
 
 from trainers.engine import encode_image, encode_text, host_texts, layout_of, worded_texts
-from trainers.engine.layout import ClassText, Slot, TextLayout, arrange, slots
+from trainers.engine.layout import ClassText, Slot, TextLayout, _parts, arrange, slots
 from trainers.engine.loading import build_clip, tokenizer
 from trainers.engine.tokens import BOOSTING, EOT, SOS
 
@@ -188,3 +188,28 @@ def test_a_name_too_long_is_refused_by_name():
 def test_what_does_not_fit_is_refused(clip_model, make, message):
     with pytest.raises(ValueError, match=message):
         make(clip_model)
+
+
+@pytest.mark.parametrize(("cost", "parts"), [(0, 4), (3, 3), (10**6, 1)])
+@pytest.mark.parametrize("chunk", [None, 2])
+def test_parts_of_similar_length_change_nothing(clip_model, monkeypatch, cost, parts, chunk):
+    monkeypatch.setattr("trainers.engine.layout.PART_COST", cost)
+    own, boost = stack("host", 2, 4, len(NAMES)), stack("boost", LAYERS, 3)
+    texts = host_texts(encode, NAMES, 4, "", "middle")
+    layout = layout_of(texts, 3, "host_first", distinct=[0])
+    plain = text_features(clip_model, sequences(texts, 3, "host_first"), [own, boost])
+    agree(encode_text(clip_model, layout, [[t[None] for t in own], boost], chunk)[0], plain, own + boost)
+    assert len(layout.lengths) == parts
+
+
+def test_parts_leave_the_least_to_compute():
+    """Against all ways to cut the sorted lengths."""
+    lengths = [3, 9, 4, 4, 15, 3, 8, 20, 4]
+
+    def tokens(parts):
+        return sum(len(part) * max(lengths[c] for c in part) + 8 for part in parts)
+
+    order = sorted(range(len(lengths)), key=lengths.__getitem__)
+    cuts = itertools.chain.from_iterable(itertools.combinations(range(1, len(order)), n) for n in range(len(order)))
+    ways = ([order[a:b] for a, b in itertools.pairwise((0, *cut, len(order)))] for cut in cuts)
+    assert tokens(_parts(lengths, 8)) == min(map(tokens, ways))

@@ -4,6 +4,7 @@ A class's sequence is a list of *symbols*: the id of a word's token, or a `Slot`
 `TextLayout` splits the sequences of all classes into the part that they share (it is computed once) and what is left.
 """
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple, TypeGuard
 
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 
 CONTEXT_LENGTH = 77
 ORDERS = ("boosting_first", "host_first")
+PART_COST = 128  # tokens: what one more part costs in kernel launches and small matrices, compared with padding
 
 
 class Slot(NamedTuple):
@@ -63,7 +65,8 @@ class TextLayout(nn.Module):
     """The sequences of C classes, split into a shared prefix of P symbols and suffixes of at most S tokens.
 
     The prefix is the longest one that all classes have in common (at least SOS), at least the EOT is left to the
-    suffix. It moves with the model it belongs to, but is no part of its state.
+    suffix. Classes with suffixes about equally long make a *part*, which runs together, padded to its longest. It moves
+    with the model it belongs to, but is no part of its state.
 
     Args:
         sequences: for each class its symbols, SOS first and EOT last.
@@ -80,6 +83,8 @@ class TextLayout(nn.Module):
         words: (C, S) token ids, 0 at slots and behind EOT.
         eot: (C,) index of EOT in the suffix.
         groups: the groups that have tokens in the suffixes; `slot(group)` is (C, S), -1 where another token stands.
+        lengths: the longest suffix of each part; `part(i)` are its classes.
+        place: (C,) where each class stands when the parts follow each other.
         needed: for each group, how many tokens it must have.
     """
 
@@ -87,6 +92,7 @@ class TextLayout(nn.Module):
     prefix_places: Tensor
     words: Tensor
     eot: Tensor
+    place: Tensor
 
     def __init__(
         self,
@@ -129,6 +135,12 @@ class TextLayout(nn.Module):
         for group in self.groups:
             rows = [[s.token if _is_in(s, group) else -1 for s in row] for row in suffixes]
             self._index(f"slot{group}", [_padded(row, length, -1) for row in rows])
+        parts = _parts([len(suffix) for suffix in suffixes], PART_COST)
+        self.lengths = [max(len(suffixes[c]) for c in part) for part in parts]
+        for number, part in enumerate(parts):
+            self._index(f"part{number}", part)
+        order = [c for part in parts for c in part]
+        self._index("place", sorted(range(len(order)), key=order.__getitem__))
 
     def _index(self, name: str, values: list) -> None:
         self.register_buffer(name, torch.tensor(values, dtype=torch.long), persistent=False)
@@ -140,6 +152,10 @@ class TextLayout(nn.Module):
     def slot(self, group: int) -> Tensor:
         """(C, S) index of the group's token that stands there, -1 where another token does."""
         return getattr(self, f"slot{group}")
+
+    def part(self, number: int) -> Tensor:
+        """The classes that make a part, in rising order."""
+        return getattr(self, f"part{number}")
 
     def __len__(self) -> int:
         return len(self.eot)
@@ -155,6 +171,28 @@ def _common(sequences: Sequence[Sequence[Symbol]], distinct: Sequence[int]) -> i
         if any(sequence[place] != symbol for sequence in sequences):
             return place
     return limit
+
+
+def _parts(lengths: Sequence[int], cost: int) -> list[list[int]]:
+    """Classes, given their suffixes' lengths, in parts with as little padding as their number is worth, short ones first.
+
+    A part costs its tokens, padding included, and `cost` more. Dynamic programming: `best[i]` is the least that the i
+    shortest lengths cost together.
+    """
+    counts = Counter(lengths)
+    found = sorted(counts)
+    best, start = [0], [0]
+    for end, longest in enumerate(found, 1):
+        costs = [best[i] + longest * sum(counts[n] for n in found[i:end]) + cost for i in range(end)]
+        best.append(min(costs))
+        start.append(costs.index(best[-1]))
+    parts: list[list[int]] = []
+    end = len(found)
+    while end:
+        within = found[start[end] : end]
+        parts.insert(0, [c for c, length in enumerate(lengths) if length in within])
+        end = start[end]
+    return parts
 
 
 def _groups(symbols: Iterable[Symbol]) -> list[int]:

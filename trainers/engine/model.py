@@ -8,6 +8,7 @@ from torch.nn import functional as F
 
 from .blocks import StockModule, at_least_float32
 from .layout import ClassText
+from .memory import classes_at_a_time
 from .prompts import PromptGroup, Stack
 from .text import encode_text
 from .tokens import layout_of
@@ -50,6 +51,7 @@ class PromptedCLIP(nn.Module):
         self.layout = layout_of(texts, distinct=distinct)
         self.boosting: PromptGroup | None = None
         self._cached: tuple | None = None
+        self._at_a_time: dict[tuple[int, bool], int | None] = {}
 
     def cascade(self, group: PromptGroup | None, order: str = "boosting_first") -> None:
         """Put a boosting prompt ahead of the host's own (CasPL, arXiv 2409.17805, section 3.3), or take it out (None).
@@ -61,6 +63,7 @@ class PromptedCLIP(nn.Module):
         layout = layout_of(self.texts, tokens, order, self.distinct)
         self.layout = layout.to(self.clip.logit_scale.device)
         self.boosting = group
+        self._at_a_time.clear()
 
     def _stacks(self, of_host: Stack, tower: str) -> list[Stack]:
         """Both groups' tokens, in the order of their numbers (`HOST`, `BOOSTING`)."""
@@ -81,8 +84,19 @@ class PromptedCLIP(nn.Module):
         return self._cached[1]
 
     def _class_features(self) -> Tensor:
-        stacks = self._stacks(self.prompt_learner.text_stack(), "text")
-        return F.normalize(at_least_float32(encode_text(self.clip, self.layout, stacks)[0]), dim=-1)
+        return self.text_features(self.prompt_learner.text_stack())[0]
+
+    def text_features(self, of_host: Stack, images: int = 1) -> Tensor:
+        """(b, C, E), normalised, in float32 at least; as many classes at a time as fit into memory.
+
+        Args:
+            of_host: the host's tokens; images: b, how many images they differ for.
+        """
+        key = images, torch.is_grad_enabled()
+        if key not in self._at_a_time:
+            self._at_a_time[key] = classes_at_a_time(self.clip, self.layout, *key)
+        features = encode_text(self.clip, self.layout, self._stacks(of_host, "text"), self._at_a_time[key])
+        return F.normalize(at_least_float32(features), dim=-1)
 
     def forward(self, image: Tensor) -> Tensor:
         """Logits (B, C) of images (B, 3, R, R)."""

@@ -44,16 +44,15 @@ def encode_text(
     check_stacks(stacks, len(blocks), model.ln_final.weight.shape[0], "text")
     _check_slots(layout, stacks)
     prefix = _run_prefix(model, layout, stacks)
-    size = chunk or len(layout)
     features = []
-    for start in range(0, len(layout), size):
-        classes = slice(start, start + size)
-        if chunk and torch.is_grad_enabled():
-            part = checkpoint(_run_suffix, model, layout, stacks, prefix, classes, use_reentrant=False)
-        else:
-            part = _run_suffix(model, layout, stacks, prefix, classes)
-        features.append(part)
-    return torch.cat(features, dim=1)
+    for number, length in enumerate(layout.lengths):
+        for classes in layout.part(number).split(chunk or len(layout)):
+            work = (model, layout, stacks, prefix, classes, length)
+            if chunk and torch.is_grad_enabled():
+                features.append(checkpoint(_run_suffix, *work, use_reentrant=False))
+            else:
+                features.append(_run_suffix(*work))
+    return torch.cat(features, dim=1).index_select(1, layout.place) if len(features) > 1 else features[0]
 
 
 def _as_batch_class(tokens: Tensor) -> Tensor:
@@ -118,11 +117,15 @@ def _append(x: Tensor, tokens: Tensor) -> Tensor:
 
 
 def _run_suffix(
-    model: StockModule, layout: TextLayout, stacks: Sequence[Stack], prefix: list[KeysValues], classes: slice
+    model: StockModule,
+    layout: TextLayout,
+    stacks: Sequence[Stack],
+    prefix: list[KeysValues],
+    classes: Tensor,
+    length: int,
 ) -> Tensor:
-    """Features (b, c, E) of `classes`, given what the prefix offers at every block."""
-    words, eot = layout.words[classes], layout.eot[classes]
-    length = words.shape[1]
+    """Features (b, c, E) of `classes` with at most `length` tokens, given what the prefix offers at every block."""
+    words, eot = layout.words[classes, :length], layout.eot[classes]
     rows, steps = torch.arange(len(words), device=eot.device), torch.arange(length, device=eot.device)
     start = len(layout.prefix)
     x = _embed(model, words)[None]
@@ -140,12 +143,12 @@ def _run_suffix(
     return model.ln_final(x[:, :, 0]).to(x.dtype) @ model.text_projection.to(x.dtype)
 
 
-def _replace(x: Tensor, layout: TextLayout, stacks: Sequence[Stack], layer: int, classes: slice) -> Tensor:
+def _replace(x: Tensor, layout: TextLayout, stacks: Sequence[Stack], layer: int, classes: Tensor) -> Tensor:
     """Put the groups' tokens of one layer into x (b, c, S, d), where the suffix has places for them."""
     for group in layout.groups:
         if layer >= len(stacks[group]):
             continue
-        slot, tokens = layout.slot(group)[classes], stacks[group][layer].to(x.dtype)
+        slot, tokens = layout.slot(group)[classes, : x.shape[2]], stacks[group][layer].to(x.dtype)
         index = slot.clamp(min=0)
         if tokens.shape[1] == 1:
             tokens = tokens[:, 0, index]

@@ -6,10 +6,8 @@ from collections.abc import Sequence
 import torch
 from dassl.engine import TRAINER_REGISTRY
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from ..engine import Learner, PromptedCLIP, Stack, encode_text, host_texts, initial_context, tokenizer
-from ..engine.blocks import at_least_float32
+from ..engine import Learner, PromptedCLIP, Stack, host_texts, initial_context, tokenizer
 from .base import HostTrainer
 
 
@@ -44,8 +42,7 @@ class ConditionalModel(PromptedCLIP):
     def forward(self, image: Tensor) -> Tensor:
         """Logits (B, C)."""
         images = self.image_features(image)
-        stacks = self._stacks(self.prompt_learner.conditioned(images), "text")
-        classes = F.normalize(at_least_float32(encode_text(self.clip, self.layout, stacks)), dim=-1)
+        classes = self.text_features(self.prompt_learner.conditioned(images), len(images))
         return self.clip.logit_scale.exp() * torch.einsum("be,bce->bc", images, classes)
 
 

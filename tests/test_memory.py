@@ -1,0 +1,115 @@
+"""Classes are computed as many at a time as fit into memory: the estimate against what is really kept."""
+
+import logging
+
+import pytest
+import torch
+from recipe import Spec, clip_state_dict
+from torch import nn
+
+from trainers.engine import Learner, PromptedCLIP, host_texts, layout_of
+from trainers.engine import memory as engine_memory
+from trainers.engine.loading import build_clip, tokenizer
+from trainers.engine.text import encode_text
+from trainers.engine.tokens import EOT, SOS
+from trainers.hosts import cocoop
+
+SMALL = Spec(vision_width=64, text_width=64, embed_dim=32, vision_layers=1, text_layers=4, patch=8, grid=2)
+NAMES = [f"{first} {second} cat" for first in ("red", "green", "wild") for second in ("big", "small", "old", "new")]
+
+
+class Context(Learner):
+    """Four tokens in every block."""
+
+    def __init__(self):
+        super().__init__()
+        self.ctx = nn.ParameterList([nn.Parameter(torch.randn(4, 64) * 0.02) for _ in range(4)])
+
+    def text_stack(self):
+        return list(self.ctx)
+
+
+@pytest.fixture(scope="module")
+def clip_model():
+    tokens = {SOS, EOT} | {token for name in NAMES for token in tokenizer().encode(f"{name}.")}
+    return build_clip(clip_state_dict(SMALL, 3, tokens))
+
+
+def texts():
+    return host_texts(tokenizer().encode, NAMES, 4)
+
+
+def kept_bytes(work, known):
+    """The storages that `work()` keeps for the backward pass, without those of `known` tensors."""
+    kept, ours = {}, {tensor.untyped_storage().data_ptr() for tensor in known}
+    alive = []
+
+    def keep(tensor):
+        storage = tensor.untyped_storage()
+        kept[storage.data_ptr()] = storage.nbytes()
+        alive.append(tensor)
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        result = work()
+    assert result.requires_grad
+    return sum(size for place, size in kept.items() if place not in ours)
+
+
+@pytest.mark.parametrize("copies", [2, 6])
+def test_the_estimate_is_near_what_is_kept(clip_model, copies):
+    """Within a quarter above, and hardly below: measured as the difference that more classes make."""
+    learner = Context()
+    few, many = (layout_of(texts() * n) for n in (1, 1 + copies))
+    known = [*clip_model.parameters(), *learner.parameters()]
+    kept = [kept_bytes(lambda x=x: encode_text(clip_model, x, [learner.text_stack()]), known) for x in (few, many)]
+    tokens = sum(length * len(many.part(i)) for i, length in enumerate(many.lengths)) * copies / (1 + copies)
+    each = engine_memory.token_bytes(clip_model, len(few.prefix) + max(few.lengths), 1, training=True)
+    assert 0.95 <= each * tokens / (kept[1] - kept[0]) <= 1.25
+
+
+@pytest.mark.parametrize("share", [0.9, 0.3, 0.01])
+@pytest.mark.parametrize("images", [1, 3])
+@pytest.mark.parametrize("training", [True, False])
+def test_what_does_not_fit_is_computed_in_chunks(clip_model, monkeypatch, caplog, share, images, training):
+    layout = layout_of(texts())
+    length = layout.lengths[0]
+    each = engine_memory.token_bytes(clip_model, len(layout.prefix) + length, images, training)
+    monkeypatch.setattr(engine_memory, "free_bytes", lambda device: share * each * length * len(NAMES))
+    with caplog.at_level(logging.INFO):
+        found = engine_memory.classes_at_a_time(clip_model, layout, images, training)
+    assert found == max(1, int(share * engine_memory.SHARE * len(NAMES)))
+    assert f": {found} are computed at a time" in caplog.text
+    monkeypatch.setattr(engine_memory, "free_bytes", lambda device: 2 * each * length * len(NAMES))
+    assert engine_memory.classes_at_a_time(clip_model, layout, images, training) is None
+
+
+@pytest.mark.parametrize("build", ["context", "cocoop"])
+def test_the_model_keeps_less_and_gives_the_same(clip_model, monkeypatch, build):
+    """Logits and gradients, with memory for two classes at a time and with plenty."""
+    torch.manual_seed(0)
+    model = PromptedCLIP(clip_model, Context(), texts())
+    if build == "cocoop":
+        model = cocoop.build(clip_model, NAMES, n_ctx=4)
+    image, label = torch.randn(2, 3, 16, 16), torch.tensor([1, 5])
+    learned = [p for p in model.prompt_learner.parameters()]
+    outcomes = []
+    for free in (10**12, 2 / engine_memory.SHARE * 2.5 * 10**5):
+        monkeypatch.setattr(engine_memory, "free_bytes", lambda device, free=free: free)
+        model.cascade(None)
+
+        def loss():
+            return model.loss_terms(image, label)[0]["ce"]
+
+        kept = kept_bytes(loss, model.parameters())
+        outcomes.append((kept, loss().item(), torch.autograd.grad(loss(), learned)))
+    (much, first, want), (little, second, got) = outcomes
+    assert little < 0.7 * much
+    assert second == pytest.approx(first, rel=1e-5)
+    for a, b in zip(got, want, strict=True):
+        assert (a - b).norm() <= 1e-4 * b.norm()
+
+
+def test_free_memory_is_known_here():
+    free = engine_memory.free_bytes(torch.device("cpu"))
+    assert free is None or 2**20 < free < 2**50
