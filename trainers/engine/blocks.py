@@ -42,18 +42,43 @@ def keys_values(block: StockModule, x: Tensor) -> tuple[Tensor, Tensor]:
     return split_heads(k, attn.num_heads), split_heads(v, attn.num_heads)
 
 
-def queries(block: StockModule, x: Tensor) -> Tensor:
-    """The queries of `x` (..., T, d) alone: (..., H, T, e)."""
-    attn, width = block.attn, x.shape[-1]
-    return split_heads(F.linear(block.ln_1(x), attn.in_proj_weight[:width], attn.in_proj_bias[:width]), attn.num_heads)
-
-
 def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
     """Attention of q (B, H, T, e) over k, v (B, H, U, e); `mask` (T, U) is True where a query sees a key.
 
     Returns (B, T, d).
     """
     return F.scaled_dot_product_attention(q, k, v, attn_mask=mask).transpose(-3, -2).flatten(-2)
+
+
+def attend_once(block: StockModule, x: Tensor, sources: list[Tensor], visible: Tensor | None = None) -> Tensor:
+    """What one token of each sequence attends to, where no other token of the block asks (as CLS and EOT in the last).
+
+    One query a head reads the sources through the key and value matrices, so these are applied to the query and to
+    what was read, instead of to every source token: q (W_k s) is (q W_k) s, and the weighted sum of W_v s is W_v of the
+    weighted sum. The keys' bias adds the same to all scores, and so nothing.
+
+    Args:
+        x: (..., d), the asking tokens.
+        sources: tokens (..., T, d) as they enter the block; leading dimensions of 1 are shared.
+        visible: (..., T) of the last source, True where it is seen.
+
+    Returns:
+        (..., d)
+    """
+    attn = block.attn
+    w_q, w_k, w_v = attn.in_proj_weight.unflatten(0, (3, attn.num_heads, -1))
+    b_q, _, b_v = attn.in_proj_bias.unflatten(0, (3, attn.num_heads, -1))
+    sources = [block.ln_1(tokens) for tokens in sources]
+    q = torch.einsum("...d,hed->...he", block.ln_1(x), w_q) + b_q
+    asked = torch.einsum("...he,hed->...hd", q * q.shape[-1] ** -0.5, w_k)
+    scores = [asked @ tokens.transpose(-2, -1) for tokens in sources]
+    if visible is not None:
+        scores[-1] = scores[-1].masked_fill(~visible.unsqueeze(-2), float("-inf"))
+    batch = torch.broadcast_shapes(*(part.shape[:-1] for part in scores))
+    weights = torch.cat([part.expand(*batch, -1) for part in scores], dim=-1).softmax(dim=-1).to(asked.dtype)
+    parts = weights.split([part.shape[-1] for part in scores], dim=-1)
+    read = sum(part @ tokens for part, tokens in zip(parts, sources, strict=True))
+    return (torch.einsum("...hd,hed->...he", read, w_v) + b_v).flatten(-2)
 
 
 def finish(block: StockModule, x: Tensor, attended: Tensor) -> Tensor:

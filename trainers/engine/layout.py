@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 CONTEXT_LENGTH = 77
 ORDERS = ("boosting_first", "host_first")
-PART_COST = 128  # tokens: what one more part costs in kernel launches and small matrices, compared with padding
+PART_COST = 32  # tokens of padding that are worth less than the kernel launches and small matrices of one more part
 
 
 class Slot(NamedTuple):

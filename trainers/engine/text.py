@@ -1,16 +1,29 @@
 """The text tower: a stock CLIP text transformer with groups of prompt tokens among the words."""
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from .blocks import StockModule, attend, finish, join, keys_values, queries, queries_keys_values
+from .blocks import StockModule, attend, attend_once, finish, join, keys_values, queries_keys_values
 from .layout import TextLayout
 from .prompts import Stack, check_stacks
 
 KeysValues = tuple[Tensor, Tensor]
+
+
+class Prefix(NamedTuple):
+    """What the suffixes read of the prefix.
+
+    Attributes:
+        offers: keys and values (b, H, P, e) at every block but the last.
+        tokens: (b, P, d) as they enter the last block.
+    """
+
+    offers: list[KeysValues]
+    tokens: Tensor
 
 
 def encode_text(
@@ -73,11 +86,11 @@ def _embed(model: StockModule, words: Tensor) -> Tensor:
     return model.token_embedding(words).to(model.text_projection.dtype)
 
 
-def _run_prefix(model: StockModule, layout: TextLayout, stacks: Sequence[Stack]) -> list[KeysValues]:
-    """Keys and values (b, H, P, e) that the shared prefix offers at every block.
+def _run_prefix(model: StockModule, layout: TextLayout, stacks: Sequence[Stack]) -> Prefix:
+    """What the shared prefix offers at every block.
 
     Only tokens that somebody reads later pass through a block whole (`x`, at the positions `at`); tokens which the next
-    block replaces, and all of them at the last block, give keys and values and are done.
+    block replaces give keys and values and are done.
     """
     blocks = model.transformer.resblocks
     at = layout.prefix_places
@@ -95,20 +108,21 @@ def _run_prefix(model: StockModule, layout: TextLayout, stacks: Sequence[Stack])
             tokens = stacks[group][i][:, 0, index].to(x.dtype)
             if i == 0:
                 tokens = tokens + position[places]
-            if i + 1 < len(stacks[group]) or last:
+            if i + 1 < len(stacks[group]) and not last:
                 passing.append(tokens)
                 passing_at.append(places)
             else:
                 x, at = _append(x, tokens), torch.cat([at, places])
-        q, *own = (x, *keys_values(block, x)) if last else queries_keys_values(block, x)  # at the last, nobody asks
+        if last:
+            break
+        q, *own = queries_keys_values(block, x)
         parts = [own, *(keys_values(block, tokens) for tokens in passing)]
         batch = max(len(k) for k, _ in parts)
         k, v = (join(list(part), batch) for part in zip(*parts, strict=True))
         offers.append((k, v))
-        if not last:
-            visible = at[:, None] >= torch.cat([at, *passing_at])[None]
-            x = finish(block, x, attend(q.expand(batch, -1, -1, -1), k, v, visible))
-    return offers
+        visible = at[:, None] >= torch.cat([at, *passing_at])[None]
+        x = finish(block, x, attend(q.expand(batch, -1, -1, -1), k, v, visible))
+    return Prefix(offers, x)
 
 
 def _append(x: Tensor, tokens: Tensor) -> Tensor:
@@ -120,7 +134,7 @@ def _run_suffix(
     model: StockModule,
     layout: TextLayout,
     stacks: Sequence[Stack],
-    prefix: list[KeysValues],
+    prefix: Prefix,
     classes: Tensor,
     length: int,
 ) -> Tensor:
@@ -129,18 +143,18 @@ def _run_suffix(
     rows, steps = torch.arange(len(words), device=eot.device), torch.arange(length, device=eot.device)
     start = len(layout.prefix)
     x = _embed(model, words)[None]
-    for i, (block, offer) in enumerate(zip(model.transformer.resblocks, prefix, strict=True)):
+    last = len(prefix.offers)
+    for i, block in enumerate(model.transformer.resblocks):
         x = _replace(x, layout, stacks, i, classes)
         if i == 0:
             x = x + model.positional_embedding[start : start + length].to(x.dtype)
-        if i + 1 < len(prefix):
+        if i < last:
             q, k, v = queries_keys_values(block, x)
-            x = finish(block, x, _attend_both(q, k, v, offer, steps[:, None] >= steps))
-        else:
-            k, v = keys_values(block, x)
-            x = x[:, rows, eot][:, :, None]
-            x = finish(block, x, _attend_both(queries(block, x), k, v, offer, (eot[:, None] >= steps)[:, None]))
-    return model.ln_final(x[:, :, 0]).to(x.dtype) @ model.text_projection.to(x.dtype)
+            x = finish(block, x, _attend_both(q, k, v, prefix.offers[i], steps[:, None] >= steps))
+    asking = x[:, rows, eot]
+    seen = attend_once(block, asking, [prefix.tokens[:, None], x], eot[:, None] >= steps)
+    x = finish(block, asking, seen)
+    return model.ln_final(x).to(x.dtype) @ model.text_projection.to(x.dtype)
 
 
 def _replace(x: Tensor, layout: TextLayout, stacks: Sequence[Stack], layer: int, classes: Tensor) -> Tensor:
@@ -166,7 +180,7 @@ def _attend_both(q: Tensor, k: Tensor, v: Tensor, offer: KeysValues, visible: Te
     Args:
         q: (b, c, H, Q, e); k, v: (b, c, H, S, e).
         offer: the prefix' keys and values, (b, H, P, e) each.
-        visible: (Q, S) or (c, Q, S), True where a query sees a key of its own suffix.
+        visible: (Q, S), True where a query sees a key of its own suffix.
 
     Returns:
         (b, c, Q, d)

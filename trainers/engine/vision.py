@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from .blocks import StockModule, attend, finish, join, keys_values, queries, queries_keys_values
+from .blocks import StockModule, attend, attend_once, finish, join, keys_values, queries_keys_values
 from .prompts import Stack, check_stacks
 
 
@@ -63,7 +63,6 @@ def _run(blocks: nn.Sequential, x: Tensor, first: list[Tensor], stacks: list[Sta
     for i, block in enumerate(blocks):
         last = i + 1 == len(blocks)
         passing = []
-        own: Sequence[Tensor]
         for stack, tokens in zip(stacks, first, strict=True):
             if i >= len(stack):
                 continue
@@ -72,12 +71,11 @@ def _run(blocks: nn.Sequential, x: Tensor, first: list[Tensor], stacks: list[Sta
                 passing.append(tokens)
             else:
                 x = torch.cat([x, tokens.expand(len(x), -1, -1)], dim=1)
-        shared = [keys_values(block, torch.cat(passing, dim=1))] if passing else []
         if last:
-            cls = x[:, :1]
-            q, own = queries(block, cls), keys_values(block, x)
-        else:
-            q, *own = queries_keys_values(block, x)
+            break
+        shared = [keys_values(block, torch.cat(passing, dim=1))] if passing else []
+        q, *own = queries_keys_values(block, x)
         k, v = (join(list(parts), len(x)) for parts in zip(own, *shared, strict=True))
-        x = finish(block, cls if last else x, attend(q, k, v))
-    return x[:, 0]
+        x = finish(block, x, attend(q, k, v))
+    cls = x[:, 0]
+    return finish(block, cls, attend_once(block, cls, [*passing, x]))
