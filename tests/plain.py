@@ -9,40 +9,44 @@ import torch
 
 def text_features(model, sequences, stacks):
     """(C, E): `sequences` are lists of symbols (see trainers.engine.layout), `stacks` lists of (n, d) or (C, n, d)."""
-    length = model.context_length
-    x = model.token_embedding.weight.new_zeros(len(sequences), length, model.ln_final.weight.shape[0])
-    words = torch.zeros(len(sequences), length, dtype=torch.long)
-    for c, sequence in enumerate(sequences):
-        for place, symbol in enumerate(sequence):
-            if not isinstance(symbol, tuple):
-                words[c, place] = symbol
-    x = _replaced(model.token_embedding(words), sequences, stacks, 0) + model.positional_embedding
+    length, device = model.context_length, model.positional_embedding.device
+    words = [[0 if isinstance(symbol, tuple) else symbol for symbol in sequence] for sequence in sequences]
+    words = torch.tensor([row + [0] * (length - len(row)) for row in words], device=device)
+    places = [_places(sequences, group, length).to(device) for group in range(len(stacks))]
+    dtype = model.text_projection.dtype
+    x = _replaced(model.token_embedding(words).to(dtype), places, stacks, 0) + model.positional_embedding.to(dtype)
     for i, block in enumerate(model.transformer.resblocks):
         if i > 0:
-            x = _replaced(x, sequences, stacks, i)
+            x = _replaced(x, places, stacks, i)
         x = block(x.permute(1, 0, 2)).permute(1, 0, 2)
-    x = model.ln_final(x)
     eot = [len(sequence) - 1 for sequence in sequences]
-    return x[torch.arange(len(sequences)), eot] @ model.text_projection
+    return model.ln_final(x)[torch.arange(len(sequences)), eot] @ model.text_projection
 
 
-def _replaced(x, sequences, stacks, layer):
-    rows = []
-    for c, sequence in enumerate(sequences):
-        tokens = list(x[c])
-        for place, symbol in enumerate(sequence):
-            if isinstance(symbol, tuple) and layer < len(stacks[symbol[0]]):
-                stack = stacks[symbol[0]][layer]
-                tokens[place] = (stack[c] if stack.dim() == 3 else stack)[symbol[1]]
-        rows.append(torch.stack(tokens))
-    return torch.stack(rows)
+def _places(sequences, group, length):
+    """(C, L): which token of the group stands there, -1 where another one does."""
+    rows = [[s[1] if isinstance(s, tuple) and s[0] == group else -1 for s in sequence] for sequence in sequences]
+    return torch.tensor([row + [-1] * (length - len(row)) for row in rows])
+
+
+def _replaced(x, places, stacks, layer):
+    for place, stack in zip(places, stacks, strict=True):
+        if layer < len(stack):
+            tokens, index = stack[layer].to(x.dtype), place.clamp(min=0)
+            if tokens.dim() == 2:
+                tokens = tokens[index]
+            else:
+                tokens = tokens.take_along_dim(index[..., None], dim=1)
+            x = torch.where((place >= 0)[..., None], tokens, x)
+    return x
 
 
 def image_features(model, images, stacks):
     """(B, E): every group's tokens behind the patches, `stacks` lists of (n, d)."""
     visual = model.visual
     stacks = [stack for stack in stacks if len(stack)]
-    x = visual.conv1(images).flatten(2).transpose(1, 2)
+    x = visual.conv1(images.to(visual.conv1.weight.dtype)).flatten(2).transpose(1, 2)
+    stacks = [[tokens.to(x.dtype) for tokens in stack] for stack in stacks]
     x = torch.cat([visual.class_embedding.expand(len(x), 1, -1), x], dim=1) + visual.positional_embedding
     x = visual.ln_pre(torch.cat([x, *(stack[0].expand(len(x), -1, -1) for stack in stacks)], dim=1))
     for i, block in enumerate(visual.transformer.resblocks):

@@ -76,14 +76,18 @@ class SelfRegulatedModel(PromptedCLIP):
         self.register_buffer("frozen_text", frozen_text, persistent=False)
         self.text_weight, self.image_weight = text_weight, image_weight
 
+    @torch.no_grad()
+    def frozen_image_features(self, image: Tensor) -> Tensor:
+        """(B, E), normalised: stock CLIP's, without any prompt."""
+        return F.normalize(at_least_float32(encode_image(self.clip.visual, image)), dim=-1)
+
     def loss_terms(self, image: Tensor, label: Tensor) -> tuple[dict[str, Tensor], Tensor]:
         """Cross-entropy, and the distances to frozen CLIP's text features, image features and logits (section 3.2)."""
         images, classes = self.image_features(image), self.class_features()
         scale = self.clip.logit_scale.exp()
         logits = scale * images @ classes.t()
-        with torch.no_grad():
-            frozen_images = F.normalize(at_least_float32(encode_image(self.clip.visual, image)), dim=-1)
-            frozen_logits = scale * frozen_images @ self.frozen_text.t()
+        frozen_images = self.frozen_image_features(image)
+        frozen_logits = scale * frozen_images @ self.frozen_text.t()
         terms = {
             "ce": F.cross_entropy(logits, label),
             "scl_text": F.l1_loss(classes, self.frozen_text) * self.text_weight,

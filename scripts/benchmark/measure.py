@@ -1,0 +1,82 @@
+"""What a piece of work costs: time, counted operations, memory; and what the machine can do."""
+
+import statistics
+import time
+from collections.abc import Callable, Sequence
+
+import torch
+from torch.profiler import ProfilerActivity, profile
+from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
+
+Work = Callable[[], object]
+_ATEN = torch.ops.aten
+
+
+def _of_attention(q, k, v, *args, out_shape=None, **kwargs) -> int:
+    return sdpa_flop_count(q, k, v)
+
+
+def _of_attention_backward(grad, q, k, v, *args, out_shape=None, **kwargs) -> int:
+    return sdpa_backward_flop_count(grad, q, k, v)
+
+
+# PyTorch's counter knows the attention kernels of GPUs only.
+_ON_CPU = {
+    _ATEN._scaled_dot_product_flash_attention_for_cpu: _of_attention,
+    _ATEN._scaled_dot_product_flash_attention_for_cpu_backward: _of_attention_backward,
+}
+
+
+def operations(work: Work) -> int:
+    """Floating-point operations of the matrix products, convolutions and attention in `work`."""
+    with FlopCounterMode(display=False, custom_mapping=_ON_CPU) as counter:
+        work()
+    return counter.get_total_flops()
+
+
+def peak_bytes(work: Work, device: torch.device) -> int:
+    """The most memory that tensors made by `work` take at a time; what was there before does not count."""
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+        before = torch.cuda.memory_allocated()
+        torch.cuda.reset_peak_memory_stats()
+        work()
+        torch.cuda.synchronize()
+        return torch.cuda.max_memory_allocated() - before
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+        work()
+    events = [e for e in profiler.profiler.kineto_results.events() if e.name() == "[memory]"]
+    taken = most = 0
+    for event in sorted(events, key=lambda e: e.start_ns()):
+        taken += event.nbytes()
+        most = max(most, taken)
+    return most
+
+
+def seconds(work: Work, device: torch.device) -> float:
+    """Wall-clock time of one call."""
+    _wait(device)
+    start = time.perf_counter()
+    work()
+    _wait(device)
+    return time.perf_counter() - start
+
+
+def in_turns(works: Sequence[Work], rounds: int, device: torch.device) -> list[float]:
+    """Median seconds of each work, timed in alternation behind one call of each to warm up."""
+    for work in works:
+        work()
+    times = [[seconds(work, device) for work in works] for _ in range(rounds)]
+    return [statistics.median(column) for column in zip(*times, strict=True)]
+
+
+def matrix_rate(device: torch.device, dtype: torch.dtype, size: int = 2048) -> float:
+    """Operations a second that this machine reaches in one large matrix product (the best of several)."""
+    a, b = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
+    best = min(seconds(lambda: a @ b, device) for _ in range(8))
+    return 2 * size**3 / best
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize()

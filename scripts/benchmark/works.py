@@ -1,0 +1,189 @@
+"""What is compared: training steps and evaluations, by the engine and by the plain definition of the tests.
+
+Random weights at the sizes of OpenAI's models; no data and no download.
+"""
+
+import copy
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from types import MethodType
+
+import plain
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from trainers.boosting import build_student, distillation_loss
+from trainers.engine import Learner, PromptedCLIP, PromptGroup, tokenizer, worded_texts
+from trainers.engine.blocks import at_least_float32
+from trainers.engine.layout import arrange, slots
+from trainers.engine.precision import cast_clip
+from trainers.engine.tokens import BOOSTING, SOS
+from trainers.hosts import cocoop, coop, maple, promptsrc
+
+
+@dataclass(frozen=True)
+class Size:
+    """A CLIP's sizes, the boosting prompt's and the hosts' tokens and depth that go with it, and the teacher's size."""
+
+    embed: int
+    image: int
+    layers: int
+    width: int
+    patch: int
+    text_width: int
+    text_layers: int
+    tokens: int = 8
+    teacher: str = "vit_l14"
+
+
+SIZES = {
+    "vit_b16": Size(512, 224, 12, 768, 16, 512, 12),
+    "vit_l14": Size(768, 224, 24, 1024, 14, 768, 12),
+    "small": Size(64, 32, 3, 64, 8, 64, 3, tokens=2, teacher="small"),
+}
+BATCH = {"CoOp": 8, "CoCoOp": 1, "MaPLe": 4, "PromptSRC": 4, "CasPL": 4}
+HOSTS = ("CoOp", "CoCoOp", "MaPLe", "PromptSRC")
+WORDS = "red green dark light large small old new long short wild round flat tall young bright".split()
+
+
+def class_names(count: int) -> list[str]:
+    """Names of 6 to 10 tokens (each word is one), 8 on average."""
+    draw = random.Random(0)
+    return [" ".join(draw.choices(WORDS, k=5 + draw.randint(0, 4))) + " cat" for _ in range(count)]
+
+
+def random_clip(size: Size, device: torch.device, dtype: torch.dtype) -> nn.Module:
+    """A frozen stock CLIP of random weights."""
+    from clip.model import CLIP  # behind trainers.compat
+
+    text = (77, 49408, size.text_width, max(1, size.text_width // 64), size.text_layers)
+    model = CLIP(size.embed, size.image, size.layers, size.width, size.patch, *text)
+    return cast_clip(model.float().requires_grad_(False).eval(), dtype).to(device)
+
+
+def boosting_for(clip_model: nn.Module, tokens: int) -> PromptGroup:
+    """A frozen boosting prompt in every block."""
+    text, vision = clip_model.transformer, clip_model.visual.transformer
+    group = PromptGroup.random((text.layers, tokens, text.width), (vision.layers, tokens, vision.width))
+    return group.freeze()
+
+
+def host_model(host: str, clip_model: nn.Module, names: Sequence[str], tokens: int) -> PromptedCLIP:
+    """A host of the paper's recipe (8 tokens, where it is deep at all 12 text and vision blocks)."""
+    depth = clip_model.transformer.layers
+    if host == "CoOp":
+        return coop.build(clip_model, names, n_ctx=tokens)
+    if host == "CoCoOp":
+        return cocoop.build(clip_model, names, n_ctx=tokens)
+    if host == "MaPLe":
+        return maple.build(clip_model, names, n_ctx=tokens, prompt_depth=depth)
+    both = {"n_ctx_vision": tokens, "n_ctx_text": tokens, "prompt_depth_vision": depth, "prompt_depth_text": depth}
+    return promptsrc.build(clip_model, names, **both, templates=["a photo of a {}."])
+
+
+def _twin(model: PromptedCLIP) -> PromptedCLIP:
+    """A model with the same weights, whose parts may be exchanged."""
+    twin = copy.copy(model)
+    twin._modules = dict(model._modules)
+    twin._at_a_time = {}
+    return twin
+
+
+def as_plain(model: PromptedCLIP) -> PromptedCLIP:
+    """The same model, weights shared, that computes by the plain definition, nothing kept between calls."""
+    other = _twin(model)
+    tokens = 0 if model.boosting is None else model.boosting.text.shape[1]
+    sequences = [(SOS, *arrange(text, slots(BOOSTING, tokens), "host_first")) for text in model.texts]
+
+    def image_features(self, image: Tensor) -> Tensor:
+        stacks = self._stacks(self.prompt_learner.vision_stack(), "vision")
+        return F.normalize(at_least_float32(plain.image_features(self.clip, image, stacks)), dim=-1)
+
+    def text_features(self, of_host, images: int = 1) -> Tensor:
+        each = [
+            [tokens[i, 0] if tokens.dim() == 4 else tokens for tokens in of_host]  # CoCoOp: one image after the other
+            for i in range(images)
+        ]
+        rows = [plain.text_features(self.clip, sequences, self._stacks(stack, "text")) for stack in each]
+        return F.normalize(at_least_float32(torch.stack(rows)), dim=-1)
+
+    @torch.no_grad()
+    def frozen_image_features(self, image: Tensor) -> Tensor:
+        return F.normalize(at_least_float32(plain.image_features(self.clip, image, [])), dim=-1)
+
+    for method in (image_features, text_features, frozen_image_features):
+        setattr(other, method.__name__, MethodType(method, other))
+    other.class_features = other._class_features
+    return other
+
+
+def step(model: nn.Module, loss: Callable[[], Tensor]) -> Callable[[], Tensor]:
+    """A training step without the optimiser's part (which is the same for all): loss, and its gradients."""
+
+    def work() -> Tensor:
+        model.zero_grad(set_to_none=True)
+        value = loss()
+        value.backward()
+        return value.detach()
+
+    return work
+
+
+def host_works(host: str, size: Size, classes: int, device: torch.device, dtype: torch.dtype, batch: int = 0) -> dict:
+    """Training steps of CasPL_<host>: "plain" and "engine"; and "host", the host alone on the engine."""
+    clip_model, names = random_clip(size, device, dtype), class_names(classes)
+    model = host_model(host, clip_model, names, size.tokens).to(device)
+    alone = _twin(model)
+    model.cascade(boosting_for(clip_model, size.tokens).to(device), "host_first")
+    batch = batch or BATCH[host]
+    image = torch.randn(batch, 3, size.image, size.image, device=device)
+    label = torch.arange(batch, device=device) % classes
+    models = {"plain": as_plain(model), "engine": model, "host": alone}
+    return {k: step(m, lambda m=m: sum(m.loss_terms(image, label)[0].values())) for k, m in models.items()}
+
+
+def boosting_works(size: Size, classes: int, device: torch.device, dtype: torch.dtype, batch: int = 0) -> dict:
+    """Steps of phase 1: "plain" and "engine", and "cached": the engine, where the teacher's features are on the disk."""
+    names = class_names(classes)
+    clip_model, large = random_clip(size, device, dtype), random_clip(SIZES[size.teacher], device, dtype)
+    depths = (clip_model.transformer.layers, clip_model.visual.transformer.layers)
+    model = build_student(clip_model, names, size.tokens, size.tokens, *depths, order="host_first").to(device)
+    teacher = PromptedCLIP(large, Learner(), worded_texts(tokenizer().encode, names, "a photo of a {}.")).to(device)
+    image = torch.randn(batch or BATCH["CasPL"], 3, size.image, size.image, device=device)
+    with torch.no_grad():
+        known = F.normalize(torch.randn(len(image), teacher.class_features().shape[1], device=device), dim=-1)
+        of_plain = teacher.class_features()  # the published code, too, computes the teacher's text features once
+    plain_teacher = as_plain(teacher)
+    plain_teacher.class_features = lambda: of_plain
+    cached = _twin(teacher)
+    cached.image_features = lambda image: known
+
+    def loss(student: nn.Module, guide: nn.Module) -> Tensor:
+        with torch.no_grad():
+            wanted = guide(image)
+        return distillation_loss(student(image), wanted, 1.0)
+
+    pairs = {"plain": (as_plain(model), plain_teacher), "engine": (model, teacher), "cached": (model, cached)}
+    return {k: step(student, lambda s=student, g=guide: loss(s, g)) for k, (student, guide) in pairs.items()}
+
+
+def evaluation_works(
+    size: Size, classes: int, device: torch.device, dtype: torch.dtype, images: int = 1000, batch: int = 100
+) -> dict:
+    """Evaluation of CasPL_CoOp on a test set, with its host alone beside it."""
+    clip_model = random_clip(size, device, dtype)
+    model = host_model("CoOp", clip_model, class_names(classes), size.tokens).to(device)
+    alone = _twin(model)
+    model.cascade(boosting_for(clip_model, size.tokens).to(device), "host_first")
+    image = torch.randn(min(batch, images), 3, size.image, size.image, device=device)
+
+    def evaluate(of: PromptedCLIP) -> None:
+        of._cached = None  # each evaluation computes the class features, once
+        with torch.no_grad():
+            for _ in range(0, images, batch):
+                of(image)
+
+    models = {"plain": as_plain(model), "engine": model, "host": alone}
+    return {k: (lambda m=m: evaluate(m)) for k, m in models.items()}

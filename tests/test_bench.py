@@ -1,0 +1,90 @@
+"""The benchmark: that what it compares is the same, and that what it counts is right."""
+
+import json
+import sys
+
+import pytest
+import torch
+from conftest import ROOT
+from torch.nn import functional as F
+
+sys.path[:0] = [str(ROOT / "scripts"), str(ROOT / "scripts" / "caspl")]
+
+import bench  # noqa: E402
+from benchmark import measure, works  # noqa: E402
+
+CPU, SMALL = torch.device("cpu"), works.SIZES["small"]
+
+
+@pytest.mark.parametrize("host", works.HOSTS)
+def test_both_sides_of_a_step_compute_the_same_and_the_host_alone_something_else(host):
+    torch.manual_seed(0)
+    made = works.host_works(host, SMALL, 7, CPU, torch.float32, batch=3)
+    losses = {key: work().item() for key, work in made.items()}
+    assert losses["engine"] == pytest.approx(losses["plain"], rel=1e-5)
+    assert abs(losses["host"] - losses["plain"]) > 1e-4
+
+
+def test_both_sides_of_phase_1_compute_the_same():
+    torch.manual_seed(0)
+    made = works.boosting_works(SMALL, 7, CPU, torch.float32)
+    losses = {key: work().item() for key, work in made.items()}
+    assert losses["engine"] == pytest.approx(losses["plain"], rel=1e-4)
+    assert losses["cached"] != losses["engine"]  # its teacher's features are drawn
+
+
+def test_the_engine_computes_less_and_keeps_less():
+    for made in (
+        works.host_works("MaPLe", SMALL, 30, CPU, torch.float32),
+        works.evaluation_works(SMALL, 30, CPU, torch.float32, 8, 4),
+    ):
+        assert measure.operations(made["plain"]) > 2 * measure.operations(made["engine"])
+        assert measure.peak_bytes(made["plain"], CPU) > 2 * measure.peak_bytes(made["engine"], CPU)
+
+
+def test_operations_are_counted():
+    a, b = torch.randn(3, 4), torch.randn(4, 5)
+    assert measure.operations(lambda: a @ b) == 2 * 3 * 4 * 5
+    q = torch.randn(2, 3, 10, 16, requires_grad=True)
+    forward = 2 * (2 * 2 * 3 * 10 * 10 * 16)
+    assert measure.operations(lambda: F.scaled_dot_product_attention(q, q, q)) == forward
+    both = measure.operations(lambda: F.scaled_dot_product_attention(q, q, q).sum().backward())
+    assert both == forward * 3.5  # backward: the scores again, and four products
+
+
+def test_memory_is_that_of_the_tensors_alive_at_a_time():
+    def work():
+        a = torch.zeros(1000, 1000)
+        b = a + 1
+        del a
+        return (b + 1).sum().item()
+
+    assert 8e6 <= measure.peak_bytes(work, CPU) <= 8.1e6
+
+
+def test_the_program_writes_a_row_for_each_work(tmp_path, capsys):
+    line = [
+        "--size",
+        "small",
+        "--classes",
+        "5",
+        "--images",
+        "4",
+        "--rounds",
+        "1",
+        "--json",
+        str(tmp_path / "bench.json"),
+    ]
+    bench.main(line)
+    figures = json.loads((tmp_path / "bench.json").read_text())
+    assert [row["work"] for row in figures["rows"]] == bench.NAMES and figures["matrix_rate"] > 1e8
+    for row in figures["rows"]:
+        assert all(value > 0 for part in ("operations", "memory", "seconds") for value in row[part].values())
+    assert capsys.readouterr().out.count("CasPL_MaPLe") == 2
+
+
+def test_names_have_about_eight_tokens():
+    from trainers.engine import tokenizer
+
+    lengths = [len(tokenizer().encode(name)) for name in works.class_names(200)]
+    assert min(lengths) == 6 and max(lengths) == 10 and sum(lengths) / 200 == pytest.approx(8, abs=0.3)
