@@ -95,6 +95,13 @@ class SplitFileDataset(ListedDataset):
             f"{self.split_file} (the published split, see CoOp's DATASETS.md; without it: {instead})",
         )
 
+    @property
+    def split_in_use(self):
+        """See FewShotDataset."""
+        if (self.folder / self.split_file).is_file():
+            return f"published ({self.split_file})"
+        return f"raw annotations ({', '.join(self.annotations) or 'class folders'}), not the published split"
+
     def list_images(self):
         """The published split, or else what `list_raw` finds."""
         path = self.folder / self.split_file

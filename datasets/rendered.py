@@ -41,6 +41,7 @@ class RenderedDataset(ListedDataset):
     sizes = {}
     domain = TARGET
     seed = 0
+    split_in_use = "rendered"
     source = "delete the folder, and it is rendered again (a few seconds)"
 
     @property
