@@ -2,12 +2,15 @@
 `driver.py reproduce <protocol>|all` a whole grid."""
 
 import argparse
+import functools
 import sys
+from pathlib import Path
 
 from grid import Grid, Plan, tables
 from protocols import ELEVEN, MINIATURE, PROTOCOLS
 from runs import (
     HOSTS,
+    ROOT,
     Setting,
     add_arguments,
     as_program,
@@ -72,7 +75,16 @@ def reproduce(_: str, argv: list[str]) -> None:
         grid.run(Cluster(args.cluster, args.jobs, args.output / "cluster", args.slurm).run)
     else:
         grid.run()
-    grid.report()
+    grid.report(functools.partial(_paper_tables, args.output, names))
+
+
+def _paper_tables(output: Path, protocols: list[str]) -> None:
+    """Print what `results.py` makes of all that is in the output's folder, of these protocols."""
+    sys.path.insert(0, str(ROOT / "scripts"))
+    import results
+
+    for name in protocols:
+        results.main([str(output), "--protocol", name])
 
 
 def _grid_parser() -> argparse.ArgumentParser:
