@@ -1,5 +1,6 @@
 """The protocols and their grid, on the toys: recipes, results, ledgers, failures, and jobs in other processes."""
 
+import functools
 import json
 import os
 import sys
@@ -249,6 +250,19 @@ def test_the_grid_of_all_protocols_in_miniature(fake, capsys):
     trained = [what for what in asked if what[-1].isdigit() and not what.startswith("boosting")]
     assert len(trained) == 3 * 4 * 2 * 2 + 3 * 2 * 3 * 2 + 4 * 2
     assert "CasPL_PromptSRC, 4 shots" in capsys.readouterr().out
+
+
+def test_the_tables_behind_a_grid(setting, root, capsys):
+    made = setting("few_shot")
+    runs.boost(made)
+    job = grid.Job(made, "CasPL_CoOp", 3, 2)
+    done = grid.Grid([], made.data, made.output, [])
+    done.jobs = [job]
+    done.run()
+    done.report(functools.partial(driver._paper_tables, made.output))
+    said = capsys.readouterr().out
+    assert f"{done.results[0]['accuracy']:.2f}" in said.partition("Few-shot learning of all classes, toy")[2]
+    assert said.count("CasPL_CoOp") > 1 and "in the tables" not in said
 
 
 def test_the_papers_grid(fake):

@@ -121,8 +121,8 @@ class Grid:
         """Do everything that is not done yet."""
         self.results = how(self.jobs, self.failures)
 
-    def report(self, summarise: Callable[[], None]) -> None:
-        """Print a table for each dataset, then what `summarise` has to say of all, then the failures.
+    def report(self, summarise: Callable[[list[str]], None]) -> None:
+        """Print a table for each dataset, then what `summarise` prints of the protocols, then the failures.
 
         Raises:
             ConfigError: there were failures.
@@ -130,8 +130,7 @@ class Grid:
         for key in dict.fromkeys((result["protocol"], result["dataset"]) for result in self.results):
             results = [result for result in self.results if (result["protocol"], result["dataset"]) == key]
             print(f"\n{PROTOCOLS[key[0]].title}, {key[1]}\n{tables(results, 'github', spread=True)}\n")
-        if self.results:
-            summarise()
+        summarise(list(dict.fromkeys(result["protocol"] for result in self.results)))
         for job, error in self.failures:
             print(f"failed: {job}: {str(error).strip()}")
         if self.failures:

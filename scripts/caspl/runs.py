@@ -12,6 +12,7 @@ from pathlib import Path
 
 import yaml
 from protocols import PROTOCOLS, Protocol, is_miniature, targets_of
+from protocols import harmonic_mean as harmonic_mean  # for scripts/tables
 from recipes import changes
 
 ROOT = Path(__file__).resolve().parents[2]
