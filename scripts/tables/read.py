@@ -113,7 +113,12 @@ def _protocol_of(path: Path) -> str | None:
 
 
 def _per_cent(key: str, value) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 100 or not math.isfinite(value):
+    if (
+        isinstance(value, bool)
+        or not isinstance(value, int | float)
+        or not 0 <= value <= 100
+        or not math.isfinite(value)
+    ):
         raise ValueError(f"{key!r} is {value!r}, expected an accuracy from 0 to 100")
     return float(value)
 
