@@ -280,7 +280,8 @@ def test_what_is_drawn(few_shot, capsys):
     titles = [panel.get_title() for panel in figure.axes]
     assert len(titles) == 12 and titles[-1] == "Average"
     (dtd,) = [panel for panel in figure.axes if panel.get_title() == "DescribableTextures"]
-    assert [list(line.get_xydata()[:, 1]) for line in dtd.containers[1]][:1] == [[56.5, 71.5]]
+    curves = {curve.get_label(): list(curve[0].get_ydata()) for curve in dtd.containers}
+    assert curves == {"PromptSRC": [52.5, 67.5], "CasPL_PromptSRC": [57.5, 72.5]}
     dashed = {
         line.get_label(): list(line.get_ydata()) for line in figure.axes[-1].lines if line.get_linestyle() == "--"
     }

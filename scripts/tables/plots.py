@@ -92,7 +92,7 @@ def _curves(table: Table, part) -> None:
         panel.set_title(dataset, fontsize=10, fontweight="bold" if dataset == AVERAGE else None)
         panel.set_xscale("function", functions=(_to_axis, _from_axis))
         panel.set_xticks(shots, [str(number) for number in shots])
-        panel.set_xlim(min(shots) * 0.8 - 0.15, max(shots) * 1.2)
+        panel.set_xlim(min(shots) * 0.8 if min(shots) else -0.4, max(shots) * 1.2)
         panel.grid(alpha=0.3)
         panel.set_xlabel("shots a class", fontsize=9)
     for panel in panels[:: PANELS_A_LINE[table.protocol]]:
