@@ -80,7 +80,7 @@ def test_an_average_says_over_what_it_is(output, capsys):
     results.main([str(output)])
     printed = capsys.readouterr().out
     assert "87.00 ± 1.41 (2 of 11 datasets)" in printed and "(—)" in printed
-    assert "Average of CasPL_CoOp, base, new, hm: the gain is over the 1 datasets that both have." in printed
+    assert "Average of CasPL_CoOp, base, new, hm: the gain is over what both have (1)." in printed
 
 
 def test_a_whole_average_is_set_against_the_paper(tmp_path, capsys):
@@ -196,7 +196,7 @@ def test_cross_dataset(tmp_path, capsys):
 
 
 def test_only_the_protocol_that_was_asked_for(output, few_shot, capsys):
-    put(output, "few_shot", "dtd", "CoOp", 1, 1, accuracy=50)
+    put(output, "few_shot", "dtd", "CoOp", 1, 1, accuracy=50).write_text("damaged")
     results.main([str(output), "--protocol", "base2new", "--format", "json"])
     assert {record["protocol"] for record in json.loads(capsys.readouterr().out)} == {"base2new"}
 

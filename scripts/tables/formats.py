@@ -14,7 +14,7 @@ TITLES = dict(zip(PROTOCOLS, ("Base-to-new generalisation", "Few-shot classifica
 HEADINGS = {"base": "base", "new": "new", "hm": "HM", "accuracy": "accuracy"}
 LEGEND = (
     "Accuracies in per cent: mean ± sample standard deviation over the seeds{seeds}. — is missing. Gain: points over the "
-    "trainer without CasPL. "
+    "trainer without CasPL. Phase 1 saw: the classes whose images and names it was given. "
 )
 PAPER_LEGEND = "Paper: the paper's figure (ours minus it), where it has one."
 NO_PAPER_LEGEND = "The paper has no figures for this table here."
@@ -108,7 +108,7 @@ def _record(table: Table, row: Row, column: str, cell: Cell) -> dict:
 def title(table: Table) -> str:
     """Protocol, source and number of shots."""
     source = f" from {table.source}" if table.source else ""
-    shots = f", {table.shots} shots" if table.shots else ""
+    shots = f", {table.shots} shot{'s' * (table.shots != 1)}" if table.shots else ""
     return f"{TITLES[table.protocol]}{source}{shots}"
 
 

@@ -52,7 +52,9 @@ def _lines(table: Table) -> int:
 
 
 def _datasets(table: Table) -> list[str]:
-    return list(dict.fromkeys(row.dataset for row in table.rows))
+    """The panels or points: the average is one only where it is over more than one dataset."""
+    datasets = list(dict.fromkeys(row.dataset for row in table.rows))
+    return datasets[:1] if len(datasets) == 2 else datasets
 
 
 def _hosts(table: Table) -> list[str]:
@@ -88,7 +90,14 @@ def _curves(table: Table, part) -> None:
                 _curve(panel, row, COLOURS[hosts.index(plain(row.trainer)) % len(COLOURS)])
             elif "0" in row.cells and row.cells["0"].mean is not None:
                 marker = "*" if row.trainer == "ZeroshotCLIP" else "D"
-                panel.plot([0], [row.cells["0"].mean], marker, color="0.3", markersize=8, label=row.trainer)
+                panel.plot(
+                    [0],
+                    [row.cells["0"].mean],
+                    marker,
+                    color="0.3",
+                    markersize=8 if marker == "*" else 5,
+                    label=row.trainer,
+                )
         panel.set_title(dataset, fontsize=10, fontweight="bold" if dataset == AVERAGE else None)
         panel.set_xscale("function", functions=(_to_axis, _from_axis))
         panel.set_xticks(shots, [str(number) for number in shots])
@@ -133,9 +142,10 @@ def _curve(panel, row: Row, colour) -> None:
 def _movements(table: Table, part) -> None:
     """New over base accuracy, a panel a host: from the host alone (ring) to the cascaded host (dot), a colour a dataset."""
     hosts, datasets = _hosts(table), _datasets(table)
-    panels = _panels(part, len(hosts), PANELS_A_LINE[table.protocol])
+    panels = _panels(part, len(hosts), PANELS_A_LINE[table.protocol], sharex=True, sharey=True)
     rows = {(row.dataset, row.trainer): row for row in table.rows}
-    colours = plt.get_cmap("tab20").colors
+    pairs = plt.get_cmap("tab20").colors  # of a strong colour and a pale one
+    colours = pairs[::2] + pairs[1::2]
     for host, panel in zip(hosts, panels, strict=True):
         for number, dataset in enumerate(datasets):
             colour = "black" if dataset == AVERAGE else colours[number % len(colours)]

@@ -201,7 +201,7 @@ class _Group:
             if cell.gain is not None and cell.gain_datasets != cell.datasets:
                 fewer[cell.gain_datasets].append(self._named(column))
         return [
-            f"{row.dataset} of {row.trainer}, {', '.join(columns)}: the gain is over the {number} datasets that both have."
+            f"{row.dataset} of {row.trainer}, {', '.join(columns)}: the gain is over what both have ({number})."
             for number, columns in fewer.items()
         ]
 
