@@ -153,6 +153,7 @@ def _movements(table: Table, part) -> None:
         panel.set_title(f"{host} to CasPL_{host}", fontsize=10)
         panel.set_xlabel("base accuracy (%)")
         panel.set_ylabel("new accuracy (%)")
+        panel.tick_params(labelbottom=True, labelleft=True)
         panel.grid(alpha=0.3)
     panels[0].plot([], [], "o", mfc="none", mec="0.3", label="ring: host alone")
     panels[0].plot([], [], "o", color="0.3", label="dot: with CasPL")
