@@ -14,8 +14,10 @@ TITLES = dict(zip(PROTOCOLS, ("Base-to-new generalisation", "Few-shot classifica
 HEADINGS = {"base": "base", "new": "new", "hm": "HM", "accuracy": "accuracy"}
 LEGEND = (
     "Accuracies in per cent: mean ± sample standard deviation over the seeds{seeds}. — is missing. Gain: points over the "
-    "trainer without CasPL. Paper: the paper's figure (ours minus it), where it has one."
+    "trainer without CasPL. Phase 1 saw: the classes whose images and names it was given. "
 )
+PAPER_LEGEND = "Paper: the paper's figure (ours minus it), where it has one."
+NO_PAPER_LEGEND = "The paper has no figures for this table here."
 HM_LEGEND = " HM of a dataset: mean of the runs' HM; of the average: HM of the average base and new, as in the paper."
 COLLAPSE_LEGEND = (
     f" †: a seed is more than {FAR_BELOW:g} points below the median of at least two siblings; it is counted."
@@ -42,9 +44,14 @@ def latex(tables: list[Table]) -> str:
     for table in tables:
         text = tabulate(_body(table), _headers(table), tablefmt="latex_booktabs", disable_numparse=True)
         caption = _escaped(f"{title(table)}. {' '.join([legend(table), *table.notes])}")
-        parts.append(
-            "\\begin{table}\n\\centering\n\\caption{" + caption + "}\n\\resizebox{\\linewidth}{!}{%\n" + text + "}\n\\end{table}\n"
-        )
+        lines = [
+            "\\begin{table}",
+            "\\centering",
+            f"\\caption{{{caption}}}",
+            "\\resizebox{\\linewidth}{!}{%",
+            f"{text}}}",
+        ]
+        parts.append("\n".join([*lines, "\\end{table}", ""]))
     text = "\n".join(parts)
     for sign, command in {"±": "$\\pm$", "−": "$-$", "—": "---", "†": "$^\\dagger$", "–": "--"}.items():
         text = text.replace(sign, command)
@@ -77,13 +84,22 @@ FORMATS = {"md": markdown, "csv": csv_text, "latex": latex, "json": json_text}
 def records(tables: list[Table]) -> list[dict]:
     """One a cell. `metric` is base, new, hm or accuracy; `shots` is None where nothing was trained."""
     return [
-        _record(table, row, column, cell) for table in tables for row in table.rows for column, cell in row.cells.items()
+        _record(table, row, column, cell)
+        for table in tables
+        for row in table.rows
+        for column, cell in row.cells.items()
     ]
 
 
 def _record(table: Table, row: Row, column: str, cell: Cell) -> dict:
     few_shot = table.protocol == "few_shot"
-    values = [table.protocol, table.source, (int(column) or None) if few_shot else table.shots, row.dataset, row.trainer]
+    values = [
+        table.protocol,
+        table.source,
+        (int(column) or None) if few_shot else table.shots,
+        row.dataset,
+        row.trainer,
+    ]
     values += [row.classes, "accuracy" if few_shot else column, cell.mean, cell.std, cell.n, table.seeds]
     values += [cell.gain, cell.paper, cell.difference, {name: list(seeds) for name, seeds in cell.collapsed.items()}]
     return dict(zip(FIELDS, [*values, cell.datasets, row.of_datasets, cell.gain_datasets], strict=True))
@@ -92,15 +108,14 @@ def _record(table: Table, row: Row, column: str, cell: Cell) -> dict:
 def title(table: Table) -> str:
     """Protocol, source and number of shots."""
     source = f" from {table.source}" if table.source else ""
-    shots = f", {table.shots} shots" if table.shots else ""
+    shots = f", {table.shots} shot{'s' * (table.shots != 1)}" if table.shots else ""
     return f"{TITLES[table.protocol]}{source}{shots}"
 
 
 def legend(table: Table) -> str:
     """How the table is to be read."""
     text = LEGEND.format(seeds=f" ({table.seeds} unless n is given)")
-    if not _any(table, "paper"):
-        text = text.replace("Paper: the paper's figure (ours minus it), where it has one.", "The paper has no figures for this table here.")
+    text += PAPER_LEGEND if _any(table, "paper") else NO_PAPER_LEGEND
     text += HM_LEGEND if "hm" in table.columns else ""
     return text + (COLLAPSE_LEGEND if any(cell.collapsed for row in table.rows for cell in row.cells.values()) else "")
 

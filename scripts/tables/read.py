@@ -55,7 +55,8 @@ def read_runs(output: Path, protocols: tuple[str, ...] = PROTOCOLS) -> tuple[lis
                     raise ValueError(f"it is of the same run as {seen[key]}; expected one a run: move one of them away")
             runs += found
         except (OSError, ValueError) as error:
-            problems.append(f"{path}: {error}")
+            if _protocol_of(path) in (None, *protocols):
+                problems.append(f"{path}: {error}")
     if not runs and not problems:
         raise ValueError(
             f"no result.json of {', '.join(protocols)} under {output}: run `bash scripts/caspl/reproduce.sh` first, or "
@@ -113,7 +114,12 @@ def _protocol_of(path: Path) -> str | None:
 
 
 def _per_cent(key: str, value) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 100 or not math.isfinite(value):
+    if (
+        isinstance(value, bool)
+        or not isinstance(value, int | float)
+        or not 0 <= value <= 100
+        or not math.isfinite(value)
+    ):
         raise ValueError(f"{key!r} is {value!r}, expected an accuracy from 0 to 100")
     return float(value)
 

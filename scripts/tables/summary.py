@@ -188,7 +188,9 @@ class _Group:
             if row.of_datasets is None:
                 found += [self._collapse_note(row, column) for column in row.cells if row.cells[column].collapsed]
                 if ", " in row.classes:
-                    found.append(f"{row.trainer} on {row.dataset}: runs of different phases 1 ({row.classes}) are mixed.")
+                    found.append(
+                        f"{row.trainer} on {row.dataset}: runs of different phases 1 ({row.classes}) are mixed."
+                    )
             else:
                 found += self._gain_notes(row)
         return found
@@ -199,7 +201,7 @@ class _Group:
             if cell.gain is not None and cell.gain_datasets != cell.datasets:
                 fewer[cell.gain_datasets].append(self._named(column))
         return [
-            f"{row.dataset} of {row.trainer}, {', '.join(columns)}: the gain is over the {number} datasets that both have."
+            f"{row.dataset} of {row.trainer}, {', '.join(columns)}: the gain is over what both have ({number})."
             for number, columns in fewer.items()
         ]
 
