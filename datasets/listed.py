@@ -6,7 +6,7 @@ import os
 from dassl.data.datasets import Datum
 
 from .base import FewShotDataset
-from .errors import DatasetError
+from .errors import DatasetError, MissingImagesError
 from .folders import class_folders, list_classes
 from .splits import check_split, divide, missing_images, read_split
 
@@ -40,8 +40,9 @@ class ListedDataset(FewShotDataset):
         if missing:
             total = sum(len(items) for items in parts.values())
             examples = ", ".join(missing[:3])
-            raise DatasetError(
-                f"{source}: {len(missing)} of its {total} images do not exist: {examples}\n{self.help_text()}"
+            raise MissingImagesError(
+                f"{source}: {len(missing)} of its {total} images do not exist: {examples}\n{self.help_text()}",
+                _without(parts, image_dir, set(missing)),
             )
         if "train" not in parts:
             parts = self._divided(parts, source)
@@ -128,6 +129,13 @@ def datums(entries, image_dir):
         Datum(impath=os.path.normpath(os.path.join(image_dir, path)), label=label, classname=name)
         for path, label, name in entries
     ]
+
+
+def _without(parts, image_dir, missing):
+    return {
+        part: datums((entry for entry in items if os.path.join(image_dir, entry[0]) not in missing), image_dir)
+        for part, items in parts.items()
+    }
 
 
 def _sizes(parts):

@@ -17,7 +17,7 @@ sys.path[:0] = [str(Path(__file__).resolve().parent / "caspl"), str(Path(__file_
 from runs import ROOT, as_program, dataset_name  # noqa: E402  isort: skip (puts the project on the path)
 
 import yaml  # noqa: E402
-from data_check import check, kind_of, where  # noqa: E402
+from data_check import check, kind_of, links  # noqa: E402
 from data_fetch import DOWNLOADS, fetch  # noqa: E402
 
 OWN = ("csv", "image_folder")  # their folder is DATASET.ROOT itself, so `all` leaves them out
@@ -37,13 +37,12 @@ def main() -> None:
         command.add_argument(
             "--output", type=Path, default=ROOT / "output", help="folder of the runs (default: output/)"
         )
-        command.add_argument("--quick", action="store_true", help="do not decode the images")
+    commands.choices["check"].add_argument("--quick", action="store_true", help="do not decode the images")
     args = parser.parse_args()
     logging.getLogger("datasets").setLevel(logging.ERROR)  # the report says what the readers warn of
     if args.command == "fetch":
         fetch_dataset(args.dataset, args.data)
-        args.quick = True
-    if not report(args.dataset, args.data, args.output, args.quick):
+    if not report(args.dataset, args.data, args.output, args.command == "fetch" or args.quick):
         sys.exit(1)
 
 
@@ -80,10 +79,15 @@ def fetch_dataset(dataset: str, data: Path) -> None:
     place = kind.unread(data, data)
     download = DOWNLOADS.get(kind.__name__)
     if download is None:
-        print("\n".join([f"{dataset} cannot be downloaded from here. Get it from:", *where(kind)]))
+        print("\n".join([f"{dataset} cannot be downloaded from here. Get it from:", kind.source, *links(kind)]))
         print("\n".join([f"Expected in {place.folder}:", *place.layout]))
         return
-    moved = fetch(download, place.folder)
+    try:
+        moved = fetch(download, place.folder)
+    except OSError as error:
+        raise OSError(
+            "\n".join([f"{error}\nGet it from:", *links(kind), f"for {place.folder}:", *place.layout])
+        ) from error
     print("\n".join([f"{path}: fetched" for path in moved] or [f"{place.folder}: the images are there already"]))
 
 

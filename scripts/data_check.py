@@ -10,7 +10,7 @@ from dassl.data.datasets import DATASET_REGISTRY
 from dassl.utils import read_image
 from tqdm import tqdm
 
-from datasets import DatasetError, FewShotDataset
+from datasets import DatasetError, FewShotDataset, MissingImagesError
 from datasets.listed import SplitFileDataset
 from datasets.published import PUBLISHED, SPLITS
 from datasets.rendered import RenderedDataset
@@ -58,7 +58,9 @@ class Report:
                 cells = "".join(f"{'-' if numbers.get(c) is None else numbers[c]:>9}" for c in COLUMNS)
                 lines.append(f"  {title:<11}{cells}")
         for title, texts in (("note", self.notes), ("PROBLEM", self.problems), ("get it", self.help)):
-            lines += [f"  {title:<11}{line}" for text in texts for line in text.splitlines()]
+            for text in texts:
+                first, *others = text.splitlines()
+                lines += [f"  {title:<11}{first}", *(f"  {'':<11}{line}" for line in others)]
         return lines
 
 
@@ -77,21 +79,25 @@ def check(name: str, kind: type[FewShotDataset], data: Path, output: Path, quick
         return report
     try:
         parts = dict(zip(("train", "val", "test"), dataset.read(dataset.root), strict=True))
+    except MissingImagesError as error:
+        parts = error.parts
+        report.problems.append(str(error))
     except (DatasetError, OSError, ImportError) as error:
         report.problems.append(str(error))
-        report.help = where(kind)
+        report.help = links(kind)
         return report
     report.split = dataset.split_in_use
     report.found = counts(parts)
-    report.problems = differences(report.found, report.published)
+    if "train" in parts:  # else there are images missing from what has still to be divided
+        report.problems += differences(report.found, report.published)
     if isinstance(dataset, SplitFileDataset) and not (dataset.folder / dataset.split_file).is_file():
-        report.problems.insert(0, f"{dataset.split_file} is missing: results do not compare with published ones")
+        report.problems.append(f"{dataset.split_file} is missing: results do not compare with published ones")
     look_at_images(report, parts, quick)
     kept = sorted(path.name for path in (dataset.folder / "split_fewshot").glob("shot_*"))
     if kept:
         report.notes.append(f"few-shot draws kept beside the data: {', '.join(kept)}")
     if report.problems:
-        report.help = where(kind)
+        report.help = [kind.source, *links(kind)]
     return report
 
 
@@ -104,20 +110,16 @@ def published(kind: type[FewShotDataset]) -> dict[str, int]:
     return {column: getattr(facts, column) for column in COLUMNS} if facts else {}
 
 
-def where(kind: type[FewShotDataset]) -> list[str]:
+def links(kind: type[FewShotDataset]) -> list[str]:
     """Where to get a dataset."""
     facts = PUBLISHED.get(kind.__name__)
-    lines = [kind.source] + ([facts.link] if facts else [])
-    if facts:
-        lines.append(f"{SPLITS} (split files, classnames.txt, middle frames)")
-    return lines
+    return [facts.link, f"{SPLITS} (split files, classnames.txt, middle frames)"] if facts else []
 
 
 def counts(parts: dict) -> dict[str, int]:
-    """Numbers of classes and images of {"train": list of Datum, ...}; the test images of a test set count once."""
-    numbers = {
-        part: len(items) for part, items in parts.items() if items and (part == "test" or items is not parts["test"])
-    }
+    """Numbers of classes and images of {"train": list of Datum, ...}; the pictures of a test set count once."""
+    test = parts.get("test")
+    numbers = {part: len(items) for part, items in parts.items() if items and (part == "test" or items is not test)}
     return {"classes": len({item.label for items in parts.values() for item in items or ()}), **numbers}
 
 
@@ -145,7 +147,7 @@ def _fault(path):
     try:
         read_image(path)
     except Exception as error:  # the real Dassl's reader lets through whatever Pillow raises
-        return f"{path}: {error}"
+        return str(error) if path in str(error) else f"{path}: {error}"
     return None
 
 

@@ -53,7 +53,9 @@ def fetch(download: Download, folder: Path) -> list[Path]:
         aside.mkdir(parents=True, exist_ok=True)
         try:
             getattr(torchvision.datasets, download.kind)(str(aside), download=True)
-        except Exception as error:  # of the network, of an archive, or that the link is known to be dead: anything
+        except Exception as error:  # of the network, of an archive, a dead link: anything
+            if not any(aside.iterdir()):
+                aside.rmdir()
             raise OSError(f"torchvision.datasets.{download.kind} could not download: {error}") from error
         for source in missing:
             if not (aside / source).exists():
