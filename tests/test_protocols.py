@@ -4,7 +4,6 @@ import functools
 import json
 import os
 import sys
-from dataclasses import dataclass
 from pathlib import Path
 
 import protocol  # puts scripts/caspl on the path
@@ -19,6 +18,7 @@ import recipes
 import runs
 import toy
 from dassl.data.datasets import DATASET_REGISTRY
+from grid_jobs import Prompt, Touch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
@@ -26,7 +26,6 @@ import train
 from trainers import checkpoint, ledger
 from trainers.boosting import CasPL
 from trainers.config import ConfigError
-from trainers.files import locked
 
 
 @DATASET_REGISTRY.register()
@@ -239,8 +238,11 @@ def fake(monkeypatch, tmp_path):
     return asked, broken, ["--output", str(tmp_path)]
 
 
-def test_the_grid_of_all_protocols_in_miniature(fake, capsys):
+def test_the_grid_of_all_protocols_in_miniature(fake, capsys, monkeypatch):
     asked, _, places = fake
+    monkeypatch.setenv("PYTHONPATH", "")
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.setattr(cluster.Cluster, "run", lambda self, *what: grid.one_by_one(*what))
     driver.main(["reproduce", "all", "--miniature", *places])
     assert len(asked) == len(set(asked)) and asked[-1] == "tables base2new few_shot cross_dataset"
     assert [what for what in asked if what.startswith("boosting")] == [
@@ -304,38 +306,9 @@ def test_mistakes(fake, line, message):
 # ---- jobs in other processes
 
 
-@dataclass(frozen=True)
-class Touch:
-    """A job that another process does: it writes its number beside its prompt's place, if what it needs is there."""
-
-    setting: "Prompt"
-    trainer: str
-    number: int
-
-    @property
-    def needs(self):
-        """See `grid.Job`."""
-        return self.setting.boosting_file if self.trainer == "CasPL" else None
-
-    def __call__(self):
-        """See `grid.Job`."""
-        if self.trainer == "broken":
-            raise OSError("no such luck")
-        file = self.setting.boosting_file
-        with locked(file.parent / "numbers"):
-            (file if self.trainer == grid.BOOST else file.with_name(str(self.number))).write_text(str(os.getpid()))
-        return None if self.trainer == grid.BOOST else {"number": self.number}
-
-
-@dataclass(frozen=True)
-class Prompt:
-    """Stands for a setting."""
-
-    boosting_file: Path
-
-
 def test_jobs_run_in_processes_of_their_own_phase_1_first(tmp_path, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
     monkeypatch.setattr(cluster, "POLL", 0.05)
     monkeypatch.setattr(sys, "argv", ["driver"])
     here = Prompt(tmp_path / "boosting")

@@ -69,10 +69,11 @@ def reproduce(_: str, argv: list[str]) -> None:
     names = list(PROTOCOLS) if args.protocol == "all" else [args.protocol]
     plans = [_plan(name, args) for name in names]
     grid = Grid(plans, args.data, args.output, args.opts)
-    if args.cluster:
+    kind = args.cluster or ("local" if args.miniature else "none")  # the models of the miniature keep one core busy
+    if kind != "none":
         from cluster import Cluster
 
-        grid.run(Cluster(args.cluster, args.jobs, args.output / "cluster", args.slurm).run)
+        grid.run(Cluster(kind, args.jobs, args.output / "cluster", args.slurm).run)
     else:
         grid.run()
     grid.report(functools.partial(_paper_tables, args.output))
@@ -107,7 +108,10 @@ def _grid_parser() -> argparse.ArgumentParser:
     parser.add_argument("--shots-list", nargs="+", type=shot_number, help="of few_shot; default: 1 2 4 8 16")
     parser.add_argument("--miniature", action="store_true", help="the same on the embedded datasets: minutes on a CPU")
     parser.add_argument(
-        "--cluster", choices=["local", "slurm"], help="start the runs as jobs; default: one by one, here"
+        "--cluster",
+        choices=["none", "local", "slurm"],
+        help="start the runs as jobs, on this machine or on SLURM; none, the default: one by one in this process; "
+        "--miniature: local",
     )
     parser.add_argument("--jobs", type=int, default=2, help="how many jobs at a time (default 2)")
     parser.add_argument(
