@@ -5,6 +5,6 @@
 
 from . import annotated_datasets, folder_datasets, imagenet, own_images, shapes  # noqa: F401
 from .base import FewShotDataset
-from .errors import DatasetError, DatasetNotFoundError
+from .errors import DatasetError, DatasetNotFoundError, MissingImagesError
 
-__all__ = ["DatasetError", "DatasetNotFoundError", "FewShotDataset"]
+__all__ = ["DatasetError", "DatasetNotFoundError", "FewShotDataset", "MissingImagesError"]

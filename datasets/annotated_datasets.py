@@ -138,6 +138,7 @@ class FGVCAircraft(ListedDataset):
     image_dir = "images"
     layout = ("images/", "variants.txt", *(f"images_variant_{part}.txt" for part in ("train", "val", "test")))
     source = "the FGVC-Aircraft page of Oxford's VGG (torchvision.datasets.FGVCAircraft downloads it)"
+    split_in_use = "published (images_variant_*.txt)"
 
     def list_images(self):
         """Lines such as "0034309 707-320": image and variant."""

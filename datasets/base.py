@@ -9,7 +9,7 @@ from dassl.data.datasets import DatasetBase
 from .draws import draw_name, load_draw, save_draw
 from .errors import DatasetError, DatasetNotFoundError
 from .fewshot import VAL_SHOTS, draw, select_classes, tell_shortage
-from .files import KeptFiles
+from .files import KeptFiles, UnwrittenFiles
 
 
 class FewShotDataset(DatasetBase):
@@ -36,15 +36,30 @@ class FewShotDataset(DatasetBase):
 
     def __init__(self, cfg):
         shots, seed, subsample = cfg.DATASET.NUM_SHOTS, cfg.SEED, _subsample(cfg)
-        root = Path(os.path.abspath(os.path.expanduser(cfg.DATASET.ROOT)))
-        self.root, self.folder = root, root / self.dataset_dir
-        self.dataset_dir = str(self.folder)
-        self.kept = KeptFiles(self.folder, cfg.OUTPUT_DIR, type(self).__name__)
-        train, val, test = self.read(root)
+        self._place(cfg.DATASET.ROOT, cfg.OUTPUT_DIR, KeptFiles)
+        train, val, test = self.read(self.root)
         if shots >= 1:
             train, val = self._few_shot(train, val, test, shots, seed)
         train, val, test = select_classes((train, val, test), subsample)
         super().__init__(train_x=train, val=val, test=test)
+
+    @classmethod
+    def unread(cls, root, output_dir):
+        """The dataset at `root` before anything is read, for who only looks: its `read` keeps no files."""
+        dataset = cls.__new__(cls)
+        dataset._place(root, output_dir, UnwrittenFiles)
+        return dataset
+
+    def _place(self, root, output_dir, kept):
+        self.root = Path(os.path.abspath(os.path.expanduser(root)))
+        self.folder = self.root / self.dataset_dir
+        self.dataset_dir = str(self.folder)
+        self.kept = kept(self.folder, output_dir, type(self).__name__)
+
+    @property
+    def split_in_use(self):
+        """Where the division into train, val and test comes from, in a few words."""
+        return "class folders"
 
     def read(self, root):
         """All images, before any draw.

@@ -107,3 +107,11 @@ class KeptFiles:
             logger.warning("Cannot write %s (%s): keeping it as %s", beside, error.strerror or error, fallback)
         write_json(fallback, content)
         return fallback
+
+
+class UnwrittenFiles(KeptFiles):
+    """Finds what others have kept, and keeps nothing: for who only looks."""
+
+    def write(self, name, content):
+        """The path where it would be kept."""
+        return self._places(name)[0]

@@ -6,7 +6,7 @@ import os
 from dassl.data.datasets import Datum
 
 from .base import FewShotDataset
-from .errors import DatasetError
+from .errors import DatasetError, MissingImagesError
 from .folders import class_folders, list_classes
 from .splits import check_split, divide, missing_images, read_split
 
@@ -40,12 +40,13 @@ class ListedDataset(FewShotDataset):
         if missing:
             total = sum(len(items) for items in parts.values())
             examples = ", ".join(missing[:3])
-            raise DatasetError(
-                f"{source}: {len(missing)} of its {total} images do not exist: {examples}\n{self.help_text()}"
+            raise MissingImagesError(
+                f"{source}: {len(missing)} of its {total} images do not exist: {examples}\n{self.help_text()}",
+                _without(parts, image_dir, set(missing)),
             )
         if "train" not in parts:
             parts = self._divided(parts, source)
-        return tuple(_datums(parts[part], image_dir) if part in parts else None for part in ("train", "val", "test"))
+        return tuple(datums(parts[part], image_dir) if part in parts else None for part in ("train", "val", "test"))
 
     def _divided(self, parts, source):
         kept = self.kept.find(OWN_SPLIT)
@@ -95,6 +96,13 @@ class SplitFileDataset(ListedDataset):
             f"{self.split_file} (the published split, see CoOp's DATASETS.md; without it: {instead})",
         )
 
+    @property
+    def split_in_use(self):
+        """See FewShotDataset."""
+        if (self.folder / self.split_file).is_file():
+            return f"published ({self.split_file})"
+        return f"raw annotations ({', '.join(self.annotations) or 'class folders'}), not the published split"
+
     def list_images(self):
         """The published split, or else what `list_raw` finds."""
         path = self.folder / self.split_file
@@ -115,11 +123,19 @@ class SplitFileDataset(ListedDataset):
         return {"all": class_folders(image_dir, names)}, image_dir
 
 
-def _datums(entries, image_dir):
+def datums(entries, image_dir):
+    """list of Datum of the entries of a split, whose paths start from `image_dir`."""
     return [
         Datum(impath=os.path.normpath(os.path.join(image_dir, path)), label=label, classname=name)
         for path, label, name in entries
     ]
+
+
+def _without(parts, image_dir, missing):
+    return {
+        part: datums((entry for entry in items if os.path.join(image_dir, entry[0]) not in missing), image_dir)
+        for part, items in parts.items()
+    }
 
 
 def _sizes(parts):

@@ -72,6 +72,7 @@ class ImageCSV(ListedDataset):
     Without the column split the images are divided like ImageFolder's.
     """
 
+    split_in_use = "images.csv"
     layout = ("images.csv (comma-separated; first line: path,classname,split or path,classname)",)
     source = "your own images"
 

@@ -49,6 +49,8 @@ class Domain:
     cast: float  # greatest change of a colour channel's gain
     blur: float  # greatest weight of a neighbouring pixel, each way
     noise: float  # greatest standard deviation of the pixel noise
+    grey: float = 0  # share of the colour that is taken away
+    lines: float = 0  # share of the picture that is a drawing of its edges instead
 
 
 SOURCE = Domain(
@@ -196,14 +198,20 @@ def _bar(random, picture):
 
 
 def _camera(random, picture, domain):
-    """Colour cast, blur and pixel noise."""
+    """Colour cast, blur, edges, pixel noise and greyness."""
     picture = picture * (1 + random.uniform(-domain.cast, domain.cast, 3))
     side = random.uniform(0, domain.blur)
     for axis in (0, 1):
         wide = np.pad(picture, [(1, 1) if a == axis else (0, 0) for a in range(3)], mode="edge")
         before, after = (wide[:-2], wide[2:]) if axis == 0 else (wide[:, :-2], wide[:, 2:])
         picture = (picture + side * (before + after)) / (1 + 2 * side)
-    return picture + random.uniform(0, domain.noise) * random.standard_normal(picture.shape)
+    if domain.lines:
+        edges = np.hypot(*np.gradient(picture, axis=(0, 1)))
+        picture = picture + domain.lines * (np.clip(3 * edges, 0, 1) - picture)
+    picture = picture + random.uniform(0, domain.noise) * random.standard_normal(picture.shape)
+    if domain.grey:
+        picture = picture + domain.grey * (picture.mean(axis=-1, keepdims=True) - picture)
+    return picture
 
 
 # ---------------------------------------- shapes

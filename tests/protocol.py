@@ -29,7 +29,6 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests"), str(ROOT / "scripts" / "caspl")]
 
-import base2new  # noqa: E402
 import runs  # noqa: E402
 import toy  # noqa: E402
 
@@ -61,7 +60,8 @@ def prepare(root):
 def run(root, output, seed=1):
     """Phase 1, phase 2, evaluation."""
     setting = ToySetting("toy", root, output)
-    base2new.host_run(setting, f"CasPL_{HOST}", HOST, seed, 2, runs.boost(setting))
+    runs.boost(setting)
+    runs.host_run(setting, f"CasPL_{HOST}", seed, 2)
 
 
 def forked(work):

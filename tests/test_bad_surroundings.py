@@ -102,7 +102,7 @@ def test_a_full_disk_is_named_and_takes_nothing_away():
     lines = [line for line in said.splitlines() if line.startswith(f"error: cannot write {run}")]
     assert codes["fill"] == [2] and len(lines) == 1 and "free some space" in lines[0]
     left = {path.name for path in run.rglob("*") if path.is_file() and "tensorboard" not in str(path)}
-    assert left <= {"config.yaml", "log.txt"} and not list((root / "fill").glob(".*"))
+    assert left <= {"config.yaml", "ledger.json", "log.txt"} and not list((root / "fill").glob(".*"))
     assert train.guarded(lambda: train.run(toy.command(root / "fill", "CasPL", run, OPTIM__MAX_EPOCH=2))) == 0
 
 

@@ -87,13 +87,13 @@ def test_a_second_call_reads_what_is_there(first, places):
     ],
 )
 def test_mistakes_end_in_one_line_and_leave_nothing(first, places, arguments, message, capsys):
-    import base2new
+    import driver
     from runs import train
 
     before = sorted(places[3].rglob("*"))
     line = [str(argument) for argument in [*arguments, *places]]
     try:
-        code = train.guarded(lambda: base2new.main(line))
+        code = train.guarded(lambda: driver.main(["base2new", *line]))
     except SystemExit as stopped:  # argparse
         code = stopped.code
     assert code == 2 and message in capsys.readouterr().err

@@ -86,7 +86,7 @@ def test_sigterm_and_ctrl_c_stop_cleanly_and_say_how_to_go_on():
         run = root / "stop" / name
         assert "Stopped: the same command goes on" in (run / "log.txt").read_text()
         assert sorted(path.name for path in run.iterdir() if path.name != "tensorboard") == [
-            *("config.yaml", "log.txt", "progress.pt")
+            *("config.yaml", "ledger.json", "log.txt", "progress.pt")
         ]
     assert "Traceback" not in said and not list((root / "stop").glob(".*"))
 

@@ -1,12 +1,14 @@
 """The embedded dataset `shapes`, and the two small CLIPs that come with it."""
 
 import dataclasses
+import hashlib
 import io
 import json
 import multiprocessing
 import os
 import signal
 import sys
+from itertools import islice
 
 import numpy as np
 import pytest
@@ -19,7 +21,8 @@ from dassl.data.datasets import build_dataset
 from PIL import Image
 from torch.nn import functional as F
 
-from datasets import DatasetError, render, shapes
+from datasets import DatasetError, render, rendered, shapes
+from datasets.shapes import Shapes
 
 sys.path.append(str(ROOT / "scripts" / "shapes"))
 import captions  # noqa: E402
@@ -27,6 +30,7 @@ import train_clips  # noqa: E402
 import training  # noqa: E402
 
 WEIGHTS = {name: ROOT / "trainers/engine/weights" / f"shapes-{name}.pt" for name in ("student", "teacher")}
+CLASSES = tuple(Shapes.classes)
 FORK = multiprocessing.get_context("fork")
 
 
@@ -34,7 +38,7 @@ FORK = multiprocessing.get_context("fork")
 def small(monkeypatch):
     """Few pictures a class, to save time."""
     sizes = {"train": 2, "val": 1, "test": 1}
-    monkeypatch.setattr(shapes, "SIZES", sizes)
+    monkeypatch.setattr(Shapes, "sizes", sizes)
     return sizes
 
 
@@ -47,18 +51,18 @@ def files(folder):
 
 
 def test_classes_are_compositions_and_every_shape_is_in_both_halves():
-    assert len(set(shapes.CLASSES)) == len(shapes.CLASSES) >= 24
-    assert list(shapes.CLASSES) == sorted(shapes.CLASSES)
-    half = len(shapes.CLASSES) // 2
-    base, new = ([name.split() for name in part] for part in (shapes.CLASSES[:half], shapes.CLASSES[half:]))
+    assert len(set(CLASSES)) == len(CLASSES) >= 24
+    assert list(CLASSES) == sorted(CLASSES)
+    half = len(CLASSES) // 2
+    base, new = ([name.split() for name in part] for part in (CLASSES[:half], CLASSES[half:]))
     assert {shape for _, shape in base} == {shape for _, shape in new} == set(shapes.SHAPES)
     assert not {fill for fill, _ in base} & {fill for fill, _ in new}
 
 
 def test_there_are_enough_pictures_of_each_class():
     for part, least in (("train", 40), ("val", 4), ("test", 40)):
-        labels = [label for _, label, _ in shapes.members(part)]
-        assert min(np.bincount(labels, minlength=len(shapes.CLASSES))) >= least
+        labels = [label for _, label, _ in Shapes.members(part)]
+        assert min(np.bincount(labels, minlength=len(CLASSES))) >= least
 
 
 @pytest.mark.parametrize("domain", [render.SOURCE, render.TARGET])
@@ -99,12 +103,12 @@ def test_fills_and_shapes_are_drawn_as_named():
 
 
 def test_the_rendered_folder_has_the_layout_of_the_coop_family(small, tmp_path):
-    shapes.render_folder(tmp_path / "shapes")
+    Shapes.render_folder(tmp_path / "shapes")
     split = json.loads((tmp_path / "shapes/split_zhou_Shapes.json").read_text())
     listed = [path for part in split.values() for path, _, _ in part]
     assert set(files(tmp_path / "shapes")) == {*listed, "split_zhou_Shapes.json"}
     for part, count in small.items():
-        expected = [[label, name] for label, name in enumerate(shapes.CLASSES) for _ in range(count)]
+        expected = [[label, name] for label, name in enumerate(CLASSES) for _ in range(count)]
         assert [entry[1:] for entry in split[part]] == expected
         assert all(path.startswith(f"{part}/{name.replace(' ', '_')}/") for path, _, name in split[part])
     with Image.open(tmp_path / "shapes" / listed[0]) as picture:
@@ -113,17 +117,17 @@ def test_the_rendered_folder_has_the_layout_of_the_coop_family(small, tmp_path):
 
 def test_rendering_twice_gives_the_same_files_and_a_second_call_touches_nothing(small, tmp_path):
     for name in ("a", "b"):
-        shapes.render_folder(tmp_path / name)
+        Shapes.render_folder(tmp_path / name)
     assert files(tmp_path / "a") == files(tmp_path / "b")
     assert len(set(files(tmp_path / "a").values())) == len(files(tmp_path / "a"))
     (tmp_path / "a/train/wavy_star/000.jpg").write_bytes(b"mine")
-    shapes.render_folder(tmp_path / "a")
+    Shapes.render_folder(tmp_path / "a")
     assert (tmp_path / "a/train/wavy_star/000.jpg").read_bytes() == b"mine"
 
 
 @pytest.mark.parametrize("pictures", [0, 50, 71])
 def test_a_killed_run_leaves_nothing_that_looks_complete(small, tmp_path, monkeypatch, pictures):
-    encode, done = shapes.encode, []
+    encode, done = rendered.encode, []
 
     def die(picture):
         done.append(picture)
@@ -131,17 +135,17 @@ def test_a_killed_run_leaves_nothing_that_looks_complete(small, tmp_path, monkey
             os.kill(os.getpid(), signal.SIGKILL)
         return encode(picture)
 
-    monkeypatch.setattr(shapes, "encode", die)
-    child = FORK.Process(target=shapes.render_folder, args=(tmp_path / "shapes",))
+    monkeypatch.setattr(rendered, "encode", die)
+    child = FORK.Process(target=Shapes.render_folder, args=(tmp_path / "shapes",))
     child.start()
     child.join()
     assert child.exitcode == -signal.SIGKILL
     assert not (tmp_path / "shapes").exists()
     assert bool(files(tmp_path)) == (pictures > 0)
-    monkeypatch.setattr(shapes, "ABANDONED", 0)
-    monkeypatch.setattr(shapes, "encode", encode)
-    shapes.render_folder(tmp_path / "shapes")
-    shapes.render_folder(tmp_path / "whole")
+    monkeypatch.setattr(rendered, "ABANDONED", 0)
+    monkeypatch.setattr(rendered, "encode", encode)
+    Shapes.render_folder(tmp_path / "shapes")
+    Shapes.render_folder(tmp_path / "whole")
     assert files(tmp_path / "shapes") == files(tmp_path / "whole")
     assert not list(tmp_path.glob(".*")), "what the killed run has left is swept"
 
@@ -150,20 +154,20 @@ def test_an_interrupted_run_tidies_up(small, tmp_path, monkeypatch):
     def interrupt(picture):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(shapes, "encode", interrupt)
+    monkeypatch.setattr(rendered, "encode", interrupt)
     with pytest.raises(KeyboardInterrupt):
-        shapes.render_folder(tmp_path / "shapes")
+        Shapes.render_folder(tmp_path / "shapes")
     assert not list(tmp_path.iterdir())
 
 
 def test_two_processes_that_start_together_do_not_disturb_each_other(small, tmp_path):
-    runs = [FORK.Process(target=shapes.render_folder, args=(tmp_path / "shapes",)) for _ in range(2)]
+    runs = [FORK.Process(target=Shapes.render_folder, args=(tmp_path / "shapes",)) for _ in range(2)]
     for run in runs:
         run.start()
     for run in runs:
         run.join()
     assert [run.exitcode for run in runs] == [0, 0]
-    shapes.render_folder(tmp_path / "alone")
+    Shapes.render_folder(tmp_path / "alone")
     assert files(tmp_path / "shapes") == files(tmp_path / "alone")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["alone", "shapes"]
 
@@ -172,7 +176,7 @@ def test_a_folder_with_something_else_in_it_is_refused(small, tmp_path):
     (tmp_path / "shapes").mkdir()
     (tmp_path / "shapes/mine.txt").write_text("mine")
     with pytest.raises(DatasetError, match="split_zhou_Shapes.json"):
-        shapes.render_folder(tmp_path / "shapes")
+        Shapes.render_folder(tmp_path / "shapes")
     assert list(files(tmp_path)) == ["shapes/mine.txt"]
 
 
@@ -182,11 +186,63 @@ def test_the_data_set_is_registered_and_divided_into_base_and_new(small, tmp_pat
     cfg.DATASET.NAME, cfg.DATASET.ROOT, cfg.OUTPUT_DIR = "Shapes", str(tmp_path), str(tmp_path / "output")
     cfg.DATASET.SUBSAMPLE_CLASSES = subset
     dataset = build_dataset(cfg)
-    half = len(shapes.CLASSES) // 2
-    expected = {"all": shapes.CLASSES, "base": shapes.CLASSES[:half], "new": shapes.CLASSES[half:]}[subset]
+    half = len(CLASSES) // 2
+    expected = {"all": CLASSES, "base": CLASSES[:half], "new": CLASSES[half:]}[subset]
     assert tuple(dataset.classnames) == expected
     assert len(dataset.train_x) == small["train"] * len(expected)
     assert len(dataset.test) == small["test"] * len(expected)
+
+
+# ---------------------------------------- its relatives
+
+RELATIVES = {  # registry name: classes, whether there is something to train on
+    "ShapesColours": (24, True),
+    "ShapesForms": (8, True),
+    **{f"Shapes{name}": (36, False) for name in ("V2", "Sketch", "A", "R")},
+}
+
+
+@pytest.mark.parametrize("name", RELATIVES)
+def test_relatives_are_rendered_and_read(name, tmp_path, monkeypatch):
+    kind, (classes, trained) = getattr(shapes, name), RELATIVES[name]
+    monkeypatch.setattr(kind, "sizes", dict.fromkeys(kind.sizes, 1))
+    cfg = get_cfg_default()
+    cfg.DATASET.NAME, cfg.DATASET.ROOT, cfg.OUTPUT_DIR = name, str(tmp_path), str(tmp_path / "output")
+    cfg.DATASET.SUBSAMPLE_CLASSES, cfg.DATASET.NUM_SHOTS = "all", 1
+    dataset = build_dataset(cfg)
+    assert [len(dataset.classnames), len(dataset.test), len(dataset.train_x)] == [classes] * 3
+    assert (dataset.train_x == dataset.test) is not trained
+    assert (tmp_path / kind.dataset_dir / "split_fewshot").exists() is trained
+    assert (dataset.classnames == list(CLASSES)) is not trained
+    words = {word for item in dataset.classnames for word in item.split()}
+    assert words <= {*captions.COLOURS, *captions.FILLS, *captions.SHAPES}, "words that the small CLIPs know"
+
+
+def test_relatives_differ_in_pictures_from_shapes_and_a_sketch_has_no_colour():
+    pictures = {
+        kind: np.asarray(next(kind.pictures("test")))
+        for kind in (Shapes, shapes.ShapesV2, shapes.ShapesSketch, shapes.ShapesA, shapes.ShapesR)
+    }
+    assert len({picture.tobytes() for picture in pictures.values()}) == len(pictures)
+    grey = {kind.__name__ for kind, picture in pictures.items() if not np.ptp(picture, axis=-1).any()}
+    assert grey == {"ShapesSketch"}
+
+
+def test_a_class_of_forms_comes_in_every_fill_and_colour(monkeypatch):
+    seen = []
+    monkeypatch.setattr(rendered, "draw", lambda *args: (seen.append(args[:3]), np.zeros((2, 2, 3), np.uint8))[1])
+    list(shapes.ShapesForms.pictures("test"))
+    assert {shape for _, shape, _ in seen} == set(captions.SHAPES)
+    stars = {values for values in seen if values[1] == "star"}
+    assert {fill for fill, _, _ in stars} == set(shapes.FILLS) and {c for _, _, c in stars} == set(captions.COLOURS)
+    seen.clear()
+    list(shapes.ShapesColours.pictures("train"))
+    assert {colour for _, _, colour in seen[:60]} == {"blue"}, "the first three classes"
+
+
+def test_pictures_of_shapes_stay_as_they_are():
+    digest = hashlib.sha256(np.stack([np.asarray(p) for p in islice(Shapes.pictures("test"), 9)]).tobytes())
+    assert digest.hexdigest() == "1fc76fd8712a7ee5ad17496a32fcb01ff117a304ff4347a36652eebc40089d04"
 
 
 # ---------------------------------------- the small CLIPs
@@ -225,24 +281,24 @@ def test_the_stored_models_are_small_stock_clips_in_float16():
 
 @pytest.mark.parametrize("name", ["student", "teacher"])
 def test_every_word_of_the_class_names_is_known_to_both_models(name):
-    rows = load(name).token_embedding.weight[tokenize(list(shapes.CLASSES))]
-    assert (rows.norm(dim=-1)[tokenize(list(shapes.CLASSES)) > 0] > 0).all()
+    rows = load(name).token_embedding.weight[tokenize(list(CLASSES))]
+    assert (rows.norm(dim=-1)[tokenize(list(CLASSES)) > 0] > 0).all()
 
 
 @torch.no_grad()
 def test_the_teacher_beats_the_student_in_zero_shot_accuracy(monkeypatch):
-    monkeypatch.setattr(shapes, "SIZES", {**shapes.SIZES, "test": 8})
-    stored = [Image.open(io.BytesIO(shapes.encode(picture))) for picture in shapes.pictures("test")]
+    monkeypatch.setattr(Shapes, "sizes", {**Shapes.sizes, "test": 8})
+    stored = [Image.open(io.BytesIO(rendered.encode(picture))) for picture in Shapes.pictures("test")]
     pictures = torch.from_numpy(np.stack([np.asarray(picture) for picture in stored])).permute(0, 3, 1, 2)
-    labels = torch.tensor([label for _, label, _ in shapes.members("test")])
+    labels = torch.tensor([label for _, label, _ in Shapes.members("test")])
     images, accuracy = training.prepare(pictures), {}
     for name in WEIGHTS:
         model = load(name)
-        texts = model.encode_text(tokenize([f"a photo of a {name}." for name in shapes.CLASSES]))
+        texts = model.encode_text(tokenize([f"a photo of a {name}." for name in CLASSES]))
         logits = F.normalize(model.encode_image(images), dim=-1) @ F.normalize(texts, dim=-1).T
         accuracy[name] = (logits.argmax(1) == labels).float().mean().item()
     assert accuracy["teacher"] >= accuracy["student"] + 0.08
-    assert accuracy["student"] > 5 / len(shapes.CLASSES)
+    assert accuracy["student"] > 5 / len(CLASSES)
     assert accuracy["teacher"] < 0.95
 
 

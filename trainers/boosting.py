@@ -26,6 +26,7 @@ from .engine import (
 from .engine.blocks import at_least_float32
 from .engine.loading import image_size
 from .engine.precision import cast_clip, choose
+from .ledger import training_item
 from .templates import template_of
 from .training import PromptTrainer
 
@@ -77,6 +78,12 @@ def build_student(
 @TRAINER_REGISTRY.register()
 class CasPL(PromptTrainer):
     """Trains the boosting prompt and writes it to `<OUTPUT_DIR>/boosting.safetensors`. Labels are never read."""
+
+    reads_labels = False
+
+    def data_seen(self) -> list[dict]:
+        """What phase 1 sees (see `ledger`)."""
+        return [training_item(self, "boosting")]
 
     def check_cfg(self, cfg) -> None:
         """Dassl's hook: check the configuration before anything is built."""
@@ -149,6 +156,7 @@ class CasPL(PromptTrainer):
     def info(self) -> BoostingInfo:
         """What the file shall say about the prompt."""
         cfg, node, clip_model = self.cfg, self.cfg.TRAINER.CASPL, self.model.clip
+        (seen,) = self.data_seen()
         return BoostingInfo(
             student=cfg.MODEL.BACKBONE.NAME,
             student_weights=clip_model.fingerprint,
@@ -164,6 +172,8 @@ class CasPL(PromptTrainer):
             dataset=cfg.DATASET.NAME,
             class_names=list(self.dm.dataset.classnames),
             classes=self.classes,
+            images=seen["images"],
+            labels=seen["labels"],
             epochs=self.max_epoch,
             seed=cfg.SEED,
             dtype=str(self.precision.prompts).removeprefix("torch."),

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from dassl.engine import TRAINER_REGISTRY
 
-from . import config
+from . import config, ledger
 from .checkpoint import FILE_NAME, CheckpointError, check_fits, find_boosting, load_boosting
 from .family import find_parts
 from .files import replacing
@@ -44,7 +44,7 @@ class Cascaded:
             check_fits(self.boosting_file, group, info, parts.image, parts.text)
             names = [name for _, name in sorted(self.lab2cname.items())]
             self.injection = inject(self.model, group, order, class_names=names)
-        self.boosting = group
+        self.boosting, self.boosting_info = group, info
         logger.info(
             "Cascaded with %s (%s): %s text x %s, %s vision x %s tokens, %s",
             self.boosting_file,
@@ -62,6 +62,11 @@ class Cascaded:
             with replacing(kept) as aside:
                 shutil.copyfile(self.boosting_file, aside)
         super().before_train()
+        ledger.keep(self.output_dir, self.data_seen())  # a foreign host's trainer does not
+
+    def data_seen(self) -> list[dict]:
+        """What both phases see (see `ledger`)."""
+        return [ledger.boosting_item(self.boosting_info), ledger.training_item(self)]
 
     def load_model(self, directory: str, epoch: int | None = None) -> None:
         """As the host's; refuses a run that was trained with another boosting prompt.

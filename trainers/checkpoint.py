@@ -39,6 +39,7 @@ class BoostingInfo:
         text_width, vision_width, text_layers, vision_layers: the student's sizes (channels, blocks).
         order, temperature, template, host_words: how phase 1 was set.
         dataset, class_names, classes: what it saw; `classes` is "all" or "base"; `classes_hash` is of the names.
+        images, labels: how many training images it saw, and whether it read their labels (see `ledger`).
         epochs, seed, dtype: how it was trained, and the type the prompts were trained in.
         code_version: of this package.
     """
@@ -58,6 +59,8 @@ class BoostingInfo:
     class_names: list[str] = field(default_factory=list)
     classes_hash: str = ""
     classes: str = ""
+    images: int = 0
+    labels: bool = False
     epochs: int = 0
     seed: int = 0
     dtype: str = ""
@@ -150,6 +153,7 @@ def load_boosting(path: str | Path) -> tuple[PromptGroup, BoostingInfo]:
     return PromptGroup(tensors["text"].float(), tensors["vision"].float()).freeze(), info
 
 
+_LATER = {"images": 0, "labels": False}  # fields that files of the first version do not have
 _REDO = "the file is damaged or was not written by this package; train or convert it again"
 
 
@@ -165,7 +169,7 @@ def _read(path: str | Path) -> tuple[dict[str, Tensor], BoostingInfo, dict]:
         hint = " (a published .pth.tar must be imported first: python scripts/caspl/convert.py import)"
         raise CheckpointError(f"{path} is not a safetensors file{hint}: {error}") from error
     try:
-        values = {key: json.loads(value) for key, value in metadata.items()}
+        values = _LATER | {key: json.loads(value) for key, value in metadata.items()}
         fields = {f.name for f in dataclasses.fields(BoostingInfo)}
         announced = {
             key: values[key] for key in ("format", "text_depth", "text_tokens", "vision_depth", "vision_tokens")

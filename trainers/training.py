@@ -9,6 +9,7 @@ from dassl.engine import TrainerX
 from dassl.optim import build_lr_scheduler, build_optimizer
 from torch import Tensor, nn
 
+from . import ledger
 from .engine.precision import Precision
 from .progress import FILE_NAME as PROGRESS
 from .progress import DivergedError, Resumable
@@ -25,9 +26,13 @@ class PromptTrainer(Resumable, TrainerX):
     """A Dassl trainer that learns a few prompt parameters around a frozen CLIP.
 
     A subclass calls `register_learner` at the end of `build_model` and implements `compute_loss`.
+
+    Attributes:
+        reads_labels: False: the batches that `compute_loss` gets have no labels.
     """
 
     precision: Precision
+    reads_labels = True
 
     def build_data_loader(self) -> None:
         """Dassl's hook."""
@@ -40,6 +45,15 @@ class PromptTrainer(Resumable, TrainerX):
         self.val_loader, self.test_loader = self.dm.val_loader, self.dm.test_loader
         self.num_classes, self.num_source_domains = self.dm.num_classes, self.dm.num_source_domains
         self.lab2cname = self.dm.lab2cname
+
+    def data_seen(self) -> list[dict]:
+        """What training sees, an item a phase (see `ledger`)."""
+        return [ledger.training_item(self)]
+
+    def before_train(self) -> None:
+        """Dassl's hook: note what the run is going to see."""
+        super().before_train()
+        ledger.keep(self.output_dir, self.data_seen())
 
     def before_epoch(self) -> None:
         """Dassl's hook."""
@@ -66,6 +80,8 @@ class PromptTrainer(Resumable, TrainerX):
 
     def forward_backward(self, batch: dict) -> dict[str, float]:
         """One step. Dassl calls it for each batch."""
+        if not self.reads_labels:
+            batch = {key: value for key, value in batch.items() if key != "label"}
         with self.precision.context(self.device):
             loss, figures = self.compute_loss(batch)
         if not torch.isfinite(loss):

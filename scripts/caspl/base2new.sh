@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Base-to-new generalisation: bash scripts/caspl/base2new.sh <dataset> <seed> [--host H] [--shots N] [--data DIR]
-# [--output DIR] [--baseline] [KEY VALUE ...]; --help says more.
+# Base-to-new generalisation: bash scripts/caspl/base2new.sh <dataset> <seed> [--host H] [--shots N]
+# [--data DIR] [--output DIR] [--baseline] [KEY VALUE ...]; --help says more.
 set -euo pipefail
 . "$(dirname "${BASH_SOURCE[0]}")/../setup.sh"
-exec "$PYTHON" "$root/scripts/caspl/base2new.py" "$@"
+exec "$PYTHON" "$root/scripts/caspl/driver.py" base2new "$@"

@@ -58,7 +58,7 @@ def show(path: Path) -> None:
         depth, tokens, width = stack.shape
         print(f"  {name}: depth {depth}, {tokens} tokens, width {width}, std {stack.std():.4f}")
     for key, value in dataclasses.asdict(info).items():
-        print(f"  {key}: {value if value not in ('', 0, []) else 'unknown'}")
+        print(f"  {key}: {value if value is False or value not in ('', 0, []) else 'unknown'}")
 
 
 if __name__ == "__main__":

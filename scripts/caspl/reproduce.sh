@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# The paper's tables: bash scripts/caspl/reproduce.sh base2new [--datasets ...] [--hosts ...] [--seeds ...]
+# The paper's tables: bash scripts/caspl/reproduce.sh base2new|few_shot|cross_dataset|all [--datasets ...] [--hosts ...]
+# [--seeds ...] [--miniature] [--cluster local|slurm --jobs N]; --help says more.
 set -euo pipefail
 . "$(dirname "${BASH_SOURCE[0]}")/../setup.sh"
-exec "$PYTHON" "$root/scripts/caspl/reproduce.py" "$@"
+exec "$PYTHON" "$root/scripts/caspl/driver.py" reproduce "$@"

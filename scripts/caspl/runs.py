@@ -5,16 +5,21 @@ import importlib.metadata
 import json
 import platform
 import sys
+import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import yaml
+from protocols import PROTOCOLS, Protocol, is_miniature, targets_of
+from protocols import harmonic_mean as harmonic_mean  # for scripts/tables
+from recipes import changes
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
 import train  # noqa: E402
-from trainers import checkpoint, config  # noqa: E402
+from trainers import checkpoint, config, ledger  # noqa: E402
 from trainers.files import locked, replacing, sha256  # noqa: E402
 
 HOSTS = {"coop": "CoOp", "cocoop": "CoCoOp", "maple": "MaPLe", "promptsrc": "PromptSRC"}
@@ -39,24 +44,43 @@ class Setting:
     Attributes:
         dataset: name of a file in configs/datasets.
         data, output: folders of the datasets and of all runs.
-        recipe: name of the trainers' configuration files: "shapes" for the embedded default, else "vit_b16".
+        recipe: name of the trainers' configuration files: "shapes" for the embedded datasets, else "vit_b16".
         options: KEY VALUE pairs.
+        protocol: its name.
+        targets: datasets to test on too, where the protocol does; empty: its own.
     """
 
     dataset: str
     data: Path
     output: Path
     options: list[str] = field(default_factory=list)
+    protocol: str = "base2new"
+    targets: list[str] = field(default_factory=list)
+
+    @property
+    def rules(self) -> Protocol:
+        """The protocol."""
+        return PROTOCOLS[self.protocol]
 
     @property
     def recipe(self) -> str:
         """Name of the trainers' configuration files."""
-        return "shapes" if self.dataset == "shapes" else "vit_b16"
+        return "shapes" if is_miniature(self.dataset) else "vit_b16"
 
     @property
     def boosting_dir(self) -> Path:
         """Folder of phase 1's run."""
-        return self.output / "boosting" / self.dataset
+        return self.output / self.rules.boosting / self.dataset
+
+    @property
+    def boosting_file(self) -> Path:
+        """What phase 1 writes."""
+        return self.boosting_dir / checkpoint.FILE_NAME
+
+    def folder(self, trainer: str, seed: int | None = None, shots: int | None = None) -> Path:
+        """Folder of a run, or of the result of a trainer that is not trained in phase 2."""
+        folder = self.output / self.protocol / self.dataset / trainer
+        return folder if seed is None else folder / f"shots_{shots}" / f"seed_{seed}"
 
     def options_for(self, trainer: str) -> list[str]:
         """The options without those that set what another trainer reads."""
@@ -71,13 +95,20 @@ class Setting:
             if key not in read:
                 raise config.ConfigError(f"{key} is set, but none of {', '.join(trainers)} reads it: leave it out")
 
-    def arguments(self, trainer: str, seed: int, folder: Path) -> list[str]:
-        """The command line of `train.py` for a trainer, up to its KEY VALUE pairs."""
+    def arguments(self, trainer: str, seed: int, folder: Path, dataset: str = "") -> list[str]:
+        """The command line of `train.py` for a trainer (on another dataset), to which KEY VALUE pairs may be added."""
+        recipe = [] if self.recipe == "shapes" else changes(self.protocol, self.dataset, trainer)
         return [
             *("--root", str(self.data), "--seed", str(seed), "--trainer", trainer, "--output-dir", str(folder)),
-            *("--dataset-config-file", str(ROOT / "configs" / "datasets" / f"{self.dataset}.yaml")),
+            *("--dataset-config-file", dataset_file(dataset or self.dataset)),
             *("--config-file", str(ROOT / "configs" / "trainers" / trainer / f"{self.recipe}.yaml")),
+            *recipe,
         ]
+
+
+def dataset_file(dataset: str) -> str:
+    """The configuration file of a dataset."""
+    return str(ROOT / "configs" / "datasets" / f"{dataset}.yaml")
 
 
 def _pairs(options: list[str]) -> list[list[str]]:
@@ -113,6 +144,13 @@ def run_seed(text: str) -> int:
     return seed
 
 
+def shot_number(text: str) -> int:
+    """Images a class, for argparse."""
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of images a class: 1, 2, 4, ...")
+    return int(text)
+
+
 def host_name(text: str) -> str:
     """A host's trainer, for argparse; case does not matter."""
     if text.lower() not in HOSTS:
@@ -132,8 +170,7 @@ def boost(setting: Setting, options: list[str] | None = None) -> Path:
     Raises:
         ConfigError: the boosting prompt that is there was trained with other values of these options.
     """
-    folder = setting.boosting_dir
-    path = folder / checkpoint.FILE_NAME
+    folder, path = setting.boosting_dir, setting.boosting_file
     if options is None:
         pairs = _pairs(setting.options_for("CasPL"))
         options = [item for pair in pairs if not pair[0].startswith(_PHASE_2_ONLY) for item in pair]
@@ -165,6 +202,64 @@ def _compare_boosting(recipe, kept_file: Path, options: list[str]) -> None:
         print(f"It was trained with settings of its own: {'; '.join(changed)}")
 
 
+def host_run(setting: Setting, trainer: str, seed: int, shots: int) -> dict:
+    """Train and measure as the protocol says; a run that is finished is only read.
+
+    Args:
+        trainer: the host's own, or `CasPL_<host>`, for which phase 1 must be done.
+
+    Returns:
+        the result, as it stands in `result.json`.
+    """
+    folder, targets = setting.folder(trainer, seed, shots), setting.targets or targets_of(setting.dataset)
+    options = ["DATASET.NUM_SHOTS", str(shots), *setting.rules.trained_on]
+    boosting = setting.boosting_file if trainer.startswith("CasPL_") else None
+    if boosting is not None:
+        options += ["TRAINER.CASPL.CHECKPOINT", str(boosting)]
+    with locked(folder):
+        result = finished(setting, trainer, seed, folder, options, boosting)
+        if result is not None and not set(targets) - set(result.get("targets", targets)):
+            print(f"{trainer} is done already: {folder}")
+            return result
+        start = time.monotonic()
+        first = adapt(setting, trainer, seed, folder, options)
+        figures = setting.rules.measure(first, _tester(setting, trainer, folder), targets)
+        head = {"trainer": trainer, "host": trainer.removeprefix("CasPL_"), "seed": seed, "shots": shots}
+        head |= {"seconds": time.monotonic() - start if result is None else result["seconds"]}
+        kept = yaml.safe_load((folder / "config.yaml").read_text())
+        return save_result(setting, folder, head | figures, boosting, kept, ledger.kept(folder))
+
+
+def untrained(setting: Setting, trainer: str) -> dict:
+    """Measure what has no phase 2: stock CLIP ("ZeroshotCLIP"), or CLIP with the boosting prompt alone ("CasPL").
+
+    Returns:
+        the result; one that is there is read, if it was made with the same settings and boosting prompt.
+    """
+    folder, targets = setting.folder(trainer), setting.targets or targets_of(setting.dataset)
+    boosting = setting.boosting_file if trainer == "CasPL" else None
+    runs = folder if boosting is None else setting.boosting_dir
+    with locked(folder):
+        line = _evaluation(setting, trainer, runs, setting.rules.trained_on)
+        asked = train.setup_cfg(train.parse(line))
+        configuration = yaml.safe_load(asked.dump())
+        result = _read_result(folder / "result.json", setting.rules) if (folder / "result.json").is_file() else None
+        if result is not None and _still_true(result, configuration, boosting, targets):
+            print(f"{trainer} is done already: {folder}")
+            return result
+        start = time.monotonic()
+        figures = setting.rules.measure(train.run(line), _tester(setting, trainer, runs), targets)
+        head = {"trainer": trainer, "host": None, "seed": None, "shots": None, "seconds": time.monotonic() - start}
+        seen = [] if boosting is None else [ledger.boosting_item(checkpoint.read_info(boosting))]
+        return save_result(setting, folder, head | figures, boosting, configuration, seen)
+
+
+def _still_true(result: dict, configuration: dict, boosting: Path | None, targets: list[str]) -> bool:
+    same_prompt = boosting is None or result["boosting"]["sha256"] == sha256(boosting)
+    complete = not set(targets) - set(result.get("targets", targets))
+    return same_prompt and complete and result["configuration"] == configuration
+
+
 def finished(
     setting: Setting, trainer: str, seed: int, folder: Path, options: list[str], boosting: Path | None
 ) -> dict | None:
@@ -175,22 +270,26 @@ def finished(
     """
     if not (folder / "result.json").is_file():
         return None
-    result = _read_result(folder / "result.json")
+    result = _read_result(folder / "result.json", setting.rules)
     arguments = [*setting.arguments(trainer, seed, folder), *options, *setting.options_for(trainer)]
     config.check_kept(train.setup_cfg(train.parse(arguments)), folder / "config.yaml")
     if boosting is not None and result["boosting"]["sha256"] != sha256(boosting):
         raise config.ConfigError(
             f"the run in {folder} was made with another boosting prompt than {boosting}: remove its folder to make it again"
         )
-    print(f"{trainer} is done already: {folder}")
     return result
 
 
-def _read_result(path: Path) -> dict:
+def _read_result(path: Path, rules: Protocol) -> dict:
     try:
         result = json.loads(path.read_text())
-        result["boosting"], result["base"], result["new"], result["hm"], result["seconds"]
-    except (ValueError, KeyError, TypeError) as error:
+        (
+            result["boosting"],
+            result["configuration"],
+            result["seconds"],
+            [float(f(result)) for f in rules.columns.values()],
+        )
+    except (ValueError, KeyError, TypeError, AttributeError, ZeroDivisionError) as error:
         raise config.ConfigError(
             f"{path} is no result ({error!r}): remove it, and the run is evaluated again"
         ) from error
@@ -202,31 +301,48 @@ def adapt(setting: Setting, trainer: str, seed: int, folder: Path, options: list
     return train.run([*setting.arguments(trainer, seed, folder), *options, *setting.options_for(trainer)])
 
 
-def evaluate(setting: Setting, trainer: str, folder: Path, options: list[str]) -> float:
-    """The accuracy of the run in `folder` on the test images of other classes, with the run's own configuration."""
+def _tester(setting: Setting, trainer: str, folder: Path) -> Callable[..., float]:
+    def test(options: list[str], dataset: str = "") -> float:
+        return train.run(_evaluation(setting, trainer, folder, options, dataset))
+
+    return test
+
+
+def _evaluation(setting: Setting, trainer: str, folder: Path, options: list[str], dataset: str = "") -> list[str]:
+    """The command line that tests the run in `folder`, with the run's own configuration, on a dataset's test images."""
     flags = ["--eval-only", "--model-dir", str(folder)]
+    if trainer == "CasPL":  # phase 1's classes are no matter when it is tested
+        options = [*options, "TRAINER.CASPL.CLASSES", "all"]
     if (folder / "config.yaml").is_file():
-        return train.run([*flags, "--root", str(setting.data), *options])
+        # The kept configuration comes first, then the other dataset's file, which sets its name.
+        other = ["--dataset-config-file", dataset_file(dataset)] if dataset else []
+        return [*flags, *other, "--root", str(setting.data), *options]
     # Nothing was trained: zero-shot CLIP.
-    own = setting.options_for(trainer)
-    return train.run([*flags, *setting.arguments(trainer, BOOSTING_SEED, folder), *own, *options])
+    more = {"dataset": dataset} if dataset else {}
+    arguments = setting.arguments(trainer, BOOSTING_SEED, folder, **more)
+    return [*flags, *arguments, *setting.options_for(trainer), *options]
 
 
-def harmonic_mean(base: float, new: float) -> float:
-    """HM of two accuracies in per cent."""
-    return 2 * base * new / (base + new) if base + new else 0.0
+def save_result(
+    setting: Setting, folder: Path, figures: dict, boosting: Path | None, configuration: dict, seen: list[dict]
+) -> dict:
+    """Write `result.json`: the figures, and all that is needed to know where they came from.
 
-
-def save_result(folder: Path, figures: dict, boosting: Path | None) -> None:
-    """Write `result.json`: the figures, and all that is needed to know where they came from."""
-    result = figures | {
+    Args:
+        figures: of the protocol, and which trainer, host, seed and shots they are of.
+        configuration: of the run; seen: its ledger.
+    """
+    result = {"protocol": setting.protocol, "dataset": setting.dataset} | figures
+    result |= {
         "boosting": None if boosting is None else {"file": boosting.name, "sha256": sha256(boosting)},
-        "configuration": yaml.safe_load((folder / "config.yaml").read_text()),
+        "configuration": configuration,
         "seeds": {"boosting": BOOSTING_SEED if boosting else None, "run": figures["seed"]},
         "versions": versions(),
+        "ledger": seen,
     }
     with replacing(folder / "result.json") as aside:
         aside.write_text(json.dumps(result, indent=2) + "\n")
+    return result
 
 
 def versions() -> dict[str, str]:

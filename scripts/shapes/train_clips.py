@@ -32,7 +32,9 @@ from clip.model import build_model  # noqa: E402
 from PIL import Image  # noqa: E402
 from training import WORDS, Recipe, Stage, prepare, train  # noqa: E402
 
-from datasets import render, shapes  # noqa: E402
+from datasets import render  # noqa: E402
+from datasets.rendered import encode  # noqa: E402
+from datasets.shapes import Shapes  # noqa: E402
 
 RECIPES = {
     "student": Recipe(
@@ -110,9 +112,9 @@ def save(model, used, path):
 
 def load_split(part):
     """Images (N, 3, 48, 48), normalised, and labels of "val" or "test", as from the files of `shapes`."""
-    stored = (Image.open(io.BytesIO(shapes.encode(picture))) for picture in shapes.pictures(part))
+    stored = (Image.open(io.BytesIO(encode(picture))) for picture in Shapes.pictures(part))
     pictures = np.stack([np.asarray(picture) for picture in stored])
-    labels = torch.tensor([label for _, label, _ in shapes.members(part)])
+    labels = torch.tensor([label for _, label, _ in Shapes.members(part)])
     return prepare(torch.from_numpy(pictures).permute(0, 3, 1, 2)), labels
 
 
@@ -120,11 +122,11 @@ def load_split(part):
 def zero_shot(path, images, labels):
     """Accuracy of a saved model among all classes, of the base classes among themselves, of the new ones."""
     model = build_model(torch.load(path, weights_only=True)).float()
-    texts = model.encode_text(tokenize([f"a photo of a {name}." for name in shapes.CLASSES]))
+    texts = model.encode_text(tokenize([f"a photo of a {name}." for name in Shapes.classes]))
     logits = F.normalize(model.encode_image(images), dim=-1) @ F.normalize(texts, dim=-1).T
-    half = (len(shapes.CLASSES) + 1) // 2
+    half = (len(Shapes.classes) + 1) // 2
     rates = []
-    for low, high in ((0, len(shapes.CLASSES)), (0, half), (half, len(shapes.CLASSES))):
+    for low, high in ((0, len(Shapes.classes)), (0, half), (half, len(Shapes.classes))):
         among = (low <= labels) & (labels < high)
         rates.append((logits[among, low:high].argmax(1) + low == labels[among]).float().mean().item())
     return rates

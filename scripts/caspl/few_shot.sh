@@ -1,0 +1,6 @@
+#!/usr/bin/env bash
+# Few-shot learning of all classes: bash scripts/caspl/few_shot.sh <dataset> <shots> <seed> [--host H]
+# [--data DIR] [--output DIR] [--baseline] [KEY VALUE ...]; --help says more.
+set -euo pipefail
+. "$(dirname "${BASH_SOURCE[0]}")/../setup.sh"
+exec "$PYTHON" "$root/scripts/caspl/driver.py" few_shot "$@"

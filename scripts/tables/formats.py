@@ -1,0 +1,183 @@
+"""Writing tables: Markdown and LaTeX for people, CSV and JSON (one record a cell, unrounded) for programs."""
+
+import csv
+import io
+import json
+
+from tabulate import tabulate
+
+from .read import PROTOCOLS
+from .summary import FAR_BELOW, Cell, Row, Table
+
+MISSING = "—"
+TITLES = dict(zip(PROTOCOLS, ("Base-to-new generalisation", "Few-shot classification", "Cross-dataset"), strict=True))
+HEADINGS = {"base": "base", "new": "new", "hm": "HM", "accuracy": "accuracy"}
+LEGEND = (
+    "Accuracies in per cent: mean ± sample standard deviation over the seeds{seeds}. — is missing. Gain: points over the "
+    "trainer without CasPL. Phase 1 saw: the classes whose images and names it was given. "
+)
+PAPER_LEGEND = "Paper: the paper's figure (ours minus it), where it has one."
+NO_PAPER_LEGEND = "The paper has no figures for this table here."
+HM_LEGEND = " HM of a dataset: mean of the runs' HM; of the average: HM of the average base and new, as in the paper."
+COLLAPSE_LEGEND = (
+    f" †: a seed is more than {FAR_BELOW:g} points below the median of at least two siblings; it is counted."
+)
+FIELDS = [
+    *("protocol", "source", "shots", "dataset", "trainer", "phase_1_classes", "metric", "mean", "std", "seeds"),
+    *("of_seeds", "gain", "paper", "difference", "collapsed", "datasets", "of_datasets", "gain_datasets"),
+]
+
+
+def markdown(tables: list[Table]) -> str:
+    """A heading, a table, and notes, for each."""
+    parts = []
+    for table in tables:
+        text = tabulate(_body(table), _headers(table), tablefmt="github", disable_numparse=True)
+        notes = "".join(f"- {note}\n" for note in table.notes)
+        parts.append(f"## {title(table)}\n\n{legend(table)}\n\n{text}\n" + (f"\n{notes}" if notes else ""))
+    return "\n".join(parts)
+
+
+def latex(tables: list[Table]) -> str:
+    """A table environment each (packages: booktabs, graphicx)."""
+    parts = []
+    for table in tables:
+        text = tabulate(_body(table), _headers(table), tablefmt="latex_booktabs", disable_numparse=True)
+        caption = _escaped(f"{title(table)}. {' '.join([legend(table), *table.notes])}")
+        lines = [
+            "\\begin{table}",
+            "\\centering",
+            f"\\caption{{{caption}}}",
+            "\\resizebox{\\linewidth}{!}{%",
+            f"{text}}}",
+        ]
+        parts.append("\n".join([*lines, "\\end{table}", ""]))
+    text = "\n".join(parts)
+    for sign, command in {"±": "$\\pm$", "−": "$-$", "—": "---", "†": "$^\\dagger$", "–": "--"}.items():
+        text = text.replace(sign, command)
+    return text
+
+
+def _escaped(text: str) -> str:
+    return "".join(f"\\{sign}" if sign in "_%&#$" else sign for sign in text)
+
+
+def csv_text(tables: list[Table]) -> str:
+    """One line a cell; what is missing is empty; collapsed seeds as dataset:seed, separated by blanks."""
+    stream = io.StringIO()
+    writer = csv.DictWriter(stream, FIELDS, lineterminator="\n")
+    writer.writeheader()
+    for record in records(tables):
+        collapsed = (f"{name}:{seed}" for name, seeds in record["collapsed"].items() for seed in seeds)
+        writer.writerow(record | {"collapsed": " ".join(collapsed)})
+    return stream.getvalue()
+
+
+def json_text(tables: list[Table]) -> str:
+    """A list of records with the keys `FIELDS`; what is missing is null."""
+    return json.dumps(records(tables), indent=1) + "\n"
+
+
+FORMATS = {"md": markdown, "csv": csv_text, "latex": latex, "json": json_text}
+
+
+def records(tables: list[Table]) -> list[dict]:
+    """One a cell. `metric` is base, new, hm or accuracy; `shots` is None where nothing was trained."""
+    return [
+        _record(table, row, column, cell)
+        for table in tables
+        for row in table.rows
+        for column, cell in row.cells.items()
+    ]
+
+
+def _record(table: Table, row: Row, column: str, cell: Cell) -> dict:
+    few_shot = table.protocol == "few_shot"
+    values = [
+        table.protocol,
+        table.source,
+        (int(column) or None) if few_shot else table.shots,
+        row.dataset,
+        row.trainer,
+    ]
+    values += [row.classes, "accuracy" if few_shot else column, cell.mean, cell.std, cell.n, table.seeds]
+    values += [cell.gain, cell.paper, cell.difference, {name: list(seeds) for name, seeds in cell.collapsed.items()}]
+    return dict(zip(FIELDS, [*values, cell.datasets, row.of_datasets, cell.gain_datasets], strict=True))
+
+
+def title(table: Table) -> str:
+    """Protocol, source and number of shots."""
+    source = f" from {table.source}" if table.source else ""
+    shots = f", {table.shots} shot{'s' * (table.shots != 1)}" if table.shots else ""
+    return f"{TITLES[table.protocol]}{source}{shots}"
+
+
+def legend(table: Table) -> str:
+    """How the table is to be read."""
+    text = LEGEND.format(seeds=f" ({table.seeds} unless n is given)")
+    text += PAPER_LEGEND if _any(table, "paper") else NO_PAPER_LEGEND
+    text += HM_LEGEND if "hm" in table.columns else ""
+    return text + (COLLAPSE_LEGEND if any(cell.collapsed for row in table.rows for cell in row.cells.values()) else "")
+
+
+def _any(table: Table, name: str, column: str | None = None) -> bool:
+    cells = [row.cells[key] for row in table.rows for key in row.cells if column in (None, key)]
+    return any(getattr(cell, name) is not None for cell in cells)
+
+
+def _headers(table: Table) -> list[str]:
+    headers = ["dataset", "method", "phase 1 saw"]
+    for column in table.columns:
+        name = HEADINGS.get(column) or ("no shots" if column == "0" else f"{column} shot{'s' * (column != '1')}")
+        headers += [name, *(["gain"] if _shows_gain(table, column) else []), *_paper_header(table, column)]
+    return headers
+
+
+def _paper_header(table: Table, column: str) -> list[str]:
+    return ["paper"] if _any(table, "paper", column) else []
+
+
+def _shows_gain(table: Table, column: str) -> bool:
+    return _any(table, "gain", column)
+
+
+def _body(table: Table) -> list[list[str]]:
+    body, before = [], None
+    for row in table.rows:
+        line = [row.dataset if row.dataset != before else "", row.trainer, _classes(row)]
+        before = row.dataset
+        for column, cell in row.cells.items():
+            applies = table.protocol != "few_shot" or (column == "0") == (row.trainer in ("ZeroshotCLIP", "CasPL"))
+            line.append(_figure(table, row, cell) if applies else "")
+            if _shows_gain(table, column):
+                cascaded = applies and row.trainer.startswith("CasPL")
+                line.append(_signed(cell.gain) if cascaded else "")
+            if _paper_header(table, column):
+                line.append(_paper(cell))
+        body.append(line)
+    return body
+
+
+def _classes(row: Row) -> str:
+    """Hosts alone have no phase 1; a cascaded trainer without a run has seen nothing yet."""
+    return row.classes or (MISSING if row.trainer.startswith("CasPL") else "")
+
+
+def _figure(table: Table, row: Row, cell: Cell) -> str:
+    if cell.mean is None:
+        return MISSING
+    text = f"{cell.mean:.2f}" + ("" if cell.std is None else f" ± {cell.std:.2f}") + ("†" if cell.collapsed else "")
+    remarks = []
+    if cell.n != table.seeds and row.trainer not in ("ZeroshotCLIP", "CasPL"):
+        remarks.append(f"n = {cell.n}")
+    if row.of_datasets and cell.datasets != row.of_datasets:
+        remarks.append(f"{cell.datasets} of {row.of_datasets} datasets")
+    return text + (f" ({', '.join(remarks)})" if remarks else "")
+
+
+def _signed(points: float | None) -> str:
+    return MISSING if points is None else f"{round(points, 2) + 0.0:+.2f}".replace("-", "−")  # no −0.00
+
+
+def _paper(cell: Cell) -> str:
+    return "" if cell.paper is None else f"{cell.paper:.2f} ({_signed(cell.difference)})"
