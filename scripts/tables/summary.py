@@ -21,7 +21,7 @@ class Cell:
     Attributes:
         mean: over the seeds; of an average row, over the datasets' means (its hm: of the average base and new).
         std: sample standard deviation over the seeds; of an average row, of the seeds' averages over the datasets.
-        n: number of seeds behind `std`; 1 where nothing was trained.
+        n: number of seeds (of an average row: of those that all its datasets have); 1 where nothing was trained.
         gain: points over the trainer without CasPL.
         paper, difference: the paper's figure, and the points that ours is above it.
         collapsed: {dataset: seeds} far below their siblings (see `collapsed_seeds`); they are counted nevertheless.
