@@ -26,6 +26,7 @@ def put(folder, protocol, dataset, trainer, seed, shots=16, classes="all", **fig
     if "base" in figures:
         figures["hm"] = 2 * figures["base"] * figures["new"] / (figures["base"] + figures["new"])
     ledger = [PHASE_1 | {"classes": classes}] if trainer.startswith("CasPL") else []
+    ledger.append({"phase": "adapting", "dataset": dataset, "images": 9, "labels": True, "classes": "new"})
     result = {"protocol": protocol, "dataset": dataset, "trainer": trainer, "ledger": ledger}
     result |= {"seed": seed, "shots": None if seed is None else shots} | figures
     (place / "result.json").write_text(json.dumps(result))
@@ -98,6 +99,9 @@ def test_a_whole_average_is_set_against_the_paper(tmp_path, capsys):
         assert record["difference"] == pytest.approx(1, abs=0.02)
         assert record["datasets"] == record["of_datasets"] == 11
     assert [record["mean"] for record in found[3:]] == [10, 10, 10] and found[3]["paper"] is None
+    results.main([str(tmp_path)])
+    headings = [line for line in capsys.readouterr().out.splitlines() if line.startswith("## ")]
+    assert [heading.partition(" shots")[2] for heading in headings] == ["", " (not the paper's datasets)"]
 
 
 def test_what_is_missing_is_shown(output, capsys):
@@ -143,7 +147,7 @@ def test_which_classes_phase_1_saw(tmp_path, capsys, classes):
     found = records(tmp_path, capsys=capsys)
     assert found["Shapes", "CasPL_CoOp", "base"]["phase_1_classes"] == classes
     assert found["Shapes", "CoOp", "base"]["phase_1_classes"] == ""
-    put(tmp_path, "base2new", "shapes", "CasPL_CoOp", 2, classes="new", base=80, new=70)
+    put(tmp_path, "base2new", "shapes", "CasPL_CoOp", 2, classes="another", base=80, new=70)
     results.main([str(tmp_path)])
     assert "runs of different phases 1" in capsys.readouterr().out
 

@@ -109,7 +109,8 @@ def title(table: Table) -> str:
     """Protocol, source and number of shots."""
     source = f" from {table.source}" if table.source else ""
     shots = f", {table.shots} shot{'s' * (table.shots != 1)}" if table.shots else ""
-    return f"{TITLES[table.protocol]}{source}{shots}"
+    other = "" if table.of_paper or table.source else " (not the paper's datasets)"
+    return f"{TITLES[table.protocol]}{source}{shots}{other}"
 
 
 def legend(table: Table) -> str:

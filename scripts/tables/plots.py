@@ -161,15 +161,15 @@ def _movements(table: Table, part) -> None:
 
 
 def _movement(panel, alone: Row, cascaded: Row, colour, label: str) -> None:
-    points = []
+    points, above = [], 2 if label == AVERAGE else 3  # the average is bigger, and covers none
     for row, style in ((alone, {"mfc": "none"}), (cascaded, {"label": label})):
         base, new = row.cells["base"].mean, row.cells["new"].mean
         if base is not None and new is not None:
             points.append((base, new))
-            panel.plot(base, new, "o", color=colour, markersize=9 if label == AVERAGE else 6, **style)
+            panel.plot(base, new, "o", color=colour, markersize=9 if label == AVERAGE else 6, zorder=above, **style)
     if len(points) == 2:
         arrow = {"arrowstyle": "->", "color": colour, "shrinkA": 3, "shrinkB": 3, "linewidth": 1.2}
-        panel.annotate("", points[1], points[0], arrowprops=arrow)
+        panel.annotate("", points[1], points[0], arrowprops=arrow, zorder=above)
 
 
 DRAWN = {"few_shot": _curves, "base2new": _movements}

@@ -21,7 +21,7 @@ class Cell:
     Attributes:
         mean: over the seeds; of an average row, over the datasets' means (its hm: of the average base and new).
         std: sample standard deviation over the seeds; of an average row, of the seeds' averages over the datasets.
-        n: number of seeds behind `std`; 1 where nothing was trained.
+        n: number of seeds (of an average row: of those that all its datasets have); 1 where nothing was trained.
         gain: points over the trainer without CasPL.
         paper, difference: the paper's figure, and the points that ours is above it.
         collapsed: {dataset: seeds} far below their siblings (see `collapsed_seeds`); they are counted nevertheless.
@@ -53,7 +53,13 @@ class Row:
 
 @dataclass(frozen=True)
 class Table:
-    """A protocol's table: `columns` are base, new, hm; numbers of shots; or accuracy. `seeds`: the most any cell has."""
+    """A protocol's table.
+
+    Attributes:
+        columns: base, new, hm (base2new); numbers of shots, 0 where nothing was trained (few_shot); accuracy.
+        seeds: the most that any cell has.
+        of_paper: whether its datasets (its source) are the paper's.
+    """
 
     protocol: str
     source: str
@@ -62,6 +68,7 @@ class Table:
     rows: list[Row]
     seeds: int
     notes: list[str]
+    of_paper: bool
 
 
 class _Group:
@@ -179,7 +186,8 @@ class _Group:
         for label, datasets in self.averages().items():
             rows += [self.average_row(label, datasets, trainer) for trainer in self.trainers]
         seeds = max(len(values) for values in self.figures.values())
-        return Table(self.protocol, self.source, self.shots, self.columns, rows, seeds, self.notes(rows))
+        of_paper = bool({self.source, *self.datasets} & set(self.paper_datasets))
+        return Table(self.protocol, self.source, self.shots, self.columns, rows, seeds, self.notes(rows), of_paper)
 
     def notes(self, rows: list[Row]) -> list[str]:
         """What a reader must know of single cells: collapsed seeds, gains over fewer datasets, mixed phases 1."""
