@@ -28,7 +28,10 @@ setup(
         "ftfy",
         "regex",
     ],
-    extras_require={"clip": ["openai-clip==1.0.1", "setuptools<81"]},  # a toolbox brings a clip of its own
+    extras_require={
+        "clip": ["openai-clip==1.0.1", "setuptools<81"],  # a toolbox brings a clip of its own
+        "open_clip": ["open_clip_torch>=3.0"],  # teachers beyond OpenAI's
+    },
     package_dir={"caspl": "trainers", "caspl.third_party": "third_party"},
     packages=["caspl", "caspl.engine", "caspl.hosts", *STAND_IN],
     package_data={"caspl.engine": ["weights/*.pt"], "caspl.hosts": ["templates.txt"]},

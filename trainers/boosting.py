@@ -5,6 +5,7 @@ import logging
 from pathlib import Path
 
 import torch
+import torchvision
 from dassl.engine import TRAINER_REGISTRY
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -20,13 +21,14 @@ from .engine import (
     initial_context,
     load_clip,
     tokenizer,
-    worded_texts,
     words_to_start_from,
 )
 from .engine.blocks import at_least_float32
 from .engine.loading import image_size
 from .engine.precision import cast_clip, choose
 from .ledger import training_item
+from .teacher import Teacher, View, load_teacher
+from .teacher_cache import TeacherCache, described_images
 from .templates import template_of
 from .training import PromptTrainer
 
@@ -38,6 +40,14 @@ def distillation_loss(student: Tensor, teacher: Tensor, temperature: float) -> T
     student, teacher = at_least_float32(student) / temperature, at_least_float32(teacher) / temperature
     divergence = F.kl_div(student.log_softmax(dim=1), teacher.softmax(dim=1), reduction="sum")
     return divergence * temperature**2 / len(student)
+
+
+def teacher_view(cfg, teacher: Teacher) -> View:
+    """The way from the student's batches to the teacher's."""
+    mean, std = (0.0,) * 3, (1.0,) * 3
+    if "normalize" in cfg.INPUT.TRANSFORMS:
+        mean, std = cfg.INPUT.PIXEL_MEAN, cfg.INPUT.PIXEL_STD
+    return View(teacher, cfg.INPUT.SIZE[0], mean, std)
 
 
 def build_student(
@@ -97,15 +107,15 @@ class CasPL(PromptTrainer):
             cfg.DATASET.SUBSAMPLE_CLASSES = cfg.TRAINER.CASPL.CLASSES
         self.classes = cfg.DATASET.SUBSAMPLE_CLASSES
         self.use_data(cfg)
+        self.train_loader_x.dataset.views = cfg.TRAINER.CASPL.TEACHER.VIEWS
 
     def build_model(self) -> None:
         """Dassl's hook: here the configuration ends."""
         cfg, node = self.cfg, self.cfg.TRAINER.CASPL
         names = self.dm.dataset.classnames
         precision = choose(node.PREC, self.device)
-        student, teacher = load_clip(cfg.MODEL.BACKBONE.NAME), load_clip(node.TEACHER.BACKBONE)
-        for backbone in (student, teacher):
-            config.check_image_size(cfg, image_size(backbone))
+        student = load_clip(cfg.MODEL.BACKBONE.NAME)
+        config.check_image_size(cfg, image_size(student))
         self.template = node.TEACHER.TEMPLATE or template_of(cfg.DATASET.NAME)
         logger.info("Teacher %s with the template %r", node.TEACHER.BACKBONE, self.template)
         self.temperature = node.TEMPERATURE
@@ -120,31 +130,63 @@ class CasPL(PromptTrainer):
             node.TEXT_ORDER,
             node.HOST_WORDS,
         )
-        self.teacher = PromptedCLIP(teacher, Learner(), worded_texts(tokenizer().encode, names, self.template))
-        for model in (self.model, self.teacher):
-            cast_clip(model.clip, precision.weights)
-            model.to(self.device)
-        self.teacher.eval()
+        cast_clip(self.model.clip, precision.weights)
+        self.model.to(self.device)
+        self.teacher = load_teacher(node.TEACHER.BACKBONE, names, self.template, precision).to(self.device)
+        self.view = teacher_view(cfg, self.teacher).to(self.device)
+        self.cache: TeacherCache | None = None
         self.register_learner("CasPL", self.model.boosting, precision)
 
     def compute_loss(self, batch: dict) -> tuple[Tensor, dict[str, Tensor]]:
         """The distillation loss of a batch's images."""
         image = batch["img"].to(self.device)
         with torch.no_grad():
-            teacher = self.teacher(image)
+            teacher = self.teacher.logits(self.teacher_features(batch["index"], image))
         student = self.model(image)
         agree = (student.argmax(dim=1) == teacher.argmax(dim=1)).float().mean() * 100
         return distillation_loss(student, teacher, self.temperature), {"agreement": agree}
 
+    def teacher_features(self, index: Tensor, image: Tensor) -> Tensor:
+        """The teacher's normalised features (B, E) of a batch, from the cache where there is one."""
+
+        def compute():
+            return self.teacher.image_features(self.view(image))
+
+        if self.cache is None:
+            return compute()
+        return self.cache.features(index, self.train_loader_x.dataset.view, compute).to(self.device)
+
     def before_train(self) -> None:
-        """Dassl's hook: refuse to train on other classes than `TRAINER.CASPL.CLASSES` says."""
+        """Dassl's hook: refuse to train on other classes than `TRAINER.CASPL.CLASSES` says, and open the cache."""
         wanted = self.cfg.TRAINER.CASPL.CLASSES
         if self.classes != wanted:
             raise config.ConfigError(
                 f"DATASET.SUBSAMPLE_CLASSES is {self.classes!r}, but phase 1 trains on TRAINER.CASPL.CLASSES, which is "
                 f"{wanted!r}: set the latter, and leave the former at 'all'"
             )
+        if self.cfg.TRAINER.CASPL.TEACHER.CACHE:
+            self.cache = self.open_cache()
         super().before_train()
+
+    def open_cache(self) -> TeacherCache:
+        """The cache of what the teacher will see in this run."""
+        cfg, node = self.cfg, self.cfg.TRAINER.CASPL.TEACHER
+        paths = [item.impath for item in self.train_loader_x.dataset.data_source]
+        settings = {
+            "teacher": node.BACKBONE,
+            "teacher_weights": self.teacher.fingerprint(),
+            "view": self.view.settings(),
+            "dataset": cfg.DATASET.NAME,
+            "image_list": described_images(paths, cfg.DATASET.ROOT),
+            "input": cfg.INPUT,
+            "seed": cfg.SEED,
+            "precision": self.precision.name,
+            "computed_by": [torch.__version__, torchvision.__version__, self.device.type],
+        }
+        with torch.no_grad(), self.precision.context(self.device):
+            size = self.teacher.size
+            width = self.teacher.image_features(torch.zeros(1, 3, size, size, device=self.device)).shape[1]
+        return TeacherCache(node.CACHE, settings, len(paths), node.VIEWS or self.max_epoch, width)
 
     def after_train(self) -> None:
         """Dassl's hook; the boosting-prompt file comes last, when all else is done: whoever meets it may use it."""

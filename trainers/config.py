@@ -30,7 +30,11 @@ def extend_cfg(cfg: CfgNode) -> None:
     - PREC: phase 1's precision. TEMPERATURE: of the distillation.
     - CLASSES: phase 1's classes, all or base.
     - HOST_WORDS: words that stand in phase 1 where the host's context will stand in phase 2.
-    - TEACHER.BACKBONE, TEACHER.TEMPLATE: the teacher CLIP and its template (empty: the dataset's).
+    - TEACHER.BACKBONE, TEACHER.TEMPLATE: the teacher CLIP, as `MODEL.BACKBONE.NAME` or
+      "open_clip:<architecture>/<tag or file>", and its template (empty: the dataset's).
+    - TEACHER.VIEWS: how many augmentations of each image there are, which the epochs take in turn (0: as many as epochs).
+    - TEACHER.CACHE: a folder to keep the teacher's image features in, rounded to float16, for later epochs and runs
+      (empty: none are kept, nor rounded).
     """
     if "SUBSAMPLE_CLASSES" not in cfg.DATASET:
         cfg.DATASET.SUBSAMPLE_CLASSES = "all"
@@ -51,6 +55,8 @@ def extend_cfg(cfg: CfgNode) -> None:
     node.TEACHER = CfgNode()
     node.TEACHER.BACKBONE = "ViT-L/14"
     node.TEACHER.TEMPLATE = ""
+    node.TEACHER.VIEWS = 0
+    node.TEACHER.CACHE = ""
 
 
 def check_cfg(cfg: CfgNode) -> None:
@@ -69,6 +75,15 @@ def check_cfg(cfg: CfgNode) -> None:
     for key in ("N_CTX_TEXT", "N_CTX_VISION", "DEPTH_TEXT", "DEPTH_VISION"):
         if node[key] < 0:
             raise ConfigError(f"TRAINER.CASPL.{key} is {node[key]}, expected 0 or more")
+    if node.TEACHER.VIEWS < 0:
+        raise ConfigError(
+            f"TRAINER.CASPL.TEACHER.VIEWS is {node.TEACHER.VIEWS}, expected 0 (as many as epochs) or more"
+        )
+    if node.TEACHER.CACHE and cfg.SEED < 0:
+        raise ConfigError(
+            f"TRAINER.CASPL.TEACHER.CACHE is {node.TEACHER.CACHE!r}, but SEED is {cfg.SEED}, with which no run's "
+            "augmentations come back: set SEED to 0 or more, or leave the cache out"
+        )
     if node.TEMPERATURE <= 0:
         raise ConfigError(f"TRAINER.CASPL.TEMPERATURE is {node.TEMPERATURE}, expected a number above 0")
 

@@ -1,6 +1,7 @@
 """Random numbers that a run can be repeated with: their state as plain data, and images that depend on no order.
 
-An augmentation is a function of (seed, epoch, image): neither the number of data workers nor what was drawn before matters.
+An augmentation is a function of (seed, image, view), a view being an epoch modulo the number of views: neither the number
+of data workers nor what was drawn before matters.
 """
 
 import contextlib
@@ -54,21 +55,27 @@ def drawing_from(*numbers: int) -> Iterator[None]:
 
 
 class SeededDataset(DatasetWrapper):
-    """Dassl's dataset, whose training images are augmented as (`cfg.SEED`, `epoch`, index) says.
+    """Dassl's dataset, whose training images are augmented as (`cfg.SEED`, `view`, index) says.
 
     Attributes:
         epoch: to be set ahead of each epoch, before the loader starts (its workers take a copy of it along).
+        views: how many augmentations of an image there are; 0: another one in each epoch.
     """
 
     def __init__(self, cfg, data_source, transform=None, is_train=False):
         super().__init__(cfg, data_source, transform=transform, is_train=is_train)
         self.seed = cfg.SEED if cfg.SEED >= 0 else random.getrandbits(32)
-        self.epoch = 0
+        self.epoch, self.views = 0, 0
+
+    @property
+    def view(self) -> int:
+        """Which of an image's augmentations this epoch shows."""
+        return self.epoch % self.views if self.views else self.epoch
 
     def __getitem__(self, index: int) -> dict:
         if not self.is_train:
             return super().__getitem__(index)
-        with drawing_from(self.seed, self.epoch, index):
+        with drawing_from(self.seed, self.view, index):
             return super().__getitem__(index)
 
 
