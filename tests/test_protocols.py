@@ -159,6 +159,16 @@ def test_results_of_all_protocols(setting, name, figures):
     assert grid.tables(results, "github", spread=True).count("\n") == 5
 
 
+def test_the_boosting_prompt_alone_is_tested_on_all_classes_whatever_it_was_trained_on(setting, root, tmp_path):
+    made = setting("few_shot")
+    made.output = tmp_path
+    train.run(toy.command(root, "CasPL", made.boosting_dir, TRAINER__CASPL__CLASSES="base"))
+    result = runs.untrained(made, "CasPL")
+    assert result["ledger"][0]["classes"] == "base"
+    tests = (made.boosting_dir / "log.txt").read_text().split("Evaluate on the *test* set")
+    assert "* total: 9" in tests[1] and "* total: 18" in tests[2]  # 3 and 6 classes of 3 test images
+
+
 def test_a_target_is_tested_with_its_own_classes_and_nothing_is_drawn_from_it(setting, root):
     made = setting("cross_dataset")
     folder = made.folder("CoOp", 3, 2)

@@ -311,7 +311,7 @@ def _tester(setting: Setting, trainer: str, folder: Path) -> Callable[..., float
 def _evaluation(setting: Setting, trainer: str, folder: Path, options: list[str], dataset: str = "") -> list[str]:
     """The command line that tests the run in `folder`, with the run's own configuration, on a dataset's test images."""
     flags = ["--eval-only", "--model-dir", str(folder)]
-    if trainer == "CasPL":  # phase 1's classes are no matter when it is tested
+    if trainer == "CasPL" and "DATASET.SUBSAMPLE_CLASSES" not in options:  # all, whatever phase 1 was trained on
         options = [*options, "TRAINER.CASPL.CLASSES", "all"]
     if (folder / "config.yaml").is_file():
         # The kept configuration comes first, then the other dataset's file, which sets its name.
