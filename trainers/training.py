@@ -1,6 +1,7 @@
 """What all trainers of this package share: the step under a precision, and loading what was learned."""
 
 import logging
+import math
 from pathlib import Path
 
 import torch
@@ -9,6 +10,7 @@ from dassl.engine import TrainerX
 from dassl.optim import build_lr_scheduler, build_optimizer
 from torch import Tensor, nn
 
+from . import loading, parallel
 from .engine.precision import Precision
 from .progress import FILE_NAME as PROGRESS
 from .progress import DivergedError, Resumable
@@ -36,8 +38,10 @@ class PromptTrainer(Resumable, TrainerX):
     def use_data(self, cfg) -> None:
         """Set what Dassl's `build_data_loader` sets, with images that depend on no order of drawing."""
         self.dm = DataManager(cfg, dataset_wrapper=SeededDataset)
-        self.train_loader_x, self.train_loader_u = self.dm.train_loader_x, self.dm.train_loader_u
-        self.val_loader, self.test_loader = self.dm.val_loader, self.dm.test_loader
+        self.train_loader_x = loading.share_of_training(self.dm.train_loader_x)
+        self.train_loader_u = self.dm.train_loader_u
+        self.val_loader = loading.share_of_test(self.dm.val_loader)
+        self.test_loader = loading.share_of_test(self.dm.test_loader)
         self.num_classes, self.num_source_domains = self.dm.num_classes, self.dm.num_source_domains
         self.lab2cname = self.dm.lab2cname
 
@@ -56,6 +60,7 @@ class PromptTrainer(Resumable, TrainerX):
         self.sched = build_lr_scheduler(self.optim, self.cfg.OPTIM)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=precision.scaled)
         self.register_model(name, learner, self.optim, self.sched)
+        self.shared_loss = parallel.shared_loss(self, learner)
         total = sum(parameter.numel() for parameter in learner.parameters())
         names = ", ".join(key for key, _ in learner.named_parameters())
         logger.info("Learning %s parameters in %s (%s)", f"{total:,}", name, names)
@@ -67,16 +72,17 @@ class PromptTrainer(Resumable, TrainerX):
     def forward_backward(self, batch: dict) -> dict[str, float]:
         """One step. Dassl calls it for each batch."""
         with self.precision.context(self.device):
-            loss, figures = self.compute_loss(batch)
-        if not torch.isfinite(loss):
-            raise DivergedError(self.diverged(f"the loss is {loss.item()}"))
+            loss, figures = (self.shared_loss or self.compute_loss)(batch)
+        value, *others = parallel.averaged([loss, *figures.values()])
+        if not math.isfinite(value):
+            raise DivergedError(self.diverged(f"the loss is {value}"))
         self.optim.zero_grad()
         self.scaler.scale(loss).backward()
         self.scaler.step(self.optim)
         self._update_scale()
         if self.batch_idx + 1 == self.num_batches:
             self.finish_epoch()
-        return {"loss": loss.item()} | {name: value.item() for name, value in figures.items()}
+        return {"loss": value} | dict(zip(figures, others, strict=True))
 
     def _update_scale(self) -> None:
         """Count a step that the scaler skipped, because scaled gradients overflowed float16."""
@@ -102,6 +108,27 @@ class PromptTrainer(Resumable, TrainerX):
         """Logits (B, C) in float32."""
         with self.precision.context(self.device):
             return self.model(image).float()
+
+    def test(self, split: str | None = None) -> float:
+        """Dassl's; several processes share the test set, and all get the result."""
+        if parallel.size() == 1:
+            return super().test(split)
+        evaluator = self.evaluator
+        self.evaluator = parallel.GatheringEvaluator(evaluator)
+        try:
+            return super().test(split)
+        finally:
+            self.evaluator = evaluator
+
+    def save_model(self, *args, **kwargs) -> None:
+        """Dassl's; of several processes one writes, and the others wait for it."""
+        save = super().save_model
+        parallel.on_main(lambda: save(*args, **kwargs))
+
+    def init_writer(self, log_dir: str) -> None:
+        """Dassl's; of several processes one writes."""
+        if parallel.is_main():
+            super().init_writer(log_dir)
 
     def load_model(self, directory: str, epoch: int | None = None) -> None:
         """Load what was learned from a run's folder.
