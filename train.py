@@ -23,7 +23,7 @@ from yacs.config import CfgNode
 
 import trainers  # registers CasPL and CasPL_<Host>, and makes `dassl` importable
 import trainers.hosts  # registers our own hosts under their plain names
-from trainers import parallel
+from trainers import loading, parallel
 from trainers.checkpoint import FILE_NAME
 from trainers.config import (
     ConfigError,
@@ -103,6 +103,8 @@ def setup_cfg(args: argparse.Namespace) -> CfgNode:
             merge_file(cfg, path)
     merge_options(cfg, _options(args) + args.opts)
     check_read(cfg)
+    if nodes_read(cfg.TRAINER.NAME) is None:  # ours choose later, when they know their images
+        cfg.DATALOADER.NUM_WORKERS = loading.workers(cfg.DATALOADER.NUM_WORKERS)
     if args.eval_only and not cfg.TRAINER.CASPL.CHECKPOINT:
         if os.path.isfile(os.path.join(args.model_dir, FILE_NAME)):
             cfg.TRAINER.CASPL.CHECKPOINT = args.model_dir

@@ -2,6 +2,7 @@
 
 import logging
 import math
+import time
 from pathlib import Path
 
 import torch
@@ -14,7 +15,6 @@ from . import loading, parallel
 from .engine.precision import Precision
 from .progress import FILE_NAME as PROGRESS
 from .progress import DivergedError, Resumable
-from .randomness import SeededDataset
 from .restricted import read_checkpoint
 
 logger = logging.getLogger(__name__)
@@ -37,13 +37,42 @@ class PromptTrainer(Resumable, TrainerX):
 
     def use_data(self, cfg) -> None:
         """Set what Dassl's `build_data_loader` sets, with images that depend on no order of drawing."""
-        self.dm = DataManager(cfg, dataset_wrapper=SeededDataset)
+        cfg = cfg.clone()
+        cfg.defrost()
+        cfg.DATALOADER.NUM_WORKERS = loading.workers(cfg.DATALOADER.NUM_WORKERS)
+        self.dm = DataManager(cfg, dataset_wrapper=loading.KeepingDataset)
         self.train_loader_x = loading.share_of_training(self.dm.train_loader_x)
         self.train_loader_u = self.dm.train_loader_u
         self.val_loader = loading.share_of_test(self.dm.val_loader)
         self.test_loader = loading.share_of_test(self.dm.test_loader)
         self.num_classes, self.num_source_domains = self.dm.num_classes, self.dm.num_source_domains
         self.lab2cname = self.dm.lab2cname
+
+    def before_train(self) -> None:
+        """Dassl's hook; images that are small enough are decoded here, once for all epochs."""
+        if self.max_epoch > 1:
+            self.train_loader_x = loading.keeping(self.train_loader_x, self.cfg.DATALOADER.NUM_WORKERS < 0)
+        self.waited = self.trained = 0.0
+        super().before_train()
+
+    def run_epoch(self) -> None:
+        """Dassl's hook; measures how much of the time is spent waiting for images."""
+        loader, start = self.train_loader_x, time.perf_counter()
+        self.train_loader_x = watched = loading.Watched(loader, self.device)
+        try:
+            super().run_epoch()
+        finally:
+            self.train_loader_x = loader
+        seconds = time.perf_counter() - start
+        self.waited, self.trained = self.waited + watched.waited, self.trained + seconds
+        logger.info("Waited for data: %.1f%% of the epoch's %.1f s", 100 * watched.waited / seconds, seconds)
+
+    def after_train(self) -> None:
+        """Dassl's hook; then the run says how much of its training time it waited for images."""
+        super().after_train()
+        if self.trained:
+            share = 100 * self.waited / self.trained
+            logger.info("Waited for data: %.1f%% of the training's %.1f s", share, self.trained)
 
     def before_epoch(self) -> None:
         """Dassl's hook."""
