@@ -3,6 +3,7 @@
 python parallel_worker.py '[["name", ["--trainer", ...]], ...]' FOLDER        (torchrun's variables in the environment)
 """
 
+import contextlib
 import json
 import sys
 import traceback
@@ -19,19 +20,26 @@ from trainers import parallel
 from trainers.training import PromptTrainer
 
 
+class Stopped(Exception):
+    """A run that ends early."""
+
+
 class Recorder:
     """The gradients of a run's first step, its parameters at the end, the figures of its steps, its evaluations' logits.
 
-    `nan_on`: the process whose first loss is to be no number.
+    `nan_on`: the process whose first loss is to be no number; `stop_at`: the step that no process takes.
     """
 
-    def __init__(self, nan_on=None):
+    def __init__(self, nan_on=None, stop_at=None):
+        self.stop_at = stop_at
         self.gradients, self.steps, self.trainer, self.evaluated, self.nan_on = {}, [], None, [], nan_on
 
     def forward_backward(self, trainer, batch):
         """One step, remembered."""
         if self.nan_on == parallel.rank():
             batch = batch | {"img": batch["img"] * float("nan")}
+        if len(self.steps) == self.stop_at:
+            raise Stopped
         figures = _STEP(trainer, batch)
         (learner,) = trainer._models.values()
         if not self.steps:
@@ -60,9 +68,9 @@ class Recorder:
 _STEP = PromptTrainer.forward_backward
 
 
-def recorded(line, nan_on=None):
+def recorded(line, **options):
     """What a command line of train.py gives."""
-    recorder = Recorder(nan_on)
+    recorder = Recorder(**options)
     PromptTrainer.forward_backward = lambda trainer, batch: recorder.forward_backward(trainer, batch)
     try:
         return recorder.outcome(train.run(line))
@@ -76,6 +84,9 @@ def main():
     with parallel.processes(cuda=False):
         for name, line in lines:
             try:
+                if name == "resumed":
+                    with contextlib.suppress(Stopped):
+                        recorded(line, stop_at=8)
                 outcome = recorded(line, nan_on=1 if name == "diverging" else None)
             except (ValueError, FloatingPointError) as error:
                 outcome = {"error": f"{type(error).__name__}: {error}"}

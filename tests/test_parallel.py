@@ -67,8 +67,10 @@ def outcomes(tmp_path_factory):
     cfg = train.setup_cfg(train.parse(other))
     train.keep_config(cfg, root / "two" / "kept_otherwise" / "config.yaml")
     lines.append(("kept_otherwise", line(root, "CoOp", root / "two" / "kept_otherwise")))
+    lines.append(("resumed", line(root, "CoOp", root / "two" / "resumed", OPTIM__MAX_EPOCH=2)))
     both = start(lines, root)
     one = {name: recorded(line(root, name, root / "one" / name)) for name in TRAINERS}
+    one["resumed"] = recorded(line(root, "CoOp", root / "one" / "resumed", OPTIM__MAX_EPOCH=2))
     said = [process.communicate(timeout=100)[0] for process in both]
     assert [process.returncode for process in both] == [0, 0], "\n".join(said)
     names = [name for name, _ in lines]
@@ -118,6 +120,14 @@ def test_one_process_writes_and_the_other_is_silent(outcomes):
         strip = [path for path in there if "events" not in path]
         assert strip == [path for path in expected if "events" not in path]
     assert outcomes["said"][1] == ""
+
+
+def test_a_run_that_was_stopped_goes_on_as_one_process_would_have(outcomes):
+    one = outcomes["one"]["resumed"]
+    for ours in outcomes["two"]["resumed"]:
+        assert len(ours["images"]) == 6 and len(one["images"]) == 12  # the second epoch alone
+        assert all(set(part) < set(batch) for part, batch in zip(ours["images"], one["images"][6:], strict=True))
+        torch.testing.assert_close(ours["parameters"], one["parameters"], rtol=0, atol=1e-4)  # 12 steps of rounding
 
 
 @pytest.mark.parametrize("name", FAILING)
