@@ -23,6 +23,7 @@ from yacs.config import CfgNode
 
 import trainers  # registers CasPL and CasPL_<Host>, and makes `dassl` importable
 import trainers.hosts  # registers our own hosts under their plain names
+from trainers import loading, parallel
 from trainers.checkpoint import FILE_NAME
 from trainers.config import (
     ConfigError,
@@ -102,6 +103,8 @@ def setup_cfg(args: argparse.Namespace) -> CfgNode:
             merge_file(cfg, path)
     merge_options(cfg, _options(args) + args.opts)
     check_read(cfg)
+    if nodes_read(cfg.TRAINER.NAME) is None:  # ours choose later, when they know their images
+        cfg.DATALOADER.NUM_WORKERS = loading.workers(cfg.DATALOADER.NUM_WORKERS)
     if args.eval_only and not cfg.TRAINER.CASPL.CHECKPOINT:
         if os.path.isfile(os.path.join(args.model_dir, FILE_NAME)):
             cfg.TRAINER.CASPL.CHECKPOINT = args.model_dir
@@ -168,12 +171,29 @@ def run(argv: list[str] | None = None) -> float | None:
     if args.deterministic:
         be_deterministic()
     folder = Path(cfg.OUTPUT_DIR)
-    if args.eval_only:
-        return _logged(args, cfg, folder)
-    with locked(folder):
-        check_kept(cfg, folder / "config.yaml")
-        remove_parts(folder)
-        return _logged(args, cfg, folder)
+    with parallel.processes(torch.cuda.is_available() and cfg.USE_CUDA):
+        check_processes(cfg)
+        if args.eval_only:
+            return _logged(args, cfg, folder)
+        with contextlib.ExitStack() as stack:
+            parallel.on_main(lambda: prepare(cfg, folder, stack))
+            return _logged(args, cfg, folder)
+
+
+def prepare(cfg: CfgNode, folder: Path, stack: contextlib.ExitStack) -> None:
+    """Lock a run's folder until `stack` is left, and see that the run may go on in it."""
+    stack.enter_context(locked(folder))
+    check_kept(cfg, folder / "config.yaml")
+    remove_parts(folder)
+
+
+def check_processes(cfg: CfgNode) -> None:
+    """Refuse to let several processes train what only this package's trainers know how to share."""
+    if parallel.size() > 1 and nodes_read(cfg.TRAINER.NAME) is None:
+        raise ConfigError(
+            f"{cfg.TRAINER.NAME} is not a trainer of this package and cannot share its work among {parallel.size()} "
+            "processes: start it without torchrun"
+        )
 
 
 def check_device(cfg: CfgNode) -> None:
@@ -187,10 +207,11 @@ def check_device(cfg: CfgNode) -> None:
 
 
 def _logged(args: argparse.Namespace, cfg: CfgNode, folder: Path) -> float | None:
-    with logging_to(cfg.OUTPUT_DIR):
+    with logging_to(cfg.OUTPUT_DIR) if parallel.is_main() else parallel.quiet():
         device = "cuda" if torch.cuda.is_available() and cfg.USE_CUDA else "cpu"
         where = torch.cuda.get_device_name() if device == "cuda" else "the CPU (no GPU)"
-        logger.info("%s on %s", cfg.TRAINER.NAME, where)
+        several = f", {parallel.size()} processes" if parallel.size() > 1 else ""
+        logger.info("%s on %s%s", cfg.TRAINER.NAME, where, several)
         try:
             return _run(args, cfg)
         except BaseException as error:
@@ -200,7 +221,9 @@ def _logged(args: argparse.Namespace, cfg: CfgNode, folder: Path) -> float | Non
                 with contextlib.suppress(OSError):  # the disk may be full
                     with open(folder / "log.txt", "a") as log:
                         traceback.print_exc(file=log)
-            if [path.name for path in folder.iterdir()] == ["log.txt"]:  # nothing has begun: leave nothing behind
+            if parallel.is_main() and [p.name for p in folder.iterdir()] == [
+                "log.txt"
+            ]:  # nothing has begun: leave nothing behind
                 shutil.rmtree(folder)
             raise
 
@@ -208,13 +231,14 @@ def _logged(args: argparse.Namespace, cfg: CfgNode, folder: Path) -> float | Non
 def _run(args: argparse.Namespace, cfg: CfgNode) -> float | None:
     if cfg.SEED >= 0:
         set_random_seed(cfg.SEED)
+    parallel.same_randomness()
     trainer = build_trainer(cfg)
     if args.eval_only:
         trainer.load_model(args.model_dir, epoch=args.load_epoch)
         return trainer.test()
     if args.no_train:
         return None
-    keep_config(cfg, Path(cfg.OUTPUT_DIR) / "config.yaml")
+    parallel.on_main(lambda: keep_config(cfg, Path(cfg.OUTPUT_DIR) / "config.yaml"))
     return last_test(trainer)
 
 

@@ -10,7 +10,7 @@ from dassl.engine import TRAINER_REGISTRY
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from . import config
+from . import config, parallel
 from .checkpoint import FILE_NAME, BoostingInfo, save_boosting
 from .engine import (
     ClassText,
@@ -192,7 +192,7 @@ class CasPL(PromptTrainer):
         """Dassl's hook; the boosting-prompt file comes last, when all else is done: whoever meets it may use it."""
         super().after_train()
         path = Path(self.output_dir) / FILE_NAME
-        save_boosting(path, self.model.boosting, self.info())
+        parallel.on_main(lambda: save_boosting(path, self.model.boosting, self.info()))
         logger.info("Boosting prompt written to %s", path)
 
     def info(self) -> BoostingInfo:

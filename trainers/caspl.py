@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from dassl.engine import TRAINER_REGISTRY
 
-from . import config, ledger
+from . import config, ledger, parallel
 from .checkpoint import FILE_NAME, CheckpointError, check_fits, find_boosting, load_boosting
 from .family import find_parts
 from .files import replacing
@@ -58,11 +58,14 @@ class Cascaded:
         """Dassl's hook: keep a copy of the boosting prompt with the run, so that its folder alone can be evaluated."""
         kept = Path(self.output_dir) / FILE_NAME
         self._check_same(kept)
+        parallel.on_main(lambda: self._keep_boosting(kept))
+        super().before_train()
+        parallel.on_main(lambda: ledger.keep(self.output_dir, self.data_seen()))  # a foreign host's trainer does not
+
+    def _keep_boosting(self, kept: Path) -> None:
         if not kept.is_file():
             with replacing(kept) as aside:
                 shutil.copyfile(self.boosting_file, aside)
-        super().before_train()
-        ledger.keep(self.output_dir, self.data_seen())  # a foreign host's trainer does not
 
     def data_seen(self) -> list[dict]:
         """What both phases see (see `ledger`)."""

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 
+from . import parallel
 from .files import replacing
 from .randomness import random_state, set_random_state
 from .restricted import read_checkpoint
@@ -96,6 +97,9 @@ class Resumable:
                 if not torch.isfinite(value).all():
                     raise DivergedError(self.diverged(f"{name}'s {key} has values that are not finite"))
         super().after_epoch()
+        parallel.on_main(self._write_progress)
+
+    def _write_progress(self) -> None:
         parts = {
             part: {name: _plain(thing.state_dict()) for name, thing in getattr(self, part).items() if thing is not None}
             for part in _PARTS
@@ -114,7 +118,7 @@ class Resumable:
     def after_train(self) -> None:
         """Dassl's hook; then the run is finished, and needs no progress any more."""
         super().after_train()
-        (Path(self.output_dir) / FILE_NAME).unlink(missing_ok=True)
+        parallel.on_main(lambda: (Path(self.output_dir) / FILE_NAME).unlink(missing_ok=True))
 
     def diverged(self, what: str) -> str:
         """The message of a `DivergedError`: what happened, where, what is kept, and what to do."""

@@ -1,6 +1,8 @@
 """What all trainers of this package share: the step under a precision, and loading what was learned."""
 
 import logging
+import math
+import time
 from pathlib import Path
 
 import torch
@@ -9,11 +11,10 @@ from dassl.engine import TrainerX
 from dassl.optim import build_lr_scheduler, build_optimizer
 from torch import Tensor, nn
 
-from . import ledger
+from . import ledger, loading, parallel
 from .engine.precision import Precision
 from .progress import FILE_NAME as PROGRESS
 from .progress import DivergedError, Resumable
-from .randomness import SeededDataset
 from .restricted import read_checkpoint
 
 logger = logging.getLogger(__name__)
@@ -40,9 +41,14 @@ class PromptTrainer(Resumable, TrainerX):
 
     def use_data(self, cfg) -> None:
         """Set what Dassl's `build_data_loader` sets, with images that depend on no order of drawing."""
-        self.dm = DataManager(cfg, dataset_wrapper=SeededDataset)
-        self.train_loader_x, self.train_loader_u = self.dm.train_loader_x, self.dm.train_loader_u
-        self.val_loader, self.test_loader = self.dm.val_loader, self.dm.test_loader
+        cfg = cfg.clone()
+        cfg.defrost()
+        cfg.DATALOADER.NUM_WORKERS = loading.workers(cfg.DATALOADER.NUM_WORKERS)
+        self.dm = DataManager(cfg, dataset_wrapper=loading.KeepingDataset)
+        self.train_loader_x = loading.share_of_training(self.dm.train_loader_x)
+        self.train_loader_u = self.dm.train_loader_u
+        self.val_loader = loading.share_of_test(self.dm.val_loader)
+        self.test_loader = loading.share_of_test(self.dm.test_loader)
         self.num_classes, self.num_source_domains = self.dm.num_classes, self.dm.num_source_domains
         self.lab2cname = self.dm.lab2cname
 
@@ -51,9 +57,31 @@ class PromptTrainer(Resumable, TrainerX):
         return [ledger.training_item(self)]
 
     def before_train(self) -> None:
-        """Dassl's hook: note what the run is going to see."""
+        """Dassl's hook: note what the run is going to see; images that are small enough are decoded, once for all epochs."""
+        if self.max_epoch > 1:
+            self.train_loader_x = loading.keeping(self.train_loader_x, self.cfg.DATALOADER.NUM_WORKERS < 0)
+        self.waited = self.trained = 0.0
         super().before_train()
-        ledger.keep(self.output_dir, self.data_seen())
+        parallel.on_main(lambda: ledger.keep(self.output_dir, self.data_seen()))
+
+    def run_epoch(self) -> None:
+        """Dassl's hook; measures how much of the time is spent waiting for images."""
+        loader, start = self.train_loader_x, time.perf_counter()
+        self.train_loader_x = watched = loading.Watched(loader, self.device)
+        try:
+            super().run_epoch()
+        finally:
+            self.train_loader_x = loader
+        seconds = time.perf_counter() - start
+        self.waited, self.trained = self.waited + watched.waited, self.trained + seconds
+        logger.info("Waited for data: %.1f%% of the epoch's %.1f s", 100 * watched.waited / seconds, seconds)
+
+    def after_train(self) -> None:
+        """Dassl's hook; then the run says how much of its training time it waited for images."""
+        super().after_train()
+        if self.trained:
+            share = 100 * self.waited / self.trained
+            logger.info("Waited for data: %.1f%% of the training's %.1f s", share, self.trained)
 
     def before_epoch(self) -> None:
         """Dassl's hook."""
@@ -70,6 +98,7 @@ class PromptTrainer(Resumable, TrainerX):
         self.sched = build_lr_scheduler(self.optim, self.cfg.OPTIM)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=precision.scaled)
         self.register_model(name, learner, self.optim, self.sched)
+        self.shared_loss = parallel.shared_loss(self, learner)
         total = sum(parameter.numel() for parameter in learner.parameters())
         names = ", ".join(key for key, _ in learner.named_parameters())
         logger.info("Learning %s parameters in %s (%s)", f"{total:,}", name, names)
@@ -83,16 +112,17 @@ class PromptTrainer(Resumable, TrainerX):
         if not self.reads_labels:
             batch = {key: value for key, value in batch.items() if key != "label"}
         with self.precision.context(self.device):
-            loss, figures = self.compute_loss(batch)
-        if not torch.isfinite(loss):
-            raise DivergedError(self.diverged(f"the loss is {loss.item()}"))
+            loss, figures = (self.shared_loss or self.compute_loss)(batch)
+        value, *others = parallel.averaged([loss, *figures.values()])
+        if not math.isfinite(value):
+            raise DivergedError(self.diverged(f"the loss is {value}"))
         self.optim.zero_grad()
         self.scaler.scale(loss).backward()
         self.scaler.step(self.optim)
         self._update_scale()
         if self.batch_idx + 1 == self.num_batches:
             self.finish_epoch()
-        return {"loss": loss.item()} | {name: value.item() for name, value in figures.items()}
+        return {"loss": value} | dict(zip(figures, others, strict=True))
 
     def _update_scale(self) -> None:
         """Count a step that the scaler skipped, because scaled gradients overflowed float16."""
@@ -118,6 +148,27 @@ class PromptTrainer(Resumable, TrainerX):
         """Logits (B, C) in float32."""
         with self.precision.context(self.device):
             return self.model(image).float()
+
+    def test(self, split: str | None = None) -> float:
+        """Dassl's; several processes share the test set, and all get the result."""
+        if parallel.size() == 1:
+            return super().test(split)
+        evaluator = self.evaluator
+        self.evaluator = parallel.GatheringEvaluator(evaluator)
+        try:
+            return super().test(split)
+        finally:
+            self.evaluator = evaluator
+
+    def save_model(self, *args, **kwargs) -> None:
+        """Dassl's; of several processes one writes, and the others wait for it."""
+        save = super().save_model
+        parallel.on_main(lambda: save(*args, **kwargs))
+
+    def init_writer(self, log_dir: str) -> None:
+        """Dassl's; of several processes one writes."""
+        if parallel.is_main():
+            super().init_writer(log_dir)
 
     def load_model(self, directory: str, epoch: int | None = None) -> None:
         """Load what was learned from a run's folder.

@@ -1,0 +1,100 @@
+"""What each process of test_parallel.py does: run command lines of train.py, and write what came of them, or the error.
+
+python parallel_worker.py '[["name", ["--trainer", ...]], ...]' FOLDER        (torchrun's variables in the environment)
+"""
+
+import contextlib
+import json
+import sys
+import traceback
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import torch
+
+import train  # isort: skip (it makes `dassl` importable)
+import toy  # noqa: F401  (registers the toys)
+
+from trainers import parallel
+from trainers.training import PromptTrainer
+
+
+class Stopped(Exception):
+    """A run that ends early."""
+
+
+class Recorder:
+    """The gradients of a run's first step, its parameters at the end, the figures of its steps, its evaluations' logits.
+
+    `nan_on`: the process whose first loss is to be no number; `stop_at`: the step that no process takes.
+    """
+
+    def __init__(self, nan_on=None, stop_at=None):
+        self.stop_at = stop_at
+        self.gradients, self.steps, self.trainer, self.evaluated, self.nan_on = {}, [], None, [], nan_on
+
+    def forward_backward(self, trainer, batch):
+        """One step, remembered."""
+        if self.nan_on == parallel.rank():
+            batch = batch | {"img": batch["img"] * float("nan")}
+        if len(self.steps) == self.stop_at:
+            raise Stopped
+        figures = _STEP(trainer, batch)
+        (learner,) = trainer._models.values()
+        if not self.steps:
+            self.gradients = {name: p.grad.clone() for name, p in learner.named_parameters() if p.grad is not None}
+            process = trainer.evaluator.process
+            trainer.evaluator.process = lambda output, label: (self.evaluated.append(output), process(output, label))
+        self.steps.append((figures, batch["impath"]))
+        self.trainer = trainer
+        return figures
+
+    def outcome(self, accuracy):
+        """All of it, to be compared."""
+        (learner,) = self.trainer._models.values()
+        parameters = {name: p.detach().clone() for name, p in learner.named_parameters()}
+        logits = torch.cat(self.evaluated) if self.evaluated else None
+        return {
+            "accuracy": accuracy,
+            "gradients": self.gradients,
+            "parameters": parameters,
+            "figures": [figures for figures, _ in self.steps],
+            "images": [paths for _, paths in self.steps],
+            "logits": logits,
+        }
+
+
+_STEP = PromptTrainer.forward_backward
+
+
+def recorded(line, **options):
+    """What a command line of train.py gives."""
+    recorder = Recorder(**options)
+    PromptTrainer.forward_backward = lambda trainer, batch: recorder.forward_backward(trainer, batch)
+    try:
+        return recorder.outcome(train.run(line))
+    finally:
+        PromptTrainer.forward_backward = _STEP
+
+
+def main():
+    """Each line's outcome, or its error, goes to FOLDER/<name>.<rank>.pt."""
+    lines, folder = json.loads(sys.argv[1]), Path(sys.argv[2])
+    with parallel.processes(cuda=False):
+        for name, line in lines:
+            try:
+                if name == "resumed":
+                    with contextlib.suppress(Stopped):
+                        recorded(line, stop_at=8)
+                outcome = recorded(line, nan_on=1 if name == "diverging" else None)
+            except (ValueError, FloatingPointError) as error:
+                outcome = {"error": f"{type(error).__name__}: {error}"}
+            except Exception:
+                traceback.print_exc()
+                raise
+            torch.save(outcome, folder / f"{name}.{parallel.rank()}.pt")
+
+
+if __name__ == "__main__":
+    main()
