@@ -38,6 +38,7 @@ from trainers.config import (
 from trainers.files import locked, remove_parts
 from trainers.randomness import be_deterministic
 from trainers.training import PromptTrainer
+from trainers.values import check_values
 
 from dassl.config import get_cfg_default  # isort: skip (trainers comes first, see above)
 from dassl.data.datasets import DATASET_REGISTRY
@@ -144,7 +145,7 @@ def nodes_read(trainer: str) -> set[str] | None:
 
 
 def check_read(cfg: CfgNode) -> None:
-    """Refuse values that were set for another trainer: nobody would read them.
+    """Refuse values that are out of range, or were set for another trainer: nobody would read them.
 
     Raises:
         ConfigError: names the key, and the nearest one that is read.
@@ -152,6 +153,7 @@ def check_read(cfg: CfgNode) -> None:
     nodes = nodes_read(cfg.TRAINER.NAME)
     if nodes is None:
         return
+    check_values(cfg, nodes - {"CASPL"})
     default = default_cfg()
     read = [key for key, _ in leaves(cfg) if key.split(".")[0] != "TRAINER" or key.split(".")[1] in nodes]
     for key in differing(cfg, default):

@@ -131,13 +131,13 @@ def test_hooks_come_in_order(tmp_path, monkeypatch):
 
 
 def test_training_learns_and_leaves_dassls_files(tmp_path):
-    trainer = run(run_cfg(tmp_path, OPTIM__MAX_EPOCH=6, TRAIN__CHECKPOINT_FREQ=4))
+    trainer = run(run_cfg(tmp_path, OPTIM__MAX_EPOCH=12, TRAIN__CHECKPOINT_FREQ=8))
     assert trainer.results == [100.0] and trainer.steps[-1][3] < trainer.steps[0][3] / 2
-    assert files(tmp_path / "out" / "net") == ["checkpoint", "model.pth.tar-4", "model.pth.tar-6"]
-    assert (tmp_path / "out" / "net" / "checkpoint").read_text() == "model.pth.tar-6\n"
-    saved = load_checkpoint(tmp_path / "out" / "net" / "model.pth.tar-6")
+    assert files(tmp_path / "out" / "net") == ["checkpoint", "model.pth.tar-12", "model.pth.tar-8"]
+    assert (tmp_path / "out" / "net" / "checkpoint").read_text() == "model.pth.tar-12\n"
+    saved = load_checkpoint(tmp_path / "out" / "net" / "model.pth.tar-12")
     assert {"state_dict", "epoch", "optimizer", "scheduler", "val_result"} <= set(saved)
-    assert saved["epoch"] == 6 and saved["val_result"] is None
+    assert saved["epoch"] == 12 and saved["val_result"] is None
     assert torch.equal(saved["state_dict"]["2.weight"], trainer.model[2].weight)
     rates = [step[2] for step in trainer.steps[::3]]
     assert rates[:2] == [1e-5, 0.05] and rates[1:] == sorted(rates[1:], reverse=True)

@@ -116,6 +116,9 @@ def build_clip(state: dict[str, Tensor]) -> StockModule:
         sizes["design_details"] = _STOCK_DESIGN
     with torch.random.fork_rng(devices=[]):  # the weights it draws are thrown away; nobody's seed shall notice
         model = CLIP(**sizes).float()
+    more = sorted(state.keys() - model.state_dict().keys())
+    if more:  # PyTorch up to 2.3 takes "visual.proj.more" for a part of "visual.proj", and drops it in silence
+        raise RuntimeError(f"unexpected tensors: {', '.join(more[:5])}")
     model.load_state_dict({key: value.float() for key, value in state.items()})
     return model.requires_grad_(False).eval()
 
