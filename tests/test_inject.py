@@ -182,7 +182,7 @@ def test_host_that_keeps_its_text_features(clip_model):
 
 
 def test_half_precision(models):
-    """float16 weights, and autocast: as far from float32 as the host alone is, give or take a factor of 3."""
+    """float16 weights, and autocast: as far from float32 as the host alone is, give or take a factor of 4."""
     _, fork = models
 
     def errors():
@@ -200,7 +200,7 @@ def test_half_precision(models):
     plain, mixed, half = errors()
     inject(fork, boosting(), "host_first")
     cascaded, mixed_error, half_error = errors()
-    assert mixed_error < 3 * mixed and half_error < 3 * half
+    assert mixed_error < 4 * mixed and half_error < 4 * half
     assert (cascaded - plain).abs().max() > 3 * max(mixed_error, half_error)
 
 
