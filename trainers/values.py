@@ -7,7 +7,7 @@ from yacs.config import CfgNode
 from .config import ConfigError
 
 _LEAST = {
-    "DATALOADER.NUM_WORKERS": 0,
+    "DATALOADER.NUM_WORKERS": -1,  # chosen for the machine
     "DATALOADER.TRAIN_X.BATCH_SIZE": 1,
     "DATALOADER.TEST.BATCH_SIZE": 1,
     "OPTIM.LR": 0,
