@@ -39,7 +39,6 @@ def main() -> None:
         )
     commands.choices["check"].add_argument("--quick", action="store_true", help="do not decode the images")
     args = parser.parse_args()
-    logging.getLogger("datasets").setLevel(logging.ERROR)  # the report says what the readers warn of
     if args.command == "fetch":
         fetch_dataset(args.dataset, args.data)
     if not report(args.dataset, args.data, args.output, args.command == "fetch" or args.quick):
@@ -92,4 +91,5 @@ def fetch_dataset(dataset: str, data: Path) -> None:
 
 
 if __name__ == "__main__":
+    logging.getLogger("datasets").setLevel(logging.ERROR)  # the report says what the readers warn of
     as_program(main)

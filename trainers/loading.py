@@ -138,6 +138,11 @@ class Watched:
     def __init__(self, loader: DataLoader, device: torch.device):
         self.loader, self.device, self.waited = loader, device, 0.0
 
+    @property
+    def dataset(self):
+        """The loader's."""
+        return self.loader.dataset
+
     def __len__(self) -> int:
         return len(self.loader)
 
