@@ -164,6 +164,26 @@ def test_any_content_of_a_checkpoint(root, tmp_path, learner):
     check()
 
 
+def test_any_prompts_in_a_published_checkpoint(tmp_path):
+    path = tmp_path / "model.pth.tar"
+    keys = [checkpoint._TEXT, checkpoint._VISION, checkpoint._DEEP_TEXT.format(1), checkpoint._DEEP_VISION.format(1)]
+    good = {key: torch.zeros(4, 64) for key in keys}
+
+    @FEW
+    @given(st.dictionaries(st.sampled_from(keys), tensors() | PLAIN, min_size=1), PLAIN)
+    def check(changed, epoch):
+        torch.save({"state_dict": good | changed, "epoch": epoch}, path)
+        attempt(checkpoint.import_published, path, ValueError)
+
+    check()
+    torch.save({"state_dict": good, "epoch": 3}, path)
+    assert checkpoint.import_published(path)[0].text.shape == (2, 4, 64)
+    for value, message in ((torch.full((4, 64), float("nan")), "not finite"), (torch.zeros(4), "of shape")):
+        torch.save({"state_dict": good | {keys[0]: value}}, path)
+        with pytest.raises(CheckpointError, match=message):
+            checkpoint.import_published(path)
+
+
 @pytest.mark.parametrize(
     "pickled", [b"", b"\x80\x04N.", b"garbage", pickle.dumps({"state_dict": [1]}), b"\x80\x02(((((."]
 )

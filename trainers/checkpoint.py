@@ -253,17 +253,30 @@ def import_published(path: str | Path, **known) -> tuple[PromptGroup, BoostingIn
     text = [state[_TEXT], *_deep(state, _DEEP_TEXT)]
     vision = [state[_VISION], *_deep(state, _DEEP_VISION)]
     for name, layers in (("text", text), ("vision", vision)):
-        if len({tuple(layer.shape) for layer in layers}) > 1:
-            raise CheckpointError(f"{path}: the {name} layers differ in shape: {[tuple(t.shape) for t in layers]}")
+        _check_layers(path, name, layers)
     group = PromptGroup(torch.stack(text).float().clone(), torch.stack(vision).float().clone()).freeze()
     return group, dataclasses.replace(_info_from_state(state, content.get("epoch"), str(text[0].dtype)), **known)
+
+
+def _check_layers(path: Path, tower: str, layers: list) -> None:
+    """Refuse published prompts that are not finite (n, d) tensors of one shape."""
+    for number, layer in enumerate(layers):
+        if not isinstance(layer, Tensor) or layer.dim() != 2 or not layer.numel() or not layer.is_floating_point():
+            found = f"a {layer.dtype} of shape {tuple(layer.shape)}" if isinstance(layer, Tensor) else repr(layer)[:40]
+            raise CheckpointError(
+                f"{path}: {tower} layer {number} is {found}, expected floats (tokens, width): {_REDO}"
+            )
+        if layer.shape != layers[0].shape:
+            raise CheckpointError(f"{path}: the {tower} layers differ in shape: {[tuple(t.shape) for t in layers]}")
+        if not torch.isfinite(layer.float()).all():
+            raise CheckpointError(f"{path}: {tower} layer {number} has values that are not finite: {_REDO}")
 
 
 def _published_file(path: Path) -> Path:
     for folder in (path, path / "CasPL"):
         pointer = folder / "checkpoint"
         if pointer.is_file():
-            return folder / pointer.read_text().strip()
+            return folder / pointer.read_text(errors="replace").strip().replace("\0", "?")
     return path
 
 

@@ -145,11 +145,11 @@ def merge_options(cfg: CfgNode, options: list, source: str = "the command line")
         if key not in known:
             raise ConfigError(f"{source}: there is no key {key!r}: {nearest(str(key), known)}")
         try:
-            if isinstance(_get(cfg, key), float):  # yacs itself refuses 2 where it knows 1.0
+            if isinstance(value_of(cfg, key), float):  # yacs itself refuses 2 where it knows 1.0
                 value = float(value)
             cfg.merge_from_list([key, value])
         except (ValueError, TypeError) as error:
-            raise ConfigError(f"{source}: {key} is {value!r}, expected a value like {_get(cfg, key)!r}") from error
+            raise ConfigError(f"{source}: {key} is {value!r}, expected a value like {value_of(cfg, key)!r}") from error
 
 
 def leaves(node: dict, prefix: str = "") -> Iterator[tuple[str, object]]:
@@ -161,7 +161,8 @@ def leaves(node: dict, prefix: str = "") -> Iterator[tuple[str, object]]:
             yield f"{prefix}{key}", value
 
 
-def _get(cfg: CfgNode, key: str):
+def value_of(cfg: CfgNode, key: str):
+    """The value behind a key with dots between its parts."""
     for part in key.split("."):
         cfg = cfg[part]
     return cfg
@@ -188,7 +189,7 @@ _PLACES = (
 def differences(ours: CfgNode, theirs: CfgNode) -> list[str]:
     """The settings in which two configurations differ, as "KEY: theirs -> ours"; where a run happens does not count."""
     changed = [key for key in differing(ours, theirs) if key not in _PLACES]
-    return [f"{key}: {dict(leaves(theirs)).get(key)!r} -> {_get(ours, key)!r}" for key in changed]
+    return [f"{key}: {dict(leaves(theirs)).get(key)!r} -> {value_of(ours, key)!r}" for key in changed]
 
 
 def differing(ours: CfgNode, theirs: CfgNode) -> list[str]:

@@ -1,10 +1,11 @@
 """The range of every configuration value that PyTorch would take without a word, or refuse without naming its key."""
 
 import math
+from pathlib import Path
 
 from yacs.config import CfgNode
 
-from .config import ConfigError
+from .config import ConfigError, check_choice, value_of
 
 _LEAST = {
     "DATALOADER.NUM_WORKERS": -1,  # chosen for the machine
@@ -12,6 +13,15 @@ _LEAST = {
     "DATALOADER.TEST.BATCH_SIZE": 1,
     "OPTIM.LR": 0,
     "OPTIM.MAX_EPOCH": 1,
+    "OPTIM.MOMENTUM": 0,
+    "OPTIM.WEIGHT_DECAY": 0,
+    "DATASET.NUM_SHOTS": -1,  # all images
+}
+_CHOICES = {
+    "TEST.FINAL_MODEL": ("last_step", "best_val"),
+    "TEST.SPLIT": ("val", "test"),
+    "TRAIN.COUNT_ITER": ("train_x", "train_u", "smaller_one"),
+    "OPTIM.WARMUP_TYPE": ("linear", "constant"),
 }
 _LEAST_OF_A_HOST = {"N_CTX": 1, "N_CTX_TEXT": 1, "N_CTX_VISION": 0}
 
@@ -32,14 +42,20 @@ def check_values(cfg: CfgNode, hosts: set[str]) -> None:
         for key, value in _LEAST_OF_A_HOST.items()
         if key in cfg.TRAINER[host]
     }
+    for key, allowed in _CHOICES.items():
+        check_choice(key, value_of(cfg, key), allowed)
     for key, expected in least.items():
-        value = cfg
-        for name in key.split("."):
-            value = value[name]
+        value = value_of(cfg, key)
         if not (math.isfinite(value) and value >= expected):
             raise ConfigError(
                 f"{key} is {value}, expected {expected} or more: mend it in the YAML or on the command line"
             )
+    if cfg.SEED >= 2**32:
+        raise ConfigError(f"SEED is {cfg.SEED}, expected less than 2**32, which is what NumPy takes")
+    if Path(cfg.OUTPUT_DIR).is_file():
+        raise ConfigError(
+            f"OUTPUT_DIR is {cfg.OUTPUT_DIR}, which is a file, expected a folder: give another --output-dir"
+        )
     if cfg.DATALOADER.K_TRANSFORMS != 1:
         raise ConfigError(
             f"DATALOADER.K_TRANSFORMS is {cfg.DATALOADER.K_TRANSFORMS}, expected 1: these trainers take an image as one view"
