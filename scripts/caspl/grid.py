@@ -155,7 +155,8 @@ def tables(results: list[dict], style: str, spread: bool = False) -> str:
         row = [label, *(_mean_std([figure(run) for run in runs], spread) for figure in columns.values())]
         rows.append([*row, f"{statistics.mean(run['seconds'] for run in runs):.0f} s"] if spread else row)
     headers = ["", *columns, *(["a run"] if spread else [])]
-    return tabulate(rows, headers=headers, tablefmt=style, **({"stralign": "right"} if spread else {"floatfmt": ".2f"}))
+    shown = {"stralign": "right", "disable_numparse": True} if spread else {"floatfmt": ".2f"}
+    return tabulate(rows, headers=headers, tablefmt=style, **shown)
 
 
 def _mean_std(values: list[float], spread: bool) -> float | str:
