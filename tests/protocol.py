@@ -82,21 +82,27 @@ def exit_code(pid):
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
-def child(work, disturb=lambda pid: None):
-    """Do `work()` in a child and `disturb(its number)` here; its exit code."""
-    pid = forked(work)
-    disturb(pid)
-    return exit_code(pid)
+def child(work):
+    """Do `work()` in a child; its exit code."""
+    return exit_code(forked(work))
 
 
-def kill_later(seconds):
-    """Kill the child after some time."""
+def killed_after(work, seconds):
+    """`work`, which dies after some time on the processor: that of the clock would depend on who else is at work."""
 
-    def disturb(pid):
-        time.sleep(seconds)
-        os.kill(pid, signal.SIGKILL)
+    def until_then():
+        signal.signal(signal.SIGPROF, lambda *_: os.kill(os.getpid(), signal.SIGKILL))
+        signal.setitimer(signal.ITIMER_PROF, seconds)
+        work()
+        signal.setitimer(signal.ITIMER_PROF, 0)
 
-    return disturb
+    return until_then
+
+
+def children_seconds():
+    """The time on the processor of all children so far."""
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
 
 
 def killed_at_rename(work, count, ahead):
@@ -167,10 +173,10 @@ def spoil(root):
 def kill(root):
     """See above."""
     rng = random.Random(1)
-    start = time.monotonic()
+    start = children_seconds()
     if child(lambda: run(root, root / "undisturbed")):
         raise RuntimeError("the undisturbed run failed")
-    seconds = time.monotonic() - start
+    seconds = children_seconds() - start
     shutil.rmtree(root / "toy" / "split_fewshot")
 
     def work():
@@ -181,7 +187,7 @@ def kill(root):
         if attempt % 2:
             codes.append(child(killed_at_rename(work, rng.randint(1, 4), rng.random() < 0.5)))
         else:
-            codes.append(child(work, kill_later(rng.uniform(0.1, 0.6) * seconds)))
+            codes.append(child(killed_after(work, rng.uniform(0.1, 0.6) * seconds)))
         if codes[-1] == 0:
             break
     else:

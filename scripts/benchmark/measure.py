@@ -47,10 +47,14 @@ def peak_bytes(work: Work, device: torch.device) -> int:
         work()
     events = [e for e in profiler.profiler.kineto_results.events() if e.name() == "[memory]"]
     taken = most = 0
-    for event in sorted(events, key=lambda e: e.start_ns()):
+    for event in sorted(events, key=_start):
         taken += event.nbytes()
         most = max(most, taken)
     return most
+
+
+def _start(event) -> int:
+    return event.start_ns() if hasattr(event, "start_ns") else event.start_us()  # PyTorch up to 2.3
 
 
 def seconds(work: Work, device: torch.device) -> float:
