@@ -223,9 +223,8 @@ def _logged(args: argparse.Namespace, cfg: CfgNode, folder: Path) -> float | Non
                 with contextlib.suppress(OSError):  # the disk may be full
                     with open(folder / "log.txt", "a") as log:
                         traceback.print_exc(file=log)
-            if parallel.is_main() and [p.name for p in folder.iterdir()] == [
-                "log.txt"
-            ]:  # nothing has begun: leave nothing behind
+            begun = [path.name for path in folder.iterdir()] != ["log.txt"]
+            if parallel.is_main() and not begun:  # leave nothing behind
                 shutil.rmtree(folder)
             raise
 
