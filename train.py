@@ -223,10 +223,15 @@ def _logged(args: argparse.Namespace, cfg: CfgNode, folder: Path) -> float | Non
                 with contextlib.suppress(OSError):  # the disk may be full
                     with open(folder / "log.txt", "a") as log:
                         traceback.print_exc(file=log)
-            begun = [path.name for path in folder.iterdir()] != ["log.txt"]
-            if parallel.is_main() and not begun:  # leave nothing behind
-                shutil.rmtree(folder)
+            if parallel.is_main():
+                remove_if_nothing_began(folder)
             raise
+
+
+def remove_if_nothing_began(folder: Path) -> None:
+    """Leave nothing behind of a run that has only its log."""
+    if [path.name for path in folder.iterdir()] == ["log.txt"]:
+        shutil.rmtree(folder)
 
 
 def _run(args: argparse.Namespace, cfg: CfgNode) -> float | None:
