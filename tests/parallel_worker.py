@@ -4,16 +4,19 @@ python parallel_worker.py '[["name", ["--trainer", ...]], ...]' FOLDER        (t
 """
 
 import contextlib
+import dataclasses
 import json
 import sys
 import traceback
 from pathlib import Path
+from unittest import mock
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import torch
 
 import train  # isort: skip (it makes `dassl` importable)
+import clip.model
 import toy  # noqa: F401  (registers the toys)
 
 from trainers import parallel
@@ -65,17 +68,25 @@ class Recorder:
         }
 
 
-_STEP = PromptTrainer.forward_backward
+_STEP, _REGISTER = PromptTrainer.forward_backward, PromptTrainer.register_learner
+
+
+def register_in_double(trainer, name, learner, precision):
+    """Compute in float64, where rounding, which differs with the batch, hides nothing."""
+    for model in (trainer.model, getattr(trainer, "teacher", trainer.model)):
+        model.double()
+    _REGISTER(trainer, name, learner, dataclasses.replace(precision, prompts=torch.float64))
 
 
 def recorded(line, **options):
-    """What a command line of train.py gives."""
+    """What a command line of train.py gives, in float64 (CLIP's LayerNorms, which cast to float32, included)."""
     recorder = Recorder(**options)
-    PromptTrainer.forward_backward = lambda trainer, batch: recorder.forward_backward(trainer, batch)
-    try:
+    with (
+        mock.patch.object(PromptTrainer, "forward_backward", lambda *args: recorder.forward_backward(*args)),
+        mock.patch.object(PromptTrainer, "register_learner", register_in_double),
+        mock.patch.object(clip.model.LayerNorm, "forward", torch.nn.LayerNorm.forward),
+    ):
         return recorder.outcome(train.run(line))
-    finally:
-        PromptTrainer.forward_backward = _STEP
 
 
 def main():
