@@ -1,5 +1,6 @@
 """What a piece of work costs: time, counted operations, memory; and what the machine can do."""
 
+import math
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -20,10 +21,15 @@ def _of_attention_backward(grad, q, k, v, *args, out_shape=None, **kwargs) -> in
     return sdpa_backward_flop_count(grad, q, k, v)
 
 
-# PyTorch's counter knows the attention kernels of GPUs only.
+def _of_linear(x, weight, *args, out_shape=None, **kwargs) -> int:
+    return 2 * math.prod(x) * weight[0]
+
+
+# PyTorch's counter knows the attention kernels of GPUs only, and no kernel that a compiler puts in.
 _ON_CPU = {
     _ATEN._scaled_dot_product_flash_attention_for_cpu: _of_attention,
     _ATEN._scaled_dot_product_flash_attention_for_cpu_backward: _of_attention_backward,
+    torch.ops.mkldnn._linear_pointwise: _of_linear,
 }
 
 

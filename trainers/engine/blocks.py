@@ -7,13 +7,11 @@ block's `forward`. The weights stay where they are: nothing of the block is copi
 Shapes: d is the tower's width, H its heads, e = d / H.
 """
 
-from typing import Any, TypeAlias
-
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-StockModule: TypeAlias = Any  # a module of `clip`, whose parts the type `nn.Module` does not tell
+from .kernels import StockModule, linear, mlp
 
 
 def at_least_float32(x: Tensor) -> Tensor:
@@ -29,7 +27,7 @@ def split_heads(x: Tensor, heads: int) -> Tensor:
 def queries_keys_values(block: StockModule, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Normalise `x` (..., T, d) and project it: three tensors (..., H, T, e)."""
     attn = block.attn
-    projected = F.linear(block.ln_1(x), attn.in_proj_weight, attn.in_proj_bias)
+    projected = linear(block.ln_1(x), attn.in_proj_weight, attn.in_proj_bias)
     q, k, v = projected.chunk(3, dim=-1)
     return split_heads(q, attn.num_heads), split_heads(k, attn.num_heads), split_heads(v, attn.num_heads)
 
@@ -37,7 +35,7 @@ def queries_keys_values(block: StockModule, x: Tensor) -> tuple[Tensor, Tensor, 
 def keys_values(block: StockModule, x: Tensor) -> tuple[Tensor, Tensor]:
     """What a token that nobody reads afterwards has to give: keys and values only, (..., H, T, e) each."""
     attn, width = block.attn, x.shape[-1]
-    projected = F.linear(block.ln_1(x), attn.in_proj_weight[width:], attn.in_proj_bias[width:])
+    projected = linear(block.ln_1(x), attn.in_proj_weight[width:], attn.in_proj_bias[width:])
     k, v = projected.chunk(2, dim=-1)
     return split_heads(k, attn.num_heads), split_heads(v, attn.num_heads)
 
@@ -83,23 +81,8 @@ def attend_once(block: StockModule, x: Tensor, sources: list[Tensor], visible: T
 
 def finish(block: StockModule, x: Tensor, attended: Tensor) -> Tensor:
     """The rest of the block for tokens `x` (..., T, d), given what they attended to (same shape)."""
-    x = x + F.linear(attended, block.attn.out_proj.weight, block.attn.out_proj.bias)
-    return x + _mlp(block.mlp, block.ln_2(x))
-
-
-QUICK = 1.702  # CLIP's QuickGELU is x * sigmoid(1.702 x), which is silu(1.702 x) / 1.702
-
-
-def _mlp(mlp: StockModule, x: Tensor) -> Tensor:
-    """A block's MLP (..., T, d), with QuickGELU's two factors inside the matrix products.
-
-    The stock module takes three passes over the widest tensor of the block and keeps two of it for the backward pass;
-    this takes one, and keeps one.
-    """
-    rows = x.flatten(0, -2)
-    hidden = torch.addmm(mlp.c_fc.bias, rows, mlp.c_fc.weight.t(), beta=QUICK, alpha=QUICK)
-    out = torch.addmm(mlp.c_proj.bias, F.silu(hidden), mlp.c_proj.weight.t(), alpha=1 / QUICK)
-    return out.view(x.shape)
+    x = x + linear(attended, block.attn.out_proj.weight, block.attn.out_proj.bias)
+    return x + mlp(block.mlp, block.ln_2(x))
 
 
 def join(parts: list[Tensor], batch: int) -> Tensor:
