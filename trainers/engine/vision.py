@@ -8,6 +8,8 @@ from torch import Tensor, nn
 from .blocks import StockModule, attend, attend_once, finish, join, keys_values, queries_keys_values
 from .prompts import Stack, check_stacks
 
+AT_A_TIME_ON_CPU = 8  # images whose hidden units stay in a processor's cache: a sixth faster than a hundred (ViT-B/16)
+
 
 def is_transformer(visual: StockModule) -> bool:
     """Whether an image encoder has a ViT's tokens (CLIP's ResNets have none)."""
@@ -42,7 +44,8 @@ def encode_image(visual: StockModule, images: Tensor, stacks: Sequence[Stack] = 
         return visual(images.to(visual.conv1.weight.dtype))
     blocks = visual.transformer.resblocks
     check_stacks(stacks, len(blocks), visual.class_embedding.shape[0], "vision")
-    x = _run(blocks, *_embed(visual, images, stacks), stacks)
+    parts = images.split(AT_A_TIME_ON_CPU) if images.device.type == "cpu" else [images]
+    x = torch.cat([_run(blocks, *_embed(visual, part, stacks), stacks) for part in parts])
     return visual.ln_post(x) @ visual.proj.to(x.dtype)
 
 
