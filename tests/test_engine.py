@@ -8,7 +8,7 @@ from plain import image_features, text_features
 from recipe import Spec, clip_state_dict, randn
 
 from trainers.engine import encode_image, encode_text, host_texts, layout_of, worded_texts
-from trainers.engine.layout import ClassText, Slot, TextLayout, _parts, arrange, slots
+from trainers.engine.layout import PART_COST, ClassText, Slot, TextLayout, _parts, arrange, slots
 from trainers.engine.loading import build_clip, tokenizer
 from trainers.engine.tokens import BOOSTING, EOT, SOS
 
@@ -108,6 +108,15 @@ def test_vision_of_two_groups(clip_model, depths, lengths):
     agree(encode_image(clip_model.visual, images, stacks), plain, [*stacks[0], *stacks[1], images])
 
 
+@pytest.mark.parametrize("at_a_time", [1, 2, 3])
+def test_images_in_pieces_change_nothing(clip_model, monkeypatch, at_a_time):
+    stacks = [stack("boost", LAYERS, 3), stack("host", 1, 2)]
+    images = randn(5, "images", (3, 3, 16, 16)).requires_grad_()
+    monkeypatch.setattr("trainers.engine.vision.AT_A_TIME_ON_CPU", at_a_time)
+    fast = encode_image(clip_model.visual, images, stacks)
+    agree(fast, image_features(clip_model, images, stacks), [*stacks[0], *stacks[1], images])
+
+
 def test_no_groups_is_stock_clip(clip_model):
     import clip
 
@@ -193,13 +202,13 @@ def test_what_does_not_fit_is_refused(clip_model, make, message):
 @pytest.mark.parametrize(("cost", "parts"), [(0, 4), (3, 3), (10**6, 1)])
 @pytest.mark.parametrize("chunk", [None, 2])
 def test_parts_of_similar_length_change_nothing(clip_model, monkeypatch, cost, parts, chunk):
-    monkeypatch.setattr("trainers.engine.layout.PART_COST", cost)
+    monkeypatch.setitem(PART_COST, "cpu", cost)
     own, boost = stack("host", 2, 4, len(NAMES)), stack("boost", LAYERS, 3)
     texts = host_texts(encode, NAMES, 4, "", "middle")
     layout = layout_of(texts, 3, "host_first", distinct=[0])
     plain = text_features(clip_model, sequences(texts, 3, "host_first"), [own, boost])
     agree(encode_text(clip_model, layout, [[t[None] for t in own], boost], chunk)[0], plain, own + boost)
-    assert len(layout.lengths) == parts
+    assert len(layout.parts) == parts
 
 
 def test_parts_leave_the_least_to_compute():

@@ -63,8 +63,9 @@ def test_the_estimate_is_near_what_is_kept(clip_model, copies):
     few, many = (layout_of(texts() * n) for n in (1, 1 + copies))
     known = [*clip_model.parameters(), *learner.parameters()]
     kept = [kept_bytes(lambda x=x: encode_text(clip_model, x, [learner.text_stack()]), known) for x in (few, many)]
-    tokens = sum(length * len(many.part(i)) for i, length in enumerate(many.lengths)) * copies / (1 + copies)
-    each = engine_memory.token_bytes(clip_model, len(few.prefix) + max(few.lengths), 1, training=True)
+    tokens = sum(length * len(classes) for classes, length in many.parts) * copies / (1 + copies)
+    longest = max(length for _, length in few.parts)
+    each = engine_memory.token_bytes(clip_model, len(few.prefix) + longest, 1, training=True)
     assert 0.95 <= each * tokens / (kept[1] - kept[0]) <= 1.25
 
 
@@ -73,7 +74,7 @@ def test_the_estimate_is_near_what_is_kept(clip_model, copies):
 @pytest.mark.parametrize("training", [True, False])
 def test_what_does_not_fit_is_computed_in_chunks(clip_model, monkeypatch, caplog, share, images, training):
     layout = layout_of(texts())
-    length = layout.lengths[0]
+    length = layout.parts[0][1]
     each = engine_memory.token_bytes(clip_model, len(layout.prefix) + length, images, training)
     monkeypatch.setattr(engine_memory, "free_bytes", lambda device: share * each * length * len(NAMES))
     with caplog.at_level(logging.INFO):

@@ -13,7 +13,10 @@ from torch import Tensor, nn
 
 CONTEXT_LENGTH = 77
 ORDERS = ("boosting_first", "host_first")
-PART_COST = 32  # tokens of padding that are worth less than the kernel launches and small matrices of one more part
+# Tokens of padding that are worth less than one more part: few where small kernels are cheap (measured on a CPU), many
+# where each costs a launch (estimated).
+PART_COST = {"cpu": 8}
+PART_COST_ELSEWHERE = 512
 
 
 class Slot(NamedTuple):
@@ -24,6 +27,7 @@ class Slot(NamedTuple):
 
 
 Symbol = int | Slot
+Parts = list[tuple[Tensor, int]]  # classes (c,) that run together, and the length of the longest suffix among them
 
 
 class ClassText(NamedTuple):
@@ -83,8 +87,6 @@ class TextLayout(nn.Module):
         words: (C, S) token ids, 0 at slots and behind EOT.
         eot: (C,) index of EOT in the suffix.
         groups: the groups that have tokens in the suffixes; `slot(group)` is (C, S), -1 where another token stands.
-        lengths: the longest suffix of each part; `part(i)` are its classes.
-        place: (C,) where each class stands when the parts follow each other.
         needed: for each group, how many tokens it must have.
     """
 
@@ -92,7 +94,6 @@ class TextLayout(nn.Module):
     prefix_places: Tensor
     words: Tensor
     eot: Tensor
-    place: Tensor
 
     def __init__(
         self,
@@ -135,12 +136,8 @@ class TextLayout(nn.Module):
         for group in self.groups:
             rows = [[s.token if _is_in(s, group) else -1 for s in row] for row in suffixes]
             self._index(f"slot{group}", [_padded(row, length, -1) for row in rows])
-        parts = _parts([len(suffix) for suffix in suffixes], PART_COST)
-        self.lengths = [max(len(suffixes[c]) for c in part) for part in parts]
-        for number, part in enumerate(parts):
-            self._index(f"part{number}", part)
-        order = [c for part in parts for c in part]
-        self._index("place", sorted(range(len(order)), key=order.__getitem__))
+        self._lengths = [len(suffix) for suffix in suffixes]
+        self._arrangements: dict[torch.device, tuple[Parts, Tensor]] = {}
 
     def _index(self, name: str, values: list) -> None:
         self.register_buffer(name, torch.tensor(values, dtype=torch.long), persistent=False)
@@ -153,9 +150,23 @@ class TextLayout(nn.Module):
         """(C, S) index of the group's token that stands there, -1 where another token does."""
         return getattr(self, f"slot{group}")
 
-    def part(self, number: int) -> Tensor:
-        """The classes that make a part, in rising order."""
-        return getattr(self, f"part{number}")
+    @property
+    def parts(self) -> Parts:
+        """Each part's classes (c,), in rising order, and the length of its longest suffix."""
+        return self._arranged()[0]
+
+    @property
+    def place(self) -> Tensor:
+        """(C,) where each class stands when the parts follow each other."""
+        return self._arranged()[1]
+
+    def _arranged(self) -> tuple[Parts, Tensor]:
+        device = self.eot.device
+        if device not in self._arrangements:
+            parts = _parts(self._lengths, PART_COST.get(device.type, PART_COST_ELSEWHERE))
+            found = [(torch.tensor(part, device=device), max(self._lengths[c] for c in part)) for part in parts]
+            self._arrangements[device] = found, torch.cat([classes for classes, _ in found]).argsort()
+        return self._arrangements[device]
 
     def __len__(self) -> int:
         return len(self.eot)

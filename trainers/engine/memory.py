@@ -56,9 +56,9 @@ def classes_at_a_time(model: StockModule, layout: TextLayout, images: int = 1, t
     free = free_bytes(layout.eot.device)
     if free is None:
         return None
-    longest = max(layout.lengths)
+    longest = max(length for _, length in layout.parts)
     each = token_bytes(model, len(layout.prefix) + longest, images, training)
-    total = each * sum(length * len(layout.part(i)) for i, length in enumerate(layout.lengths))
+    total = each * sum(length * len(classes) for classes, length in layout.parts)
     if total <= SHARE * free:
         return None
     fitting = max(1, min(len(layout) - 1, int(SHARE * free / (each * longest))))
