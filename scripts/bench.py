@@ -5,12 +5,16 @@
 "plain" is the definition that the tests hold the engine against, which is what the published code does: full sequences of
 77 tokens, every token through every block, class features anew for every test batch. Both run in this process, in
 turns. Operations are those of matrix products, convolutions and attention; memory is what a step takes beside the
-weights; "share" is the part of the machine's own matrix-product rate that the engine reaches. "over host" is the time of CasPL
-over that of its host alone, both on the engine.
+weights, here the engine's over the plain one's; "share" is the part of the machine's own matrix-product rate that the
+engine reaches. "over host" is the time of CasPL over that of its host alone, both on the engine.
+
+Training steps have the recipes' batches; evaluations are of CoOp, whose class features are the same for all images (as MaPLe's
+and PromptSRC's are), in test batches of 100, and of CoCoOp, where each image has its own: of a hundredth of the images.
 """
 
 import argparse
 import json
+import logging
 import sys
 from pathlib import Path
 
@@ -22,9 +26,23 @@ import torch  # noqa: E402
 from benchmark import measure, works  # noqa: E402
 from tabulate import tabulate  # noqa: E402
 
+from trainers.engine import memory  # noqa: E402
+
 TYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
-NAMES = [*(f"CasPL_{host}" for host in works.HOSTS), "phase1", "evaluation"]
-HEADERS = ["", "classes", "plain s", "engine s", "time", "operations", "memory", "share", "over host", "engine GFLOP"]
+NAMES = [*(f"CasPL_{host}" for host in works.HOSTS), "phase1", "evaluation", "evaluation_CoCoOp"]
+HEADERS = [
+    "",
+    "classes",
+    "plain s",
+    "engine s",
+    "time",
+    "operations",
+    "memory",
+    "share",
+    "over host",
+    "engine GFLOP",
+    "engine MiB",
+]
 
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
@@ -36,6 +54,8 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--batch", type=int, default=0, help="images a step (default: the recipes')")
     parser.add_argument("--images", type=int, default=1000, help="images of the test set")
     parser.add_argument("--rounds", type=int, default=5, help="how often each is timed; 0: only counted")
+    parser.add_argument("--engine-only", action="store_true", help="leave the plain one out, where it would not fit")
+    parser.add_argument("--free", type=float, metavar="GIB", help="choose class chunks as if so much memory were free")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--dtype", choices=list(TYPES), default="fp32", help="of CLIP's weights")
     parser.add_argument("--json", type=Path, help="file to write the figures to")
@@ -45,6 +65,9 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> None:
     """Measure, print a line for each as it is known, and the table at the end."""
     args = parse(argv)
+    if args.free:
+        memory.free_bytes = lambda device: int(args.free * 2**30)
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
     device, dtype = torch.device(args.device), TYPES[args.dtype]
     rate = measure.matrix_rate(device, dtype)
     figures = {"size": args.size, "device": _device(device), "dtype": args.dtype, "torch": torch.__version__}
@@ -63,16 +86,13 @@ def main(argv: list[str] | None = None) -> None:
 def row_of(name: str, classes: int, args: argparse.Namespace, device, dtype, rate: float) -> dict:
     """The figures of one work."""
     torch.manual_seed(0)
-    size = works.SIZES[args.size]
-    if name == "evaluation":
-        made = works.evaluation_works(size, classes, device, dtype, args.images)
-    elif name == "phase1":
-        made = works.boosting_works(size, classes, device, dtype, args.batch)
-    else:
-        made = works.host_works(name.removeprefix("CasPL_"), size, classes, device, dtype, args.batch)
+    made = works_of(name, classes, args, device, dtype)
+    if args.engine_only:
+        del made["plain"]
+    counts = {key: measure.counted(work, device) for key, work in made.items()}
     row = {"work": name, "classes": classes}
-    row["operations"] = {key: measure.operations(work) for key, work in made.items()}
-    row["memory"] = {key: measure.peak_bytes(work, device) for key, work in made.items()}
+    row["operations"] = {key: operations for key, (operations, _) in counts.items()}
+    row["memory"] = {key: most for key, (_, most) in counts.items()}
     if args.rounds:
         medians = measure.in_turns(list(made.values()), args.rounds, device)
         row["seconds"] = dict(zip(made, medians, strict=True))
@@ -80,25 +100,41 @@ def row_of(name: str, classes: int, args: argparse.Namespace, device, dtype, rat
     return row
 
 
-def _ratio(figures: dict, over: str = "plain", under: str = "engine") -> float:
-    return figures[over] / figures[under]
+def works_of(name: str, classes: int, args: argparse.Namespace, device, dtype) -> dict[str, measure.Work]:
+    """What is to be compared, by the name of who does it."""
+    size = works.SIZES[args.size]
+    if name == "evaluation":
+        return works.evaluation_works("CoOp", size, classes, device, dtype, args.images)
+    if name == "evaluation_CoCoOp":
+        return works.evaluation_works("CoCoOp", size, classes, device, dtype, max(1, args.images // 100))
+    if name == "phase1":
+        return works.boosting_works(size, classes, device, dtype, args.batch)
+    return works.host_works(name.removeprefix("CasPL_"), size, classes, device, dtype, args.batch)
+
+
+def _ratios(figures: dict[str, float]) -> str:
+    """How many times the engine's figure the plain one's is, and the cached teacher's where there is one."""
+    if "plain" not in figures:
+        return ""
+    shown = f"{figures['plain'] / figures['engine']:.2f}"
+    return shown + (f" ({figures['plain'] / figures['cached']:.2f} cached)" if "cached" in figures else "")
 
 
 def _cells(row: dict) -> list[str]:
-    times = row.get("seconds")
-    operations, memory = f"{_ratio(row['operations']):.2f}", f"{1 / _ratio(row['memory']):.2f}"
-    if "cached" in row["operations"]:
-        operations += f" ({_ratio(row['operations'], under='cached'):.2f} cached)"
-    engine = f"{row['operations']['engine'] / 1e9:.0f}"
-    start, end = [row["work"], str(row["classes"])], [operations, memory]
-    if not times:
-        return [*start, "", "", "", *end, "", "", engine]
-    ratio = f"{_ratio(times):.2f}"
-    if "cached" in times:
-        ratio += f" ({_ratio(times, under='cached'):.2f} cached)"
-    over_host = f"{_ratio(times, 'engine', 'host'):.3f}" if "host" in times else ""
-    shown = [f"{times['plain']:.3f}", f"{times['engine']:.3f}", ratio]
-    return [*start, *shown, *end, f"{row['share']:.2f}", over_host, engine]
+    times, operations, kept = row.get("seconds", {}), row["operations"], row["memory"]
+    return [
+        row["work"],
+        str(row["classes"]),
+        f"{times['plain']:.3f}" if "plain" in times else "",
+        f"{times['engine']:.3f}" if times else "",
+        _ratios(times),
+        _ratios(operations),
+        f"{kept['engine'] / kept['plain']:.2f}" if "plain" in kept else "",
+        f"{row['share']:.2f}" if times else "",
+        f"{times['engine'] / times['host']:.3f}" if "host" in times else "",
+        f"{operations['engine'] / 1e9:.0f}",
+        f"{kept['engine'] / 2**20:.0f}",
+    ]
 
 
 def _line(row: dict) -> str:

@@ -13,6 +13,8 @@ sys.path[:0] = [str(ROOT / "scripts"), str(ROOT / "scripts" / "caspl")]
 import bench  # noqa: E402
 from benchmark import measure, works  # noqa: E402
 
+from trainers.engine.kernels import linear  # noqa: E402
+
 CPU, SMALL = torch.device("cpu"), works.SIZES["small"]
 
 
@@ -36,7 +38,7 @@ def test_both_sides_of_phase_1_compute_the_same():
 def test_the_engine_computes_less_and_keeps_less():
     for made in (
         works.host_works("MaPLe", SMALL, 30, CPU, torch.float32),
-        works.evaluation_works(SMALL, 30, CPU, torch.float32, 8, 4),
+        works.evaluation_works("CoOp", SMALL, 30, CPU, torch.float32, 8, 4),
     ):
         assert measure.operations(made["plain"]) > 2 * measure.operations(made["engine"])
         assert measure.peak_bytes(made["plain"], CPU) > 2 * measure.peak_bytes(made["engine"], CPU)
@@ -45,11 +47,30 @@ def test_the_engine_computes_less_and_keeps_less():
 def test_operations_are_counted():
     a, b = torch.randn(3, 4), torch.randn(4, 5)
     assert measure.operations(lambda: a @ b) == 2 * 3 * 4 * 5
+    layer = torch.nn.Linear(4, 5).requires_grad_(False)
+    x = torch.randn(2, 3, 4, requires_grad=True)
+    assert measure.operations(lambda: linear(x, layer.weight, layer.bias).sum().backward()) == 2 * (2 * 6 * 4 * 5)
     q = torch.randn(2, 3, 10, 16, requires_grad=True)
     forward = 2 * (2 * 2 * 3 * 10 * 10 * 16)
     assert measure.operations(lambda: F.scaled_dot_product_attention(q, q, q)) == forward
     both = measure.operations(lambda: F.scaled_dot_product_attention(q, q, q).sum().backward())
     assert both == forward * 3.5  # backward: the scores again, and four products
+
+
+@pytest.mark.parametrize("host", works.HOSTS)
+def test_evaluations_are_of_all_images(host, monkeypatch):
+    seen = []
+    monkeypatch.setattr(works.PromptedCLIP, "image_features", _spy(works.PromptedCLIP.image_features, seen))
+    works.evaluation_works(host, SMALL, 5, CPU, torch.float32, images=10, batch=4)["engine"]()
+    assert [len(image) for image in seen] == [4, 4, 2]
+
+
+def _spy(method, seen):
+    def spied(self, image):
+        seen.append(image)
+        return method(self, image)
+
+    return spied
 
 
 def test_memory_is_that_of_the_tensors_alive_at_a_time():
@@ -81,6 +102,12 @@ def test_the_program_writes_a_row_for_each_work(tmp_path, capsys):
     for row in figures["rows"]:
         assert all(value > 0 for part in ("operations", "memory", "seconds") for value in row[part].values())
     assert capsys.readouterr().out.count("CasPL_MaPLe") == 2
+
+
+def test_what_the_plain_one_cannot_do_is_measured_of_the_engine(capsys):
+    bench.main("--size small --classes 5 --rounds 0 --works CasPL_CoOp --engine-only".split())
+    row = [line for line in capsys.readouterr().out.splitlines() if "CasPL_CoOp" in line][-1]
+    assert [cell.strip() for cell in row.split("|")[3:10]] == [""] * 7 and row.split("|")[-2].strip().isdigit()
 
 
 def test_names_have_about_eight_tokens():

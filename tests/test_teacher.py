@@ -91,6 +91,13 @@ def load_described(folder):
     return json.loads(next(folder.glob("*.json")).read_text())
 
 
+def test_a_text_that_the_tokenizer_would_cut_is_refused(root):
+    """It takes 77 tokens: SOS, EOT, and 75 words of one token each."""
+    load_teacher(name(root), ["tree " * 74 + "tree"], "{}", PLAIN)
+    with pytest.raises(ConfigError, match="more than the 77 tokens"):
+        load_teacher(name(root), ["tree", "tree " * 75 + "tree"], "{}", PLAIN)
+
+
 @pytest.mark.parametrize("backbone", ["stock", "open_clip"])
 def test_the_random_numbers_of_a_run_do_not_depend_on_its_teacher(root, backbone):
     torch.manual_seed(5)

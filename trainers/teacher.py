@@ -107,8 +107,9 @@ class OpenClipTeacher(Teacher):
         super().__init__()
         self.model, encode = load_open_clip(name, precision.weights)
         # A buffer, so that it moves to the device along with the weights; the fingerprint need not know the classes.
-        tokens = encode([template.replace("{}", plain_name(each)) for each in names])
-        self.register_buffer("tokens", tokens, persistent=False)
+        texts = [template.replace("{}", plain_name(each)) for each in names]
+        check_length(name, encode, texts)
+        self.register_buffer("tokens", encode(texts), persistent=False)
         preprocessing = self.model.visual.preprocess_cfg
         size = preprocessing["size"]
         height, width = (size, size) if isinstance(size, int) else size
@@ -179,6 +180,22 @@ def load_open_clip(name: str, dtype: torch.dtype):
     _fill(model, path)
     logger.info("Loaded open_clip %s from %s: %s px", architecture, path, model.visual.preprocess_cfg["size"])
     return model, open_clip.get_tokenizer(architecture)
+
+
+def check_length(name: str, encode, texts: Sequence[str]) -> None:
+    """Refuse texts that the teacher's tokenizer would cut: with one more place, the cut ones would fill it.
+
+    Raises:
+        ConfigError: there is one.
+    """
+    longest = encode.context_length
+    *last, empty = encode([*texts, ""], context_length=longest + 1)[:, longest].tolist()
+    for text, token in zip(texts, last, strict=True):
+        if token != empty:
+            raise ConfigError(
+                f"the text {text!r} has more than the {longest} tokens that {name} takes: shorten the class name, or "
+                "TRAINER.CASPL.TEACHER.TEMPLATE"
+            )
 
 
 def _weights_of(open_clip, architecture: str, source: str, name: str) -> Path:

@@ -9,6 +9,8 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
+from trainers.engine.kernels import linear
+
 Work = Callable[[], object]
 _ATEN = torch.ops.aten
 
@@ -63,6 +65,13 @@ def _start(event) -> int:
     return event.start_ns() if hasattr(event, "start_ns") else event.start_us()  # PyTorch up to 2.3
 
 
+def counted(work: Work, device: torch.device) -> tuple[int, int]:
+    """Both of these, of one call."""
+    counts: list[int] = []
+    most = peak_bytes(lambda: counts.append(operations(work)), device)
+    return counts[0], most
+
+
 def seconds(work: Work, device: torch.device) -> float:
     """Wall-clock time of one call."""
     _wait(device)
@@ -73,17 +82,16 @@ def seconds(work: Work, device: torch.device) -> float:
 
 
 def in_turns(works: Sequence[Work], rounds: int, device: torch.device) -> list[float]:
-    """Median seconds of each work, timed in alternation behind one call of each to warm up."""
-    for work in works:
-        work()
+    """Median seconds of each work, timed in alternation; each must have been called before, to warm up."""
     times = [[seconds(work, device) for work in works] for _ in range(rounds)]
     return [statistics.median(column) for column in zip(*times, strict=True)]
 
 
 def matrix_rate(device: torch.device, dtype: torch.dtype, size: int = 2048) -> float:
-    """Operations a second that this machine reaches in one large matrix product (the best of several)."""
+    """Operations a second that this machine reaches in one large matrix product (the best of several, by each kernel)."""
     a, b = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
-    best = min(seconds(lambda: a @ b, device) for _ in range(8))
+    kernels = (lambda: a @ b, lambda: linear(a, b, b[0]))
+    best = min(seconds(kernel, device) for _ in range(8) for kernel in kernels)
     return 2 * size**3 / best
 
 

@@ -170,11 +170,11 @@ def boosting_works(size: Size, classes: int, device: torch.device, dtype: torch.
 
 
 def evaluation_works(
-    size: Size, classes: int, device: torch.device, dtype: torch.dtype, images: int = 1000, batch: int = 100
+    host: str, size: Size, classes: int, device: torch.device, dtype: torch.dtype, images: int = 1000, batch: int = 100
 ) -> dict:
-    """Evaluation of CasPL_CoOp on a test set, with its host alone beside it."""
+    """Evaluation of CasPL_<host> on a test set: "plain" and "engine"; and "host", the host alone on the engine."""
     clip_model = random_clip(size, device, dtype)
-    model = host_model("CoOp", clip_model, class_names(classes), size.tokens).to(device)
+    model = host_model(host, clip_model, class_names(classes), size.tokens).to(device)
     alone = _twin(model)
     model.cascade(boosting_for(clip_model, size.tokens).to(device), "host_first")
     image = torch.randn(min(batch, images), 3, size.image, size.image, device=device)
@@ -182,8 +182,8 @@ def evaluation_works(
     def evaluate(of: PromptedCLIP) -> None:
         of._cached = None  # each evaluation computes the class features, once
         with torch.no_grad():
-            for _ in range(0, images, batch):
-                of(image)
+            for start in range(0, images, batch):
+                of(image[: images - start])
 
     models = {"plain": as_plain(model), "engine": model, "host": alone}
     return {k: (lambda m=m: evaluate(m)) for k, m in models.items()}
