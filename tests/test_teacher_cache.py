@@ -302,3 +302,17 @@ if __name__ == "__main__":
     assert ROOT  # conftest has set the path up
     codes = killing(Path(sys.argv[1]), Path(sys.argv[2]))
     sys.stdout.write(f"\n{json.dumps(codes)}\n")
+
+
+def test_who_may_only_read_uses_what_is_there(tmp_path, monkeypatch):
+    """As root may write everywhere, the answer of the operating system is what is changed."""
+    fresh = torch.randn(3, 4)
+    wanted = TeacherCache(tmp_path, WHAT, 5, 2, 4).features(BATCH, 1, lambda: fresh)
+    for file in tmp_path.glob("*.lock"):
+        file.unlink()
+    monkeypatch.setattr(os, "access", lambda path, mode: mode != os.W_OK)
+    cache = TeacherCache(tmp_path, WHAT, 5, 2, 4)
+    assert torch.equal(cache.features(BATCH, 1, pytest.fail), wanted)
+    with pytest.raises(CacheError, match="may only be read and has not all images of view 0"):
+        cache.features(BATCH, 0, pytest.fail)
+    assert not cache.rows.flags.writeable and not list(tmp_path.glob("*.lock"))

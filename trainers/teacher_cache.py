@@ -5,7 +5,7 @@ float16 numbers. The key is a hash of everything that determines the features, w
 
 A row without its right checksum is not there yet, so whoever is killed amid writing has lost that row and nothing else. The
 first value that gets into a row stays, and everybody goes on with what the file says: runs that fill a cache, read it,
-share it or were killed and go on have the same bits.
+share it or were killed and go on have the same bits. Who may only read the file uses what is there.
 """
 
 import contextlib
@@ -76,14 +76,13 @@ class TeacherCache:
         header = f"CasPL teacher cache {FORMAT}\n{self.key}\n".encode().ljust(_HEADER, b"\0")
         size = _HEADER + images * views * row.itemsize
         try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            with self._alone():
-                if not self.path.exists():
-                    with replacing(self.path.with_suffix(".json")) as aside:
-                        aside.write_text(text + "\n")
-                    _create(self.path, header, size)
-                _check(self.path, header, size)
-            self.rows = np.memmap(self.path, row, "r+", offset=_HEADER, shape=(images, views))
+            self.read_only = self.path.exists() and not os.access(self.path, os.W_OK)
+            if not self.read_only:
+                self._make(text, header, size)
+            _check(self.path, header, size)
+            self.rows = np.memmap(
+                self.path, row, "r" if self.read_only else "r+", offset=_HEADER, shape=(images, views)
+            )
         except CacheError:
             raise
         except OSError as error:
@@ -92,6 +91,14 @@ class TeacherCache:
                 "space, give another folder as TRAINER.CASPL.TEACHER.CACHE, or none"
             ) from error
         logger.info("Teacher cache %s: %s images x %d views, %.0f MiB", self.path, f"{images:,}", views, size / 2**20)
+
+    def _make(self, text: str, header: bytes, size: int) -> None:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with self._alone():
+            if not self.path.exists():
+                with replacing(self.path.with_suffix(".json")) as aside:
+                    aside.write_text(text + "\n")
+                _create(self.path, header, size)
 
     @contextlib.contextmanager
     def _alone(self) -> Iterator[None]:
@@ -108,10 +115,18 @@ class TeacherCache:
 
         Args:
             index: numbers (B,) of the images; view: of the view; compute: gives the features (B, E).
+
+        Raises:
+            CacheError: one is missing, and the file may only be read.
         """
         places = index.cpu().numpy()
         found = self.rows[places, view]
         if not all(map(_whole, found)):
+            if self.read_only:
+                raise CacheError(
+                    f"the teacher cache {self.path} may only be read and has not all images of view {view}: let a run fill "
+                    "it that may write, or give another folder as TRAINER.CASPL.TEACHER.CACHE, or none"
+                )
             fresh = compute().detach().to("cpu", torch.float16).numpy()
             with self._alone():
                 self._write(places, view, fresh)
@@ -146,7 +161,7 @@ def _create(path: Path, header: bytes, size: int) -> None:
 
 
 def _check(path: Path, header: bytes, size: int) -> None:
-    with open(path, "r+b") as file:
+    with open(path, "rb") as file:
         found, length = file.read(_HEADER), os.fstat(file.fileno()).st_size
     if found != header:
         raise CacheError(f"{path} is no teacher cache, or one for something else: remove it")

@@ -13,6 +13,8 @@ from torch.nn import functional as F
 
 from .kernels import StockModule, linear, mlp
 
+KeysValues = tuple[Tensor, Tensor]  # (..., H, T, e) each
+
 
 def at_least_float32(x: Tensor) -> Tensor:
     """`x` in float32 if it is in half precision, else as it is."""

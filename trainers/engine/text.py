@@ -6,11 +6,10 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from .blocks import StockModule, attend, attend_once, finish, join, keys_values, queries_keys_values
+from .blocks import KeysValues, StockModule, attend, attend_once, finish, join, keys_values, queries_keys_values
 from .layout import Parts, TextLayout
 from .prompts import Stack, check_stacks
 
-KeysValues = tuple[Tensor, Tensor]
 QueriesKeysValues = tuple[Tensor, Tensor, Tensor]
 
 

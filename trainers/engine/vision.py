@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from .blocks import StockModule, attend, attend_once, finish, join, keys_values, queries_keys_values
+from .blocks import KeysValues, StockModule, attend, attend_once, finish, join, keys_values, queries_keys_values
 from .prompts import Stack, check_stacks
 
 AT_A_TIME_ON_CPU = 8  # images whose hidden units stay in a processor's cache: a sixth faster than a hundred (ViT-B/16)
@@ -44,41 +44,58 @@ def encode_image(visual: StockModule, images: Tensor, stacks: Sequence[Stack] = 
         return visual(images.to(visual.conv1.weight.dtype))
     blocks = visual.transformer.resblocks
     check_stacks(stacks, len(blocks), visual.class_embedding.shape[0], "vision")
+    prompts = [_at_block(visual, stacks, i) for i in range(len(blocks))]
+    offers = [_offer(block, passing) for block, (passing, _) in zip(blocks, prompts[:-1], strict=False)]
     parts = images.split(AT_A_TIME_ON_CPU) if images.device.type == "cpu" else [images]
-    x = torch.cat([_run(blocks, *_embed(visual, part, stacks), stacks) for part in parts])
+    x = torch.cat([_run(blocks, _embed(visual, part), prompts, offers) for part in parts])
     return visual.ln_post(x) @ visual.proj.to(x.dtype)
 
 
-def _embed(visual: StockModule, images: Tensor, stacks: list[Stack]) -> tuple[Tensor, list[Tensor]]:
-    """CLS and patches (B, 1 + N, d), and each group's layer-0 tokens (1, n, d); all behind `ln_pre`."""
+def _at_block(visual: StockModule, stacks: list[Stack], layer: int) -> tuple[list[Tensor], list[Tensor]]:
+    """The groups' tokens (1, n, d) at the input of a block: those needed as keys and values only, and those to be carried.
+
+    Tokens that the next block replaces are not carried, nor are any behind the last block.
+    """
+    passing: list[Tensor] = []
+    entering: list[Tensor] = []
+    for stack in stacks:
+        if layer < len(stack):
+            tokens = stack[layer].to(visual.conv1.weight.dtype)[None]
+            carried = layer + 1 == len(stack) < len(visual.transformer.resblocks)
+            (entering if carried else passing).append(visual.ln_pre(tokens) if layer == 0 else tokens)
+    return passing, entering
+
+
+def _offer(block: StockModule, passing: list[Tensor]) -> list[KeysValues]:
+    """Keys and values of tokens that are not carried: the same for all images."""
+    return [keys_values(block, torch.cat(passing, dim=1))] if passing else []
+
+
+def _embed(visual: StockModule, images: Tensor) -> Tensor:
+    """CLS and patches (B, 1 + N, d), behind `ln_pre`."""
     patches = visual.conv1(images.to(visual.conv1.weight.dtype)).flatten(2).transpose(1, 2)
     cls = visual.class_embedding.to(patches.dtype).expand(len(patches), 1, -1)
     x = torch.cat([cls, patches], dim=1) + visual.positional_embedding.to(patches.dtype)
-    return visual.ln_pre(x), [visual.ln_pre(stack[0].to(x.dtype))[None] for stack in stacks]
+    return visual.ln_pre(x)
 
 
-def _run(blocks: nn.Sequential, x: Tensor, first: list[Tensor], stacks: list[Stack]) -> Tensor:
+def _run(
+    blocks: nn.Sequential,
+    x: Tensor,
+    prompts: list[tuple[list[Tensor], list[Tensor]]],
+    offers: list[list[KeysValues]],
+) -> Tensor:
     """Send `x` (B, T, d) and the groups' tokens through the blocks; returns the CLS token behind the last, (B, d).
 
-    Attention sees a set, so a group's tokens may stand anywhere. Tokens that the next block replaces, and all but CLS
-    at the last block, are needed as keys and values only: for a group that is once for the whole batch.
+    Attention sees a set, so a group's tokens may stand anywhere. At the last block all but CLS give keys and values only.
     """
-    for i, block in enumerate(blocks):
-        last = i + 1 == len(blocks)
-        passing = []
-        for stack, tokens in zip(stacks, first, strict=True):
-            if i >= len(stack):
-                continue
-            tokens = tokens if i == 0 else stack[i].to(x.dtype)[None]
-            if i + 1 < len(stack) or last:
-                passing.append(tokens)
-            else:
-                x = torch.cat([x, tokens.expand(len(x), -1, -1)], dim=1)
-        if last:
-            break
-        shared = [keys_values(block, torch.cat(passing, dim=1))] if passing else []
-        q, *own = queries_keys_values(block, x)
-        k, v = (join(list(parts), len(x)) for parts in zip(own, *shared, strict=True))
-        x = finish(block, x, attend(q, k, v))
+    *most, block = blocks
+    for other, (_, entering), offer in zip(most, prompts, offers, strict=False):
+        if entering:
+            x = torch.cat([x, *(tokens.to(x.dtype).expand(len(x), -1, -1) for tokens in entering)], dim=1)
+        q, *own = queries_keys_values(other, x)
+        k, v = (join(list(parts), len(x)) for parts in zip(own, *offer, strict=True))
+        x = finish(other, x, attend(q, k, v))
     cls = x[:, 0]
+    passing = [tokens.to(x.dtype) for tokens in prompts[-1][0]]
     return finish(block, cls, attend_once(block, cls, [*passing, x]))
