@@ -89,10 +89,9 @@ def row_of(name: str, classes: int, args: argparse.Namespace, device, dtype, rat
     made = works_of(name, classes, args, device, dtype)
     if args.engine_only:
         del made["plain"]
-    counts = {key: measure.counted(work, device) for key, work in made.items()}
     row = {"work": name, "classes": classes}
-    row["operations"] = {key: operations for key, (operations, _) in counts.items()}
-    row["memory"] = {key: most for key, (_, most) in counts.items()}
+    row["operations"] = {key: measure.operations(work) for key, work in made.items()}
+    row["memory"] = {key: measure.peak_bytes(work, device) for key, work in made.items()}
     if args.rounds:
         medians = measure.in_turns(list(made.values()), args.rounds, device)
         row["seconds"] = dict(zip(made, medians, strict=True))

@@ -36,7 +36,10 @@ _ON_CPU = {
 
 
 def operations(work: Work) -> int:
-    """Floating-point operations of the matrix products, convolutions and attention in `work`."""
+    """Floating-point operations of the matrix products, convolutions and attention in `work`.
+
+    Not to be counted together with the memory: the counter holds on to tensors.
+    """
     with FlopCounterMode(display=False, custom_mapping=_ON_CPU) as counter:
         work()
     return counter.get_total_flops()
@@ -63,13 +66,6 @@ def peak_bytes(work: Work, device: torch.device) -> int:
 
 def _start(event) -> int:
     return event.start_ns() if hasattr(event, "start_ns") else event.start_us()  # PyTorch up to 2.3
-
-
-def counted(work: Work, device: torch.device) -> tuple[int, int]:
-    """Both of these, of one call."""
-    counts: list[int] = []
-    most = peak_bytes(lambda: counts.append(operations(work)), device)
-    return counts[0], most
 
 
 def seconds(work: Work, device: torch.device) -> float:
