@@ -45,7 +45,7 @@ def encode_image(visual: StockModule, images: Tensor, stacks: Sequence[Stack] = 
     blocks = visual.transformer.resblocks
     check_stacks(stacks, len(blocks), visual.class_embedding.shape[0], "vision")
     prompts = [_at_block(visual, stacks, i) for i in range(len(blocks))]
-    offers = [_offer(block, passing) for block, (passing, _) in zip(blocks, prompts[:-1], strict=False)]
+    offers = [_offer(block, passing) for block, (passing, _) in zip(blocks[:-1], prompts[:-1], strict=True)]
     parts = images.split(AT_A_TIME_ON_CPU) if images.device.type == "cpu" else [images]
     x = torch.cat([_run(blocks, _embed(visual, part), prompts, offers) for part in parts])
     return visual.ln_post(x) @ visual.proj.to(x.dtype)
@@ -90,7 +90,7 @@ def _run(
     Attention sees a set, so a group's tokens may stand anywhere. At the last block all but CLS give keys and values only.
     """
     *most, block = blocks
-    for other, (_, entering), offer in zip(most, prompts, offers, strict=False):
+    for other, (_, entering), offer in zip(most, prompts[:-1], offers, strict=True):
         if entering:
             x = torch.cat([x, *(tokens.to(x.dtype).expand(len(x), -1, -1) for tokens in entering)], dim=1)
         q, *own = queries_keys_values(other, x)
