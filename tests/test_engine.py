@@ -91,11 +91,12 @@ def test_text_with_context_of_each_class(clip_model, position, order):
 
 @pytest.mark.parametrize("order", ["boosting_first", "host_first"])
 @pytest.mark.parametrize("position", ["end", "middle"])
-def test_text_with_context_of_each_image(clip_model, position, order):
-    images, boost = stack("host", 1, 4, 3), stack("boost", 2, 3)
+@pytest.mark.parametrize("depth", [1, 2])
+def test_text_with_context_of_each_image(clip_model, depth, position, order):
+    images, boost = stack("host", depth, 4, 3), stack("boost", 2, 3)
     texts = host_texts(encode, NAMES, 4, "", position)
-    each = [text_features(clip_model, sequences(texts, 3, order), [[images[0][b]], boost]) for b in range(3)]
-    fast = encode_text(clip_model, layout_of(texts, 3, order), [[images[0][:, None]], boost])
+    each = [text_features(clip_model, sequences(texts, 3, order), [[t[b] for t in images], boost]) for b in range(3)]
+    fast = encode_text(clip_model, layout_of(texts, 3, order), [[t[:, None] for t in images], boost])
     agree(fast, torch.stack(each), images + boost)
 
 

@@ -88,7 +88,7 @@ def finish(block: StockModule, x: Tensor, attended: Tensor) -> Tensor:
 
 
 def join(parts: list[Tensor], batch: int) -> Tensor:
-    """Concatenate (b, H, T, e) parts along the tokens, b in {1, batch}; a shared part is repeated by view."""
+    """Concatenate (b, ..., T, d) parts along the tokens, b in {1, batch}; a shared part is repeated by view."""
     if len(parts) == 1:
         return parts[0]
-    return torch.cat([part.expand(batch, -1, -1, -1) for part in parts], dim=-2)
+    return torch.cat([part.expand(batch, *part.shape[1:]) for part in parts], dim=-2)

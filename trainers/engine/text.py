@@ -79,7 +79,8 @@ def _run(model: StockModule, layout: TextLayout, stacks: Sequence[Stack], parts:
     suffixes = _Suffixes(layout, parts)
     position = model.positional_embedding.to(model.text_projection.dtype)
     at = layout.prefix_places
-    x = _rows([_embed(model, layout.prefix_words)[None] + position[at], suffixes.enter(model, stacks)])
+    batch = max([1, *(len(tokens) for stack in stacks for tokens in stack)])
+    x = join([_embed(model, layout.prefix_words)[None] + position[at], suffixes.enter(model, stacks)], batch)
     for i, block in enumerate(blocks):
         last = i + 1 == len(blocks)
         passing, passing_at = [], []
@@ -94,7 +95,7 @@ def _run(model: StockModule, layout: TextLayout, stacks: Sequence[Stack], parts:
                 passing.append(tokens)
                 passing_at.append(places)
             else:
-                x, at = _rows([x[:, : len(at)], tokens, x[:, len(at) :]]), torch.cat([at, places])
+                x, at = join([x[:, : len(at)], tokens, x[:, len(at) :]], batch), torch.cat([at, places])
         x = suffixes.replace(x, len(at), stacks, i)
         if last:
             break
@@ -107,12 +108,6 @@ def _run(model: StockModule, layout: TextLayout, stacks: Sequence[Stack], parts:
 
 def _embed(model: StockModule, words: Tensor) -> Tensor:
     return model.token_embedding(words).to(model.text_projection.dtype)
-
-
-def _rows(parts: list[Tensor]) -> Tensor:
-    """Concatenate (b, T, d) parts along the tokens, b in {1, batch}."""
-    batch = max(map(len, parts))
-    return torch.cat([part.expand(batch, -1, -1) for part in parts], dim=1)
 
 
 class _Suffixes:
@@ -138,7 +133,7 @@ class _Suffixes:
         """Put the groups' tokens of one layer into x (b, start + N, d), where the suffixes have places for them."""
         if layer == 0 or not any(layer < len(stacks[group]) for group in self.layout.groups):
             return x
-        return _rows([x[:, :start], self._put(x[:, start:], stacks, layer)])
+        return join([x[:, :start], self._put(x[:, start:], stacks, layer)], len(x))
 
     def _put(self, x: Tensor, stacks: Sequence[Stack], layer: int) -> Tensor:
         for group in self.layout.groups:

@@ -91,8 +91,7 @@ def _run(
     """
     *most, block = blocks
     for other, (_, entering), offer in zip(most, prompts[:-1], offers, strict=True):
-        if entering:
-            x = torch.cat([x, *(tokens.to(x.dtype).expand(len(x), -1, -1) for tokens in entering)], dim=1)
+        x = join([x, *(tokens.to(x.dtype) for tokens in entering)], len(x))
         q, *own = queries_keys_values(other, x)
         k, v = (join(list(parts), len(x)) for parts in zip(own, *offer, strict=True))
         x = finish(other, x, attend(q, k, v))
