@@ -105,6 +105,14 @@ def main():
                 traceback.print_exc()
                 raise
             torch.save(outcome, folder / f"{name}.{parallel.rank()}.pt")
+        during, number = threads_of_gloo(), parallel.rank()
+    (folder / f"threads.{number}.json").write_text(json.dumps([during, threads_of_gloo()]))
+
+
+def threads_of_gloo():
+    """The names of this process's threads that exchange tensors; on Linux."""
+    names = [(thread / "comm").read_text().strip() for thread in Path("/proc/self/task").iterdir()]
+    return [name for name in names if "gloo" in name]
 
 
 if __name__ == "__main__":

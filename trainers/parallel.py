@@ -7,6 +7,7 @@ PyTorch's DistributedDataParallel averages the gradients. The run's folder must 
 
 import contextlib
 import datetime
+import gc
 import logging
 import os
 import sys
@@ -68,6 +69,17 @@ def processes(cuda: bool) -> Iterator[None]:
     dist.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo", timeout=_PATIENCE)
     yield
     wait()
+    _leave()
+
+
+def _leave() -> None:
+    """End this process's part in the group, and gloo's threads.
+
+    The group must go while Python does not hold its lock, which a thread of gloo may need to let go of its last tensor;
+    `destroy_process_group` sees to that, but only if nothing else holds the group. DDP's reducers do, in cycles with their
+    trainers. A group that outlives this call hangs in the garbage collector, or aborts the process as it exits.
+    """
+    gc.collect()
     dist.destroy_process_group()
 
 
