@@ -8,8 +8,10 @@ from plain import image_features, text_features
 from recipe import Spec, clip_state_dict, randn
 
 from trainers.engine import encode_image, encode_text, host_texts, layout_of, worded_texts
-from trainers.engine.layout import PART_COST, ClassText, Slot, TextLayout, _parts, arrange, slots
+from trainers.engine.layout import TextLayout
 from trainers.engine.loading import build_clip, tokenizer
+from trainers.engine.rows import pick, spread
+from trainers.engine.symbols import ClassText, Slot, arrange, slots
 from trainers.engine.tokens import BOOSTING, EOT, SOS
 
 LAYERS = 3
@@ -190,6 +192,14 @@ def test_a_name_too_long_is_refused_by_name():
             "places for 2 tokens",
         ),
         (
+            lambda m: encode_text(m, layout_of(host_texts(encode, NAMES, 2)), [stack("t", 1, 2, 1, len(NAMES))]),
+            "tokens for 5 classes .* 5 classes, which do not differ",
+        ),
+        (
+            lambda m: encode_text(m, layout_of(host_texts(encode, NAMES, 2), distinct=[0]), [stack("t", 1, 2, 1, 4)]),
+            "tokens for 4 classes .* 5 classes, which differ",
+        ),
+        (
             lambda m: encode_text(m, TextLayout([(SOS, Slot(0, 0), EOT)], ["x"]), [stack("t", 4, 1)]),
             "4 text layers",
         ),
@@ -200,26 +210,60 @@ def test_what_does_not_fit_is_refused(clip_model, make, message):
         make(clip_model)
 
 
-@pytest.mark.parametrize(("cost", "parts"), [(0, 4), (3, 3), (10**6, 1)])
-@pytest.mark.parametrize("chunk", [None, 2])
-def test_parts_of_similar_length_change_nothing(clip_model, monkeypatch, cost, parts, chunk):
-    monkeypatch.setitem(PART_COST, "cpu", cost)
-    own, boost = stack("host", 2, 4, len(NAMES)), stack("boost", LAYERS, 3)
-    texts = host_texts(encode, NAMES, 4, "", "middle")
-    layout = layout_of(texts, 3, "host_first", distinct=[0])
-    plain = text_features(clip_model, sequences(texts, 3, "host_first"), [own, boost])
-    agree(encode_text(clip_model, layout, [[t[None] for t in own], boost], chunk)[0], plain, own + boost)
-    assert len(layout.parts) == parts
+ALIKE = ["golden retriever dog", "golden retriever", "a", "golden cat", "golden retriever dog", "tree", "a a"]
 
 
-def test_parts_leave_the_least_to_compute():
-    """Against all ways to cut the sorted lengths."""
-    lengths = [3, 9, 4, 4, 15, 3, 8, 20, 4]
+@pytest.fixture(scope="module")
+def clip_of_alike():
+    return build_clip(clip_state_dict(SMALL, 3, {SOS, EOT} | {token for name in ALIKE for token in encode(f"{name}.")}))
 
-    def tokens(parts):
-        return sum(len(part) * max(lengths[c] for c in part) + 8 for part in parts)
 
-    order = sorted(range(len(lengths)), key=lengths.__getitem__)
-    cuts = itertools.chain.from_iterable(itertools.combinations(range(1, len(order)), n) for n in range(len(order)))
-    ways = ([order[a:b] for a, b in itertools.pairwise((0, *cut, len(order)))] for cut in cuts)
-    assert tokens(_parts(lengths, 8)) == min(map(tokens, ways))
+@pytest.mark.parametrize("position", ["end", "middle", "front"])
+@pytest.mark.parametrize("chunk", [None, 3])
+@pytest.mark.parametrize("own", [False, True])
+def test_names_that_begin_alike_are_computed_once(clip_of_alike, own, chunk, position):
+    """With a context for all classes, and with one for each, which nobody shares."""
+    lead = (1, len(ALIKE)) if own else (1, 1)
+    host, boost = stack("host", 2, 4, *lead), stack("boost", LAYERS, 3)
+    texts = host_texts(encode, ALIKE, 4, "", position)
+    layout = layout_of(texts, 3, "host_first", distinct=[0] if own else [])
+    contexts = [tokens[0] if own else tokens[0, 0] for tokens in host]
+    plain = text_features(clip_of_alike, sequences(texts, 3, "host_first"), [contexts, boost])
+    agree(encode_text(clip_of_alike, layout, [host, boost], chunk)[0], plain, host + boost)
+    tokens = sum(len(sequence) - len(layout.prefix) for sequence in sequences(texts, 3, "host_first"))
+    names_come_first = not own or position == "front"
+    assert (len(layout.rows().words) < tokens) == names_come_first
+
+
+def test_rows_are_every_beginning_once():
+    """Against the set of all beginnings of all suffixes."""
+    layout = layout_of(host_texts(encode, ALIKE, 4))
+    suffixes = [(*encode(f"{name}."), EOT) for name in ALIKE]
+    beginnings = {suffix[:n] for suffix in suffixes for n in range(1, len(suffix) + 1)}
+    rows = layout.rows()
+    assert len(rows.words) == len(rows.first) == len(beginnings)
+    grid = rows.of.view(len(ALIKE), layout.longest)
+    for suffix, places, last, eot in zip(suffixes, grid, rows.last, rows.eot, strict=True):
+        assert rows.words[places[: len(suffix)]].tolist() == list(suffix)
+        assert rows.steps[places[: len(suffix)]].tolist() == list(range(len(suffix)))
+        assert suffix[last] == EOT and places[last] == eot
+    assert rows.of[rows.first].tolist() == list(range(len(beginnings)))
+    assert sorted([*rows.first.tolist(), *rows.again.tolist()]) == [
+        number * layout.longest + step for number, suffix in enumerate(suffixes) for step in range(len(suffix))
+    ]
+
+
+def test_the_way_to_the_grid_and_back_has_its_gradients():
+    rows = layout_of(host_texts(encode, ALIKE, 4)).rows()
+    x = randn(1, "x", (2, len(rows.words), 3)).requires_grad_()
+    grid, weights = spread(x, rows), randn(2, "w", (2, len(ALIKE), len(rows.of) // len(ALIKE), 3))
+    assert torch.equal(pick(grid, rows), x)
+    weights *= (torch.arange(weights.shape[2]) <= rows.last[:, None])[..., None]  # nobody reads behind EOT
+    (got,) = torch.autograd.grad((grid * weights).sum(), x)
+    (want,) = torch.autograd.grad((x[:, rows.of] * weights.flatten(1, 2)).sum(), x)
+    torch.testing.assert_close(got, want)
+    places = randn(3, "p", grid.shape).requires_grad_()
+    weights = randn(4, "w", x.shape)
+    (got,) = torch.autograd.grad((pick(places, rows) * weights).sum(), places)
+    (want,) = torch.autograd.grad((places.flatten(1, 2)[:, rows.first] * weights).sum(), places)
+    assert torch.equal(got, want)

@@ -17,8 +17,8 @@ from torch.nn import functional as F
 from trainers.boosting import build_student, distillation_loss
 from trainers.engine import Learner, PromptedCLIP, PromptGroup, tokenizer, worded_texts
 from trainers.engine.blocks import at_least_float32
-from trainers.engine.layout import arrange, slots
 from trainers.engine.precision import cast_clip
+from trainers.engine.symbols import arrange, slots
 from trainers.engine.tokens import BOOSTING, SOS
 from trainers.hosts import cocoop, coop, maple, promptsrc
 

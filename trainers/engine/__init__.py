@@ -4,10 +4,11 @@ It takes plain arguments and knows neither a configuration nor a toolbox. Start 
 `vision.encode_image`.
 """
 
-from .layout import ORDERS, ClassText, Slot, TextLayout
+from .layout import TextLayout
 from .loading import BackboneError, load_clip, tokenizer
 from .model import Learner, PromptedCLIP
 from .prompts import PromptGroup, Stack
+from .symbols import ORDERS, ClassText, Slot
 from .text import encode_text
 from .tokens import (
     BOOSTING,

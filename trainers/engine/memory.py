@@ -28,18 +28,20 @@ def free_bytes(device: torch.device) -> int | None:
     return None
 
 
-def token_bytes(model: StockModule, keys: int, images: int, training: bool) -> int:
-    """What one suffix token takes at its most, for `images` images that have texts of their own.
+def suffix_bytes(model: StockModule, rows: int, places: int, keys: int, images: int, training: bool) -> int:
+    """What suffixes take at their most, for `images` images that have texts of their own.
 
-    In training all blocks keep what their backward pass needs: the two LayerNorms' inputs (in float32), queries, keys and
-    values, the attention's weights, and the MLP's hidden units (4 d). In evaluation one block's do, twice.
+    In training all blocks keep what their backward pass needs: of each row the two LayerNorms' inputs (in float32), the
+    rest of the attention and the MLP's hidden units (4 d), and at each place of the grid queries, keys, values and the
+    attention's weights. In evaluation one block's do, twice.
 
     Args:
+        rows: how many tokens are computed; places: how many the grid has (see `Rows`).
         keys: how many tokens one attends to.
     """
     d, heads = model.ln_final.weight.shape[0], model.transformer.resblocks[0].attn.num_heads
     size = model.text_projection.element_size()
-    block = 2 * d * 4 + (3 + 1 + 4) * d * size + heads * keys * (4 + size)
+    block = rows * (2 * d * 4 + (1 + 4) * d * size) + places * (3 * d * size + heads * keys * (4 + size))
     return images * block * (len(model.transformer.resblocks) if training else 2)
 
 
@@ -53,15 +55,16 @@ def classes_at_a_time(model: StockModule, layout: TextLayout, images: int = 1, t
     Returns:
         a number from 1 to C - 1, or None.
     """
-    free = free_bytes(layout.eot.device)
+    rows = layout.rows()
+    free = free_bytes(rows.of.device)
     if free is None:
         return None
-    longest = max(length for _, length in layout.parts)
-    each = token_bytes(model, len(layout.prefix) + longest, images, training)
-    total = each * sum(length * len(classes) for classes, length in layout.parts)
+    how = len(layout.prefix) + layout.longest, images, training
+    total = suffix_bytes(model, len(rows.words), len(rows.of), *how)
     if total <= SHARE * free:
         return None
-    fitting = max(1, min(len(layout) - 1, int(SHARE * free / (each * longest))))
+    one = suffix_bytes(model, layout.longest, layout.longest, *how)
+    fitting = max(1, min(len(layout) - 1, int(SHARE * free / one)))
     logger.info(
         "%d classes would take %.1f GB of %.1f GB that are free: %d are computed at a time%s",
         *(len(layout), total / 1e9, free / 1e9, fitting),

@@ -7,9 +7,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .blocks import StockModule, at_least_float32
-from .layout import ClassText
 from .memory import classes_at_a_time
 from .prompts import PromptGroup, Stack
+from .symbols import ClassText
 from .text import encode_text
 from .tokens import layout_of
 from .vision import encode_image

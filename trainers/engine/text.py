@@ -7,8 +7,9 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from .blocks import KeysValues, StockModule, attend, attend_once, finish, join, keys_values, queries_keys_values
-from .layout import Parts, TextLayout
+from .layout import TextLayout
 from .prompts import Stack, check_stacks
+from .rows import Rows, pick, spread
 
 QueriesKeysValues = tuple[Tensor, Tensor, Tensor]
 
@@ -22,8 +23,8 @@ def encode_text(
     depth, a group's tokens are replaced by its layer i, without positional embedding; from block `depth` on they are
     carried like any other token (IVLP and MaPLe, github.com/muzairkhattak/multimodal-prompt-learning).
 
-    The causal mask makes the shared prefix blind to the class, so all suffixes attend to one prefix' keys and values.
-    Nothing behind EOT can reach it, so nothing behind it is computed.
+    The causal mask makes the shared prefix blind to the class, so all suffixes attend to one prefix' keys and values; and
+    what several suffixes begin with is the same for them. Nothing behind EOT can reach it, so nothing behind it is computed.
 
     Args:
         model: `clip.model.CLIP`.
@@ -43,11 +44,9 @@ def encode_text(
     check_stacks(stacks, len(model.transformer.resblocks), model.ln_final.weight.shape[0], "text")
     _check_slots(layout, stacks)
     if chunk is None:
-        features = [_run(model, layout, stacks, layout.parts)]
-    else:
-        pieces = [[(classes, length)] for part, length in layout.parts for classes in part.split(chunk)]
-        features = [_run_again_in_backward(model, layout, stacks, piece) for piece in pieces]
-    return torch.cat(features, dim=1).index_select(1, layout.place)
+        return _run(model, layout, stacks, layout.rows())
+    pieces = [range(len(layout))[start : start + chunk] for start in range(0, len(layout), chunk)]
+    return torch.cat([_run_again_in_backward(model, layout, stacks, layout.rows(piece)) for piece in pieces], dim=1)
 
 
 def _run_again_in_backward(*work) -> Tensor:
@@ -66,17 +65,24 @@ def _check_slots(layout: TextLayout, stacks: Sequence[Stack]) -> None:
                 f"the text layout has places for {need} tokens of prompt group {group}, but the group has {have}: build "
                 "the layout with the number of text tokens that the group really has (0 if its text depth is 0)"
             )
+        classes = max(tokens.shape[1] for tokens in stacks[group])
+        if classes not in ((1, len(layout)) if group in layout.distinct else (1,)):
+            raise ValueError(
+                f"prompt group {group} has tokens for {classes} classes of its own, but the text layout has "
+                f"{len(layout)} classes, which {'do not ' if group not in layout.distinct else ''}differ in it: build the "
+                "layout for these classes, and name the group in its `distinct`"
+            )
 
 
-def _run(model: StockModule, layout: TextLayout, stacks: Sequence[Stack], parts: Parts) -> Tensor:
-    """Features (b, C', E) of the classes of `parts`, one part behind the other.
+def _run(model: StockModule, layout: TextLayout, stacks: Sequence[Stack], rows: Rows) -> Tensor:
+    """Features (b, c, E) of the classes whose suffixes are `rows`.
 
     The prefix and all suffixes are rows of one tensor, (b, P + N, d): only attention tells them apart. Of the prefix
     there are only those tokens that somebody reads later (at the positions `at`); tokens which the next block replaces
     give keys and values and are done.
     """
     blocks = model.transformer.resblocks
-    suffixes = _Suffixes(layout, parts)
+    suffixes = _Suffixes(rows, len(layout.prefix))
     position = model.positional_embedding.to(model.text_projection.dtype)
     at = layout.prefix_places
     batch = max([1, *(len(tokens) for stack in stacks for tokens in stack)])
@@ -96,7 +102,7 @@ def _run(model: StockModule, layout: TextLayout, stacks: Sequence[Stack], parts:
                 passing_at.append(places)
             else:
                 x, at = join([x[:, : len(at)], tokens, x[:, len(at) :]], batch), torch.cat([at, places])
-        x = suffixes.replace(x, len(at), stacks, i)
+        x = suffixes.replace(x, stacks, i)
         if last:
             break
         visible = at[:, None] >= torch.cat([at, *passing_at])[None]
@@ -111,54 +117,57 @@ def _embed(model: StockModule, words: Tensor) -> Tensor:
 
 
 class _Suffixes:
-    """The suffixes of some classes, one behind the other: N tokens, those included that pad each part to its longest.
+    """What happens to the suffixes: the last N rows of all.
 
-    In all that follows they are the last N of the rows.
+    Args:
+        rows: which they are.
+        start: P, the position where they begin.
     """
 
-    def __init__(self, layout: TextLayout, parts: Parts):
-        self.layout, self.parts = layout, parts
-        self.sizes = [len(classes) * length for classes, length in parts]
-        device = layout.eot.device
-        self.classes = torch.cat([classes.repeat_interleave(length) for classes, length in parts])
-        self.steps = torch.cat([torch.arange(length, device=device).repeat(len(classes)) for classes, length in parts])
+    def __init__(self, rows: Rows, start: int):
+        self.rows, self.start, self.count = rows, start, len(rows.words)
 
     def enter(self, model: StockModule, stacks: Sequence[Stack]) -> Tensor:
         """(b, N, d): words and layer-0 tokens, at their positions."""
         position = model.positional_embedding.to(model.text_projection.dtype)
-        x = _embed(model, self.layout.words[self.classes, self.steps])[None]
-        return self._put(x, stacks, 0) + position[len(self.layout.prefix) + self.steps]
+        return self._put(_embed(model, self.rows.words)[None], stacks, 0) + position[self.start + self.rows.steps]
 
-    def replace(self, x: Tensor, start: int, stacks: Sequence[Stack], layer: int) -> Tensor:
-        """Put the groups' tokens of one layer into x (b, start + N, d), where the suffixes have places for them."""
-        if layer == 0 or not any(layer < len(stacks[group]) for group in self.layout.groups):
+    def replace(self, x: Tensor, stacks: Sequence[Stack], layer: int) -> Tensor:
+        """Put the groups' tokens of one layer into all rows x (b, P + N, d), where the suffixes have places for them."""
+        if layer == 0 or not any(layer < len(stacks[group]) for group in self.rows.slots):
             return x
-        return join([x[:, :start], self._put(x[:, start:], stacks, layer)], len(x))
+        prefix, own = self.split(x)
+        return join([prefix, self._put(own, stacks, layer)], len(x))
+
+    def split(self, x: Tensor) -> tuple[Tensor, ...]:
+        """(..., P + N, d) -> (..., P, d), (..., N, d)"""
+        return x.split([x.shape[-2] - self.count, self.count], dim=-2)
 
     def _put(self, x: Tensor, stacks: Sequence[Stack], layer: int) -> Tensor:
-        for group in self.layout.groups:
+        for group, slot in self.rows.slots.items():
             if layer >= len(stacks[group]):
                 continue
-            slot, tokens = self.layout.slot(group)[self.classes, self.steps], stacks[group][layer].to(x.dtype)
-            of_class = self.classes if tokens.shape[1] > 1 else torch.zeros_like(self.classes)
+            tokens, classes = stacks[group][layer].to(x.dtype), self.rows.classes
+            of_class = classes if tokens.shape[1] > 1 else torch.zeros_like(classes)
             x = torch.where((slot >= 0)[:, None], tokens[:, of_class, slot.clamp(min=0)], x)
         return x
 
-    def attend(self, own: QueriesKeysValues, offers: list[KeysValues], visible: Tensor) -> Tensor:
+    def attend(self, all_rows: QueriesKeysValues, offers: list[KeysValues], visible: Tensor) -> Tensor:
         """The prefix attends to itself, each suffix to the prefix and to itself.
 
         Args:
-            own: queries, keys and values of the P + N rows, (b, H, P + N, e) each.
+            all_rows: queries, keys and values, (b, H, P + N, e) each.
             offers: keys and values of the prefix' other tokens.
             visible: (P, U), True where a query of the prefix sees a key of the prefix, those of `offers` included.
 
         Returns:
             (b, P + N, d)
         """
-        sizes = [len(visible), sum(self.sizes)]
-        (q, q_own), (k, k_own), (v, v_own) = (rows.split(sizes, dim=-2) for rows in own)
+        (q, own_q), (k, own_k), (v, own_v) = map(self.split, all_rows)
         k, v = (join([one, *others], len(q)) for one, *others in zip((k, v), *offers, strict=True))
-        return torch.cat([attend(q, k, v, visible), self._attend_both(q_own, k_own, v_own, k, v)], dim=1)
+        own_q, own_k, own_v = (spread(x, self.rows) for x in (own_q * own_q.shape[-1] ** -0.5, own_k, own_v))
+        own = pick(self._attend_both(own_q, own_k, own_v, k, v), self.rows)
+        return torch.cat([attend(q, k, v, visible), own.transpose(1, 2).flatten(-2)], dim=1)
 
     def _attend_both(self, q: Tensor, k: Tensor, v: Tensor, prefix_k: Tensor, prefix_v: Tensor) -> Tensor:
         """Attention of the suffixes over the prefix, which they share, and over themselves (causal).
@@ -166,48 +175,23 @@ class _Suffixes:
         The shared keys and values are multiplied as they are, never repeated for each class.
 
         Args:
-            q, k, v: (b, H, N, e)
+            q, k, v: (b, H, c, S, e), q scaled.
             prefix_k, prefix_v: (b, H, P, e)
 
         Returns:
-            (b, N, d)
+            (b, H, c, S, e)
         """
-        q = q * q.shape[-1] ** -0.5
-        shared = q @ prefix_k.transpose(-2, -1)
-        by_part = (rows.split(self.sizes, dim=2) for rows in (q, k, v, shared))
-        of_prefix, seen = [], []
-        for (_, length), *rows in zip(self.parts, *by_part, strict=True):
-            weights, own = _attend_own(*(part.unflatten(2, (-1, length)) for part in rows))
-            of_prefix.append(weights.flatten(2, 3))
-            seen.append(own.flatten(2, 3))
-        out = torch.cat(of_prefix, dim=2) @ prefix_v + torch.cat(seen, dim=2)
-        return out.transpose(1, 2).flatten(-2)
+        length = q.shape[-2]
+        hidden = torch.ones(length, length, dtype=torch.bool, device=q.device).triu(1)
+        own = (q @ k.transpose(-2, -1)).masked_fill(hidden, float("-inf"))
+        shared = (q.flatten(2, 3) @ prefix_k.transpose(-2, -1)).unflatten(2, (-1, length))
+        weights = torch.cat([shared, own], dim=-1).softmax(dim=-1).to(v.dtype)
+        of_prefix, of_own = weights.split([shared.shape[-1], length], dim=-1)
+        return (of_prefix.flatten(2, 3) @ prefix_v).view_as(q) + of_own @ v
 
     def ask(self, block: StockModule, x: Tensor) -> Tensor:
-        """(b, C', d): the tokens at EOT behind the last block, for rows x (b, P + N, d)."""
-        prefix, *own = x.split([x.shape[1] - sum(self.sizes), *self.sizes], dim=1)
-        asking, seen = [], []
-        for (classes, length), rows in zip(self.parts, own, strict=True):
-            rows, eot = rows.unflatten(1, (-1, length)), self.layout.eot[classes]
-            visible = torch.arange(length, device=eot.device) <= eot[:, None]
-            asking.append(rows[:, torch.arange(len(eot), device=eot.device), eot])
-            seen.append(attend_once(block, asking[-1], [prefix[:, None], rows], visible))
-        return finish(block, torch.cat(asking, dim=1), torch.cat(seen, dim=1))
-
-
-def _attend_own(q: Tensor, k: Tensor, v: Tensor, shared: Tensor) -> tuple[Tensor, Tensor]:
-    """Attention of one part, where the scores of the prefix are known.
-
-    Args:
-        q, k, v: (b, H, c, S, e), q scaled.
-        shared: (b, H, c, S, P), scores of the prefix.
-
-    Returns:
-        the prefix' weights (b, H, c, S, P), and what is seen of the own suffix (b, H, c, S, e).
-    """
-    length = q.shape[-2]
-    hidden = torch.ones(length, length, dtype=torch.bool, device=q.device).triu(1)
-    own = (q @ k.transpose(-2, -1)).masked_fill(hidden, float("-inf"))
-    weights = torch.cat([shared, own], dim=-1).softmax(dim=-1).to(v.dtype)
-    of_prefix, of_own = weights.split([shared.shape[-1], length], dim=-1)
-    return of_prefix, of_own @ v
+        """(b, c, d): the tokens at EOT behind the last block, for all rows x (b, P + N, d)."""
+        prefix, own = self.split(x)
+        asking, sources = own.index_select(1, self.rows.eot), spread(own, self.rows)
+        visible = torch.arange(sources.shape[-2], device=x.device) <= self.rows.last[:, None]
+        return finish(block, asking, attend_once(block, asking, [prefix[:, None], sources], visible))

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from .blocks import StockModule
-from .layout import ClassText, Slot, Symbol, TextLayout, arrange, slots
+from .layout import TextLayout
+from .symbols import ClassText, Slot, Symbol, arrange, slots
 
 logger = logging.getLogger(__name__)
 
