@@ -8,8 +8,10 @@ turns. Operations are those of matrix products, convolutions and attention; memo
 weights, here the engine's over the plain one's; "share" is the part of the machine's own matrix-product rate that the
 engine reaches. "over host" is the time of CasPL over that of its host alone, both on the engine.
 
-Training steps have the recipes' batches; evaluations are of CoOp, whose class features are the same for all images (as MaPLe's
-and PromptSRC's are), in test batches of 100, and of CoCoOp, where each image has its own: of a hundredth of the images.
+Class names have 8 tokens on average; of all their tokens, the share that others begin with too is 9 % at 50 classes and 18 %
+at 1,000 (Stanford Cars 14 %, FGVC Aircraft 24 %, SUN397 5 %). Training steps have the recipes' batches; evaluations are of
+CoOp, whose class features are the same for all images (as MaPLe's and PromptSRC's are), in test batches of 100, and of
+CoCoOp, where each image has its own: of a hundredth of the images.
 """
 
 import argparse
@@ -75,6 +77,9 @@ def main(argv: list[str] | None = None) -> None:
     print(f"{figures['device']}, {args.dtype}, matrix products at {rate / 1e9:.0f} GFLOP/s")
     for name in args.works:
         for classes in args.classes:
+            rate = figures["matrix_rate"] = max(
+                rate, measure.matrix_rate(device, dtype)
+            )  # the machine may have been busy
             row = row_of(name, classes, args, device, dtype, rate)
             figures["rows"].append(row)
             print(_line(row), flush=True)

@@ -83,6 +83,16 @@ def test_memory_is_that_of_the_tensors_alive_at_a_time():
     assert 8e6 <= measure.peak_bytes(work, CPU) <= 8.1e6
 
 
+def test_each_has_the_median_of_its_own_times_in_changing_order(monkeypatch):
+    order = []
+    monkeypatch.setattr(measure, "seconds", lambda work, device: (order.append(work), work + len(order) % 3)[1])
+    medians = measure.in_turns([100, 200, 300], 9, CPU)
+    assert all(work <= median <= work + 2 for work, median in zip([100, 200, 300], medians, strict=True))
+    rounds = [tuple(order[start : start + 3]) for start in range(0, 27, 3)]
+    assert all(sorted(turn) == [100, 200, 300] for turn in rounds)
+    assert len(set(rounds)) == 6 and [turn[0] for turn in rounds] == [100, 200, 300] * 3
+
+
 def test_the_program_writes_a_row_for_each_work(tmp_path, capsys):
     line = [
         "--size",

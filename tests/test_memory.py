@@ -2,6 +2,7 @@
 
 import itertools
 import logging
+import math
 import random
 
 import pytest
@@ -86,8 +87,12 @@ def test_what_does_not_fit_is_computed_in_chunks(clip_model, monkeypatch, caplog
     monkeypatch.setattr(engine_memory, "free_bytes", lambda device: share * total)
     with caplog.at_level(logging.INFO):
         found = engine_memory.classes_at_a_time(clip_model, layout, images, training)
-    fits = share * engine_memory.SHARE * len(NAMES)
-    assert max(1, int(0.8 * fits)) <= found <= max(1, int(fits))  # a chunk has nobody to share with, at the worst
+    keys = len(layout.prefix) + layout.longest
+    one = engine_memory.suffix_bytes(clip_model, layout.longest, layout.longest, keys, images, training)
+    room, count = engine_memory.SHARE * share * total, math.ceil(len(NAMES) / found)
+    assert found == 1 or found * one <= room
+    assert count == 2 or math.ceil(len(NAMES) / (count - 1)) * one > room  # as few chunks as may be
+    assert found == math.ceil(len(NAMES) / count)  # and as equal
     assert f": {found} are computed at a time" in caplog.text
     monkeypatch.setattr(engine_memory, "free_bytes", lambda device: 2 * total)
     assert engine_memory.classes_at_a_time(clip_model, layout, images, training) is None

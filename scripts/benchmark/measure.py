@@ -78,9 +78,17 @@ def seconds(work: Work, device: torch.device) -> float:
 
 
 def in_turns(works: Sequence[Work], rounds: int, device: torch.device) -> list[float]:
-    """Median seconds of each work, timed in alternation; each must have been called before, to warm up."""
-    times = [[seconds(work, device) for work in works] for _ in range(rounds)]
-    return [statistics.median(column) for column in zip(*times, strict=True)]
+    """Median seconds of each work, timed in alternation; each must have been called before, to warm up.
+
+    Each round begins with another one and goes the other way round: who comes behind a work that takes much memory pays
+    for it, and it should not be always the same.
+    """
+    times: list[list[float]] = [[] for _ in works]
+    for turn in range(rounds):
+        for step in range(len(works)):
+            number = (turn + (-1) ** turn * step) % len(works)
+            times[number].append(seconds(works[number], device))
+    return [statistics.median(each) for each in times]
 
 
 def matrix_rate(device: torch.device, dtype: torch.dtype, size: int = 2048) -> float:

@@ -1,6 +1,7 @@
 """How many classes fit into memory at a time."""
 
 import logging
+import math
 import os
 from pathlib import Path
 
@@ -65,6 +66,7 @@ def classes_at_a_time(model: StockModule, layout: TextLayout, images: int = 1, t
         return None
     one = suffix_bytes(model, layout.longest, layout.longest, *how)
     fitting = max(1, min(len(layout) - 1, int(SHARE * free / one)))
+    fitting = math.ceil(len(layout) / math.ceil(len(layout) / fitting))  # as many chunks, about equally large
     logger.info(
         "%d classes would take %.1f GB of %.1f GB that are free: %d are computed at a time%s",
         *(len(layout), total / 1e9, free / 1e9, fitting),
