@@ -92,6 +92,7 @@ def recorded(line, **options):
 def main():
     """Each line's outcome, or its error, goes to FOLDER/<name>.<rank>.pt."""
     lines, folder = json.loads(sys.argv[1]), Path(sys.argv[2])
+    before = threads()
     with parallel.processes(cuda=False):
         for name, line in lines:
             try:
@@ -105,14 +106,13 @@ def main():
                 traceback.print_exc()
                 raise
             torch.save(outcome, folder / f"{name}.{parallel.rank()}.pt")
-        during, number = threads_of_gloo(), parallel.rank()
-    (folder / f"threads.{number}.json").write_text(json.dumps([during, threads_of_gloo()]))
+        during, number = threads(), parallel.rank()
+    (folder / f"threads.{number}.json").write_text(json.dumps([before, during, threads()]))
 
 
-def threads_of_gloo():
-    """The names of this process's threads that exchange tensors; on Linux."""
-    names = [(thread / "comm").read_text().strip() for thread in Path("/proc/self/task").iterdir()]
-    return [name for name in names if "gloo" in name]
+def threads():
+    """How many this process has; on Linux."""
+    return len(list(Path("/proc/self/task").iterdir()))
 
 
 if __name__ == "__main__":
