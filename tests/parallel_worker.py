@@ -112,7 +112,7 @@ def main():
 
 def threads():
     """How many this process has; on Linux."""
-    return len(list(Path("/proc/self/task").iterdir()))
+    return len(list((Path("/proc/self") / "task").iterdir()))
 
 
 if __name__ == "__main__":
