@@ -77,9 +77,8 @@ def main(argv: list[str] | None = None) -> None:
     print(f"{figures['device']}, {args.dtype}, matrix products at {rate / 1e9:.0f} GFLOP/s")
     for name in args.works:
         for classes in args.classes:
-            rate = figures["matrix_rate"] = max(
-                rate, measure.matrix_rate(device, dtype)
-            )  # the machine may have been busy
+            # Again for each row, as the machine may have been busy.
+            rate = figures["matrix_rate"] = max(rate, measure.matrix_rate(device, dtype))
             row = row_of(name, classes, args, device, dtype, rate)
             figures["rows"].append(row)
             print(_line(row), flush=True)

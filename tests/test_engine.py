@@ -231,8 +231,8 @@ def test_names_that_begin_alike_are_computed_once(clip_of_alike, own, chunk, pos
     plain = text_features(clip_of_alike, sequences(texts, 3, "host_first"), [contexts, boost])
     agree(encode_text(clip_of_alike, layout, [host, boost], chunk)[0], plain, host + boost)
     tokens = sum(len(sequence) - len(layout.prefix) for sequence in sequences(texts, 3, "host_first"))
-    names_come_first = not own or position == "front"
-    assert (len(layout.rows().words) < tokens) == names_come_first
+    names_stand_alike = not own or position == "front"  # behind no class's own context
+    assert (len(layout.rows().words) < tokens) == names_stand_alike
 
 
 def test_rows_are_every_beginning_once():

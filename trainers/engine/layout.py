@@ -69,8 +69,8 @@ class TextLayout(nn.Module):
         self._index("prefix_places", words)
         self.prefix_groups = groups_of(prefix)
         for group in self.prefix_groups:
-            places = [place for place, symbol in enumerate(prefix) if is_in(symbol, group)]
-            self._index(f"prefix_tokens{group}", [symbol.token for symbol in prefix if is_in(symbol, group)])
+            places = [place for place, symbol in enumerate(prefix) if is_in(symbol, [group])]
+            self._index(f"prefix_tokens{group}", [symbol.token for symbol in prefix if is_in(symbol, [group])])
             self._index(f"prefix_places{group}", places)
 
     def _index(self, name: str, values: list) -> None:
@@ -96,7 +96,7 @@ def _common(sequences: Sequence[Sequence[Symbol]], distinct: Sequence[int]) -> i
     limit = min(map(len, sequences)) - 1
     for place in range(limit):
         symbol = sequences[0][place]
-        if isinstance(symbol, Slot) and symbol.group in distinct:
+        if is_in(symbol, distinct):
             return place
         if any(sequence[place] != symbol for sequence in sequences):
             return place

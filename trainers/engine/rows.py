@@ -51,8 +51,7 @@ def rows_of(
     for number in classes:
         row = -1
         for symbol in suffixes[number]:
-            own = isinstance(symbol, Slot) and symbol.group in distinct
-            key = row, symbol, number if own else None
+            key = row, symbol, number if is_in(symbol, distinct) else None
             (again if key in known else first).append(len(of))
             if key not in known:
                 known[key] = len(known)
@@ -67,7 +66,7 @@ def rows_of(
 
     return Rows(
         words=tensor(0 if isinstance(symbol, Slot) else symbol for symbol in symbols),
-        slots={g: tensor(s.token if is_in(s, g) else -1 for s in symbols) for g in groups_of(symbols)},
+        slots={g: tensor(s.token if is_in(s, [g]) else -1 for s in symbols) for g in groups_of(symbols)},
         classes=tensor(classes[place // length] for place in first),
         steps=tensor(place % length for place in first),
         of=tensor(of),

@@ -1,6 +1,6 @@
 """A class's text as *symbols*: the id of a word's token, or a `Slot` that a prompt group fills; and their order."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import NamedTuple, TypeGuard
 
 ORDERS = ("boosting_first", "host_first")
@@ -56,6 +56,6 @@ def groups_of(symbols: Iterable[Symbol]) -> list[int]:
     return sorted({symbol.group for symbol in symbols if isinstance(symbol, Slot)})
 
 
-def is_in(symbol: Symbol, group: int) -> TypeGuard[Slot]:
-    """Whether the symbol is a slot of that group."""
-    return isinstance(symbol, Slot) and symbol.group == group
+def is_in(symbol: Symbol, groups: Collection[int]) -> TypeGuard[Slot]:
+    """Whether the symbol is a slot of one of those groups."""
+    return isinstance(symbol, Slot) and symbol.group in groups

@@ -65,11 +65,11 @@ def _check_slots(layout: TextLayout, stacks: Sequence[Stack]) -> None:
                 f"the text layout has places for {need} tokens of prompt group {group}, but the group has {have}: build "
                 "the layout with the number of text tokens that the group really has (0 if its text depth is 0)"
             )
-        classes = max(tokens.shape[1] for tokens in stacks[group])
-        if classes not in ((1, len(layout)) if group in layout.distinct else (1,)):
+        classes, distinct = max(tokens.shape[1] for tokens in stacks[group]), group in layout.distinct
+        if classes > 1 and not (distinct and classes == len(layout)):
             raise ValueError(
                 f"prompt group {group} has tokens for {classes} classes of its own, but the text layout has "
-                f"{len(layout)} classes, which {'do not ' if group not in layout.distinct else ''}differ in it: build the "
+                f"{len(layout)} classes, which {'differ' if distinct else 'do not differ'} in it: build the "
                 "layout for these classes, and name the group in its `distinct`"
             )
 
