@@ -253,6 +253,15 @@ def test_rows_are_every_beginning_once():
     ]
 
 
+def test_rows_first_asked_for_in_inference_mode_serve_training(clip_model):
+    stacks = [stack("host", 2, 4)]
+    layout = layout_of(host_texts(encode, NAMES, 4))
+    with torch.inference_mode():
+        seen = encode_text(clip_model, layout, stacks)
+    agree(encode_text(clip_model, layout, stacks), seen.clone(), [])
+    torch.autograd.grad(encode_text(clip_model, layout, stacks).sum(), stacks[0])
+
+
 def test_the_way_to_the_grid_and_back_has_its_gradients():
     rows = layout_of(host_texts(encode, ALIKE, 4)).rows()
     x = randn(1, "x", (2, len(rows.words), 3)).requires_grad_()

@@ -84,7 +84,8 @@ class TextLayout(nn.Module):
         """The suffixes of some classes, or of all, as rows."""
         key = classes or range(len(self)), self.prefix_words.device
         if key not in self._rows:
-            self._rows[key] = rows_of(self._suffixes, self.distinct, *key)
+            with torch.inference_mode(False):  # training may use what an evaluation was the first to ask for
+                self._rows[key] = rows_of(self._suffixes, self.distinct, *key)
         return self._rows[key]
 
     def __len__(self) -> int:
