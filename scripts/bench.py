@@ -1,17 +1,19 @@
-"""The engine against the plain definition: time, counted operations and memory of training steps and evaluations.
+"""Compare the engine with the plain definition: time, operations and memory of training steps and evaluations.
 
     python scripts/bench.py [--size vit_b16] [--works CasPL_CoOp phase1 ...] [--classes 50 ...] [--json FILE]
 
-"plain" is the definition that the tests hold the engine against, which is what the published code does: full sequences of
-77 tokens, every token through every block, class features anew for every test batch. Both run in this process, in
-turns. Operations are those of matrix products, convolutions and attention; memory is what a step takes beside the
-weights, here the engine's over the plain one's; "share" is the part of the machine's own matrix-product rate that the
-engine reaches. "over host" is the time of CasPL over that of its host alone, both on the engine.
+"plain" is the reference implementation of the tests, which computes what the published code does: full sequences of 77
+tokens, every token through every block, class features for every test batch. Both run in this process, alternating.
 
-Class names have 8 tokens on average; of all their tokens, the share that others begin with too is 9 % at 50 classes and 18 %
-at 1,000 (Stanford Cars 14 %, FGVC Aircraft 24 %, SUN397 5 %). Training steps have the recipes' batches; evaluations are of
-CoOp, whose class features are the same for all images (as MaPLe's and PromptSRC's are), in test batches of 100, and of
-CoCoOp, where each image has its own: of a hundredth of the images.
+Columns: "time" and "operations" are ratios plain / engine; operations are those of matrix products, convolutions and
+attention. "memory" is the ratio engine / plain of the peak memory of a step, without weights. "share" is the share of this
+machine's matrix-product rate that the engine reaches. "over host" is the time of CasPL relative to its host alone, both on
+the engine.
+
+Class names have 8 tokens on average. 9 % of their tokens at 50 classes and 18 % at 1,000 are shared with another name
+(Stanford Cars 14 %, FGVC Aircraft 24 %, SUN397 5 %). Training steps use the recipes' batch sizes. Evaluations use test
+batches of 100: CoOp, whose class features do not depend on the image (like MaPLe's and PromptSRC's), and CoCoOp, whose
+class features do, on a hundredth of the images.
 """
 
 import argparse
@@ -48,24 +50,28 @@ HEADERS = [
 
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
-    """The command line."""
+    """Parse the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", choices=list(works.SIZES), default="vit_b16", help="the student's size")
     parser.add_argument("--works", nargs="+", choices=NAMES, default=NAMES, help="what to measure")
     parser.add_argument("--classes", nargs="+", type=int, default=[10, 50, 199, 397, 1000], help="numbers of classes")
-    parser.add_argument("--batch", type=int, default=0, help="images a step (default: the recipes')")
-    parser.add_argument("--images", type=int, default=1000, help="images of the test set")
-    parser.add_argument("--rounds", type=int, default=5, help="how often each is timed; 0: only counted")
-    parser.add_argument("--engine-only", action="store_true", help="leave the plain one out, where it would not fit")
-    parser.add_argument("--free", type=float, metavar="GIB", help="choose class chunks as if so much memory were free")
+    parser.add_argument("--batch", type=int, default=0, help="images per step (default: the recipes' batch sizes)")
+    parser.add_argument("--images", type=int, default=1000, help="number of test images")
+    parser.add_argument("--rounds", type=int, default=5, help="timed rounds; 0: counts only")
+    parser.add_argument(
+        "--engine-only", action="store_true", help="skip the plain definition, for sizes that do not fit"
+    )
+    parser.add_argument(
+        "--free", type=float, metavar="GIB", help="choose class chunks as if this much memory were free"
+    )
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--dtype", choices=list(TYPES), default="fp32", help="of CLIP's weights")
-    parser.add_argument("--json", type=Path, help="file to write the figures to")
+    parser.add_argument("--dtype", choices=list(TYPES), default="fp32", help="dtype of CLIP's weights")
+    parser.add_argument("--json", type=Path, help="file for the figures")
     return parser.parse_args(argv)
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Measure, print a line for each as it is known, and the table at the end."""
+    """Measure all works; print a line per result and a table at the end."""
     args = parse(argv)
     if args.free:
         memory.free_bytes = lambda device: int(args.free * 2**30)
@@ -77,7 +83,7 @@ def main(argv: list[str] | None = None) -> None:
     print(f"{figures['device']}, {args.dtype}, matrix products at {rate / 1e9:.0f} GFLOP/s")
     for name in args.works:
         for classes in args.classes:
-            # Again for each row, as the machine may have been busy.
+            # Measured for each row, because the load of the machine may change.
             rate = figures["matrix_rate"] = max(rate, measure.matrix_rate(device, dtype))
             row = row_of(name, classes, args, device, dtype, rate)
             figures["rows"].append(row)
@@ -104,7 +110,7 @@ def row_of(name: str, classes: int, args: argparse.Namespace, device, dtype, rat
 
 
 def works_of(name: str, classes: int, args: argparse.Namespace, device, dtype) -> dict[str, measure.Work]:
-    """What is to be compared, by the name of who does it."""
+    """Return the works to compare, by the name of the implementation."""
     size = works.SIZES[args.size]
     if name == "evaluation":
         return works.evaluation_works("CoOp", size, classes, device, dtype, args.images)
@@ -116,7 +122,7 @@ def works_of(name: str, classes: int, args: argparse.Namespace, device, dtype) -
 
 
 def _ratios(figures: dict[str, float]) -> str:
-    """How many times the engine's figure the plain one's is, and the cached teacher's where there is one."""
+    """Format the ratio plain / engine, and plain / cached if the teacher can be cached."""
     if "plain" not in figures:
         return ""
     shown = f"{figures['plain'] / figures['engine']:.2f}"

@@ -1,14 +1,19 @@
-"""The plain definition of CLIP with prompt groups: full sequences, every token through every block.
+"""Reference implementation of CLIP with prompt groups: full sequences, every token through every block.
 
-It follows the engine's definition word by word, with the stock blocks' own `forward`. It is slow,
-and short enough to be believed; the engine is held against it.
+It calls the stock blocks' `forward`. It is slow but short enough to verify by reading; the engine is compared with it.
 """
 
 import torch
 
 
 def text_features(model, sequences, stacks):
-    """(C, E): `sequences` are lists of symbols (see trainers.engine.layout), `stacks` lists of (n, d) or (C, n, d)."""
+    """Encode texts; returns (C, E).
+
+    Args:
+        model: `clip.model.CLIP`.
+        sequences: the symbols of each class (see `trainers.engine.symbols`).
+        stacks: the layers of each group, (n, d) or (C, n, d) each.
+    """
     length, device = model.context_length, model.positional_embedding.device
     words = [[0 if isinstance(symbol, tuple) else symbol for symbol in sequence] for sequence in sequences]
     words = torch.tensor([row + [0] * (length - len(row)) for row in words], device=device)
@@ -24,7 +29,7 @@ def text_features(model, sequences, stacks):
 
 
 def _places(sequences, group, length):
-    """(C, L): which token of the group stands there, -1 where another one does."""
+    """Return the group's token index at each position, -1 at other symbols; (C, L)."""
     rows = [[s[1] if isinstance(s, tuple) and s[0] == group else -1 for s in sequence] for sequence in sequences]
     return torch.tensor([row + [-1] * (length - len(row)) for row in rows])
 
@@ -42,7 +47,13 @@ def _replaced(x, places, stacks, layer):
 
 
 def image_features(model, images, stacks):
-    """(B, E): every group's tokens behind the patches, `stacks` lists of (n, d)."""
+    """Encode images (B, 3, R, R) with the groups' tokens after the patches; returns (B, E).
+
+    Args:
+        model: `clip.model.CLIP`.
+        images: (B, 3, R, R).
+        stacks: the layers of each group, (n, d) each.
+    """
     visual = model.visual
     stacks = [stack for stack in stacks if len(stack)]
     x = visual.conv1(images.to(visual.conv1.weight.dtype)).flatten(2).transpose(1, 2)

@@ -1,4 +1,4 @@
-"""Deterministic CLIP weights and inputs, from names alone, so that no weight file has to travel.
+"""Deterministic CLIP weights and inputs, generated from names, so that tests need no weight files.
 
 Every array is `numpy.random.RandomState(crc32(f"{seed}:{name}")).standard_normal(shape)` times a scale
 (RandomState's stream is frozen by NumPy's compatibility policy).
@@ -12,14 +12,14 @@ import torch
 
 
 def randn(seed, name, shape, scale=1.0, shift=0.0):
-    """float32 tensor of `shape`, normal with std `scale` and mean `shift`, fixed by (seed, name)."""
+    """Draw a float32 tensor of `shape` from N(shift, scale²), determined by (seed, name)."""
     rng = np.random.RandomState(zlib.crc32(f"{seed}:{name}".encode()))
     return torch.from_numpy((rng.standard_normal(shape) * scale + shift).astype(np.float32))
 
 
 @dataclass(frozen=True)
 class Spec:
-    """Sizes of a CLIP ViT. Heads are width // 64, as in OpenAI's loader."""
+    """Sizes of a CLIP ViT. The number of heads is width // 64, as in OpenAI's loader."""
 
     vision_width: int = 768
     text_width: int = 512
@@ -82,7 +82,7 @@ def shapes(s: Spec):
 
 
 def _scale(name, shape, s: Spec):
-    """(std, mean) of one weight, near CLIP's own initialisation so that the numerics are like real ones."""
+    """Return (std, mean) of a weight, close to CLIP's initialisation for realistic numerics."""
     if name == "logit_scale":
         return 0.0, float(np.log(100.0))
     if ".ln_" in name or name.startswith("ln_final"):
@@ -105,9 +105,12 @@ def _scale(name, shape, s: Spec):
 
 
 def clip_state_dict(spec: Spec, seed: int, tokens=None):
-    """A whole OpenAI-layout CLIP state dict, float32.
+    """Return a complete CLIP state dict in OpenAI's layout, in float32.
 
-    `tokens`: ids whose embedding rows are drawn (row by row, so that any subset agrees); the other rows are 0.
+    Args:
+        spec: the sizes.
+        seed: the seed of all weights.
+        tokens: ids whose embedding rows are drawn, one by one, so that all subsets agree; the other rows are 0.
     """
     out = {}
     for name, shape in shapes(spec).items():

@@ -1,4 +1,4 @@
-"""The benchmark: that what it compares is the same, and that what it counts is right."""
+"""Check that the benchmark compares equal computations and that its counts are correct."""
 
 import json
 import sys
@@ -19,7 +19,7 @@ CPU, SMALL = torch.device("cpu"), works.SIZES["small"]
 
 
 @pytest.mark.parametrize("host", works.HOSTS)
-def test_both_sides_of_a_step_compute_the_same_and_the_host_alone_something_else(host):
+def test_engine_step_matches_plain_and_differs_from_host(host):
     torch.manual_seed(0)
     made = works.host_works(host, SMALL, 7, CPU, torch.float32, batch=3)
     losses = {key: work().item() for key, work in made.items()}
@@ -27,7 +27,7 @@ def test_both_sides_of_a_step_compute_the_same_and_the_host_alone_something_else
     assert abs(losses["host"] - losses["plain"]) > 1e-4
 
 
-def test_both_sides_of_phase_1_compute_the_same():
+def test_engine_phase_1_matches_plain():
     torch.manual_seed(0)
     made = works.boosting_works(SMALL, 7, CPU, torch.float32)
     losses = {key: work().item() for key, work in made.items()}
@@ -35,7 +35,7 @@ def test_both_sides_of_phase_1_compute_the_same():
     assert losses["cached"] != losses["engine"]  # its teacher's features are drawn
 
 
-def test_the_engine_computes_less_and_keeps_less():
+def test_engine_needs_fewer_operations_and_less_memory():
     for made in (
         works.host_works("MaPLe", SMALL, 30, CPU, torch.float32),
         works.evaluation_works("CoOp", SMALL, 30, CPU, torch.float32, 8, 4),
@@ -44,7 +44,7 @@ def test_the_engine_computes_less_and_keeps_less():
         assert measure.peak_bytes(made["plain"], CPU) > 2 * measure.peak_bytes(made["engine"], CPU)
 
 
-def test_operations_are_counted():
+def test_operation_counts_are_exact():
     a, b = torch.randn(3, 4), torch.randn(4, 5)
     assert measure.operations(lambda: a @ b) == 2 * 3 * 4 * 5
     layer = torch.nn.Linear(4, 5).requires_grad_(False)
@@ -54,11 +54,11 @@ def test_operations_are_counted():
     forward = 2 * (2 * 2 * 3 * 10 * 10 * 16)
     assert measure.operations(lambda: F.scaled_dot_product_attention(q, q, q)) == forward
     both = measure.operations(lambda: F.scaled_dot_product_attention(q, q, q).sum().backward())
-    assert both == forward * 3.5  # backward: the scores again, and four products
+    assert both == forward * 3.5  # backward: the scores and four products
 
 
 @pytest.mark.parametrize("host", works.HOSTS)
-def test_evaluations_are_of_all_images(host, monkeypatch):
+def test_evaluation_covers_all_images(host, monkeypatch):
     seen = []
     monkeypatch.setattr(works.PromptedCLIP, "image_features", _spy(works.PromptedCLIP.image_features, seen))
     works.evaluation_works(host, SMALL, 5, CPU, torch.float32, images=10, batch=4)["engine"]()
@@ -73,7 +73,7 @@ def _spy(method, seen):
     return spied
 
 
-def test_memory_is_that_of_the_tensors_alive_at_a_time():
+def test_peak_memory_counts_live_tensors():
     def work():
         a = torch.zeros(1000, 1000)
         b = a + 1
@@ -83,7 +83,7 @@ def test_memory_is_that_of_the_tensors_alive_at_a_time():
     assert 8e6 <= measure.peak_bytes(work, CPU) <= 8.1e6
 
 
-def test_each_has_the_median_of_its_own_times_in_changing_order(monkeypatch):
+def test_timing_alternates_order_and_returns_medians(monkeypatch):
     order = []
     monkeypatch.setattr(measure, "seconds", lambda work, device: (order.append(work), work + len(order) % 3)[1])
     medians = measure.in_turns([100, 200, 300], 9, CPU)
@@ -93,7 +93,7 @@ def test_each_has_the_median_of_its_own_times_in_changing_order(monkeypatch):
     assert len(set(rounds)) == 6 and [turn[0] for turn in rounds] == [100, 200, 300] * 3
 
 
-def test_the_program_writes_a_row_for_each_work(tmp_path, capsys):
+def test_program_writes_one_row_per_work(tmp_path, capsys):
     line = [
         "--size",
         "small",
@@ -114,13 +114,13 @@ def test_the_program_writes_a_row_for_each_work(tmp_path, capsys):
     assert capsys.readouterr().out.count("CasPL_MaPLe") == 2
 
 
-def test_what_the_plain_one_cannot_do_is_measured_of_the_engine(capsys):
+def test_engine_only_leaves_ratios_empty(capsys):
     bench.main("--size small --classes 5 --rounds 0 --works CasPL_CoOp --engine-only".split())
     row = [line for line in capsys.readouterr().out.splitlines() if "CasPL_CoOp" in line][-1]
     assert [cell.strip() for cell in row.split("|")[3:10]] == [""] * 7 and row.split("|")[-2].strip().isdigit()
 
 
-def test_names_have_about_eight_tokens():
+def test_class_names_have_eight_tokens_on_average():
     from trainers.engine import tokenizer
 
     lengths = [len(tokenizer().encode(name)) for name in works.class_names(200)]

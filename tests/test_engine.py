@@ -1,4 +1,4 @@
-"""The engine against the plain definition, forward and gradient."""
+"""Compare the engine with the plain definition, forward and gradient."""
 
 import itertools
 
@@ -21,7 +21,7 @@ NAMES = ["tree", "golden retriever dog", "a", "Boeing 737-800", "hot_air_balloon
 
 
 def encode(text):
-    """CLIP's own tokens."""
+    """Return CLIP's token ids of a text."""
     return tokenizer().encode(text)
 
 
@@ -32,7 +32,7 @@ def clip_model():
 
 
 def stack(name, depth, tokens, *lead):
-    """`depth` tensors (*lead, tokens, 64) that want gradients."""
+    """Draw `depth` tensors (*lead, tokens, 64) that require gradients."""
     return [randn(5, f"{name}.{i}", (*lead, tokens, 64), 0.3).requires_grad_() for i in range(depth)]
 
 
@@ -41,7 +41,7 @@ def sequences(texts, boosting, order):
 
 
 def agree(fast, plain, leaves):
-    """Same values to 1e-5, same gradients of a random projection to 1e-4 of their norm."""
+    """Assert equal values within 1e-5 and equal gradients of a random projection within 1e-4 of their norm."""
     torch.testing.assert_close(fast, plain, atol=1e-5, rtol=1e-5)
     if not leaves:
         return
@@ -54,14 +54,14 @@ def agree(fast, plain, leaves):
 
 
 def same_directions(a, b):
-    """The normalised features agree to 1e-6."""
+    """Assert that the normalised features agree within 1e-6."""
     torch.testing.assert_close(a / a.norm(dim=-1, keepdim=True), b / b.norm(dim=-1, keepdim=True), atol=1e-6, rtol=0)
 
 
 @pytest.mark.parametrize("order", ["boosting_first", "host_first"])
 @pytest.mark.parametrize("depths", DEPTHS)
 @pytest.mark.parametrize("lengths", [(4, 2), (1, 3)])
-def test_text_of_two_groups(clip_model, depths, lengths, order):
+def test_text_with_two_groups_matches_plain(clip_model, depths, lengths, order):
     n_host, n_boost = (n if d else 0 for n, d in zip(lengths, depths, strict=True))
     stacks = [stack("host", depths[0], lengths[0]), stack("boost", depths[1], lengths[1])]
     texts = host_texts(encode, NAMES, n_host, "a photo of a" if n_host == 1 else "")
@@ -73,7 +73,7 @@ def test_text_of_two_groups(clip_model, depths, lengths, order):
 @pytest.mark.parametrize("order", ["boosting_first", "host_first"])
 @pytest.mark.parametrize("depth", range(1, LAYERS + 1))
 @pytest.mark.parametrize("position", ["end", "middle", "front"])
-def test_text_with_the_class_name_elsewhere(clip_model, position, depth, order):
+def test_text_with_other_class_position_matches_plain(clip_model, position, depth, order):
     stacks = [stack("host", depth, 4), stack("boost", LAYERS, 3)]
     texts = host_texts(encode, NAMES, 4, "", position)
     plain = text_features(clip_model, sequences(texts, 3, order), stacks)
@@ -82,7 +82,7 @@ def test_text_with_the_class_name_elsewhere(clip_model, position, depth, order):
 
 @pytest.mark.parametrize("order", ["boosting_first", "host_first"])
 @pytest.mark.parametrize("position", ["end", "middle", "front"])
-def test_text_with_context_of_each_class(clip_model, position, order):
+def test_text_with_context_per_class_matches_plain(clip_model, position, order):
     own, boost = stack("host", 2, 4, len(NAMES)), stack("boost", 2, 3)
     texts = host_texts(encode, NAMES, 4, "", position)
     plain = text_features(clip_model, sequences(texts, 3, order), [own, boost])
@@ -94,7 +94,7 @@ def test_text_with_context_of_each_class(clip_model, position, order):
 @pytest.mark.parametrize("order", ["boosting_first", "host_first"])
 @pytest.mark.parametrize("position", ["end", "middle"])
 @pytest.mark.parametrize("depth", [1, 2])
-def test_text_with_context_of_each_image(clip_model, depth, position, order):
+def test_text_with_context_per_image_matches_plain(clip_model, depth, position, order):
     images, boost = stack("host", depth, 4, 3), stack("boost", 2, 3)
     texts = host_texts(encode, NAMES, 4, "", position)
     each = [text_features(clip_model, sequences(texts, 3, order), [[t[b] for t in images], boost]) for b in range(3)]
@@ -104,7 +104,7 @@ def test_text_with_context_of_each_image(clip_model, depth, position, order):
 
 @pytest.mark.parametrize("depths", DEPTHS)
 @pytest.mark.parametrize("lengths", [(4, 2), (1, 3)])
-def test_vision_of_two_groups(clip_model, depths, lengths):
+def test_vision_with_two_groups_matches_plain(clip_model, depths, lengths):
     stacks = [stack("boost", depths[0], lengths[0]), stack("host", depths[1], lengths[1])]
     images = randn(5, "images", (2, 3, 16, 16)).requires_grad_()
     plain = image_features(clip_model, images, stacks)
@@ -112,7 +112,7 @@ def test_vision_of_two_groups(clip_model, depths, lengths):
 
 
 @pytest.mark.parametrize("at_a_time", [1, 2, 3])
-def test_images_in_pieces_change_nothing(clip_model, monkeypatch, at_a_time):
+def test_image_chunks_match_plain(clip_model, monkeypatch, at_a_time):
     stacks = [stack("boost", LAYERS, 3), stack("host", 1, 2)]
     images = randn(5, "images", (3, 3, 16, 16)).requires_grad_()
     monkeypatch.setattr("trainers.engine.vision.AT_A_TIME_ON_CPU", at_a_time)
@@ -120,7 +120,7 @@ def test_images_in_pieces_change_nothing(clip_model, monkeypatch, at_a_time):
     agree(fast, image_features(clip_model, images, stacks), [*stacks[0], *stacks[1], images])
 
 
-def test_no_groups_is_stock_clip(clip_model):
+def test_no_groups_matches_stock_clip(clip_model):
     import clip
 
     images = randn(5, "images", (3, 3, 16, 16))
@@ -132,7 +132,7 @@ def test_no_groups_is_stock_clip(clip_model):
 
 
 @pytest.mark.parametrize("chunk", [1, 2, 5, 9])
-def test_chunks_change_nothing(clip_model, chunk):
+def test_class_chunks_match_unchunked(clip_model, chunk):
     stacks = [stack("host", 2, 4), stack("boost", LAYERS, 3)]
     layout = layout_of(host_texts(encode, NAMES, 4), 3)
     agree(
@@ -142,14 +142,14 @@ def test_chunks_change_nothing(clip_model, chunk):
     )
 
 
-def test_a_longer_name_beside_it_changes_nothing(clip_model):
+def test_padding_by_longer_name_changes_nothing(clip_model):
     stacks = [stack("host", 2, 4)]
     short = encode_text(clip_model, layout_of(host_texts(encode, NAMES[:1], 4)), stacks)[0]
     padded = encode_text(clip_model, layout_of(host_texts(encode, NAMES, 4)), stacks)[0, :1]
     same_directions(padded, short)
 
 
-def test_the_prefix_takes_all_that_classes_share():
+def test_prefix_is_longest_shared_beginning():
     layout = layout_of(host_texts(encode, NAMES, 2, "a photo of a"), 3)
     assert layout.prefix == (SOS, *slots(1, 3), *slots(0, 2), *encode("of a"))
     assert layout_of(host_texts(encode, NAMES, 4, "", "front"), 3).prefix == (SOS, *slots(1, 3))
@@ -157,7 +157,7 @@ def test_the_prefix_takes_all_that_classes_share():
     assert len(layout_of(worded_texts(encode, ["tree"], "a {}")).prefix) == 3  # all but EOT
 
 
-def test_a_sequence_of_exactly_77_tokens_is_taken(clip_model):
+def test_sequence_of_77_tokens_is_accepted(clip_model):
     texts = [
         ClassText("long", (), (*encode("tree " * 76)[:75], EOT)),
         ClassText("tree", (), (*encode("tree"), EOT)),
@@ -166,38 +166,44 @@ def test_a_sequence_of_exactly_77_tokens_is_taken(clip_model):
     torch.testing.assert_close(fast, text_features(clip_model, sequences(texts, 0, "host_first"), []))
 
 
-def test_a_name_too_long_is_refused_by_name():
-    with pytest.raises(ValueError, match=r"'tree tree.*' is too long.* has 8\d tokens.* takes 77"):
+def test_too_long_name_raises_with_name():
+    with pytest.raises(ValueError, match=r"'tree tree.*': too long, 8\d tokens.* expected at most 77"):
         layout_of(host_texts(encode, ["tree", "tree " * 70], 8))
 
 
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda m: layout_of([]), "no class names"),
-        (lambda m: host_texts(encode, [""], 4), "class name '' is empty"),
-        (lambda m: host_texts(encode, NAMES, 4, "", "behind"), "CLASS_TOKEN_POSITION is 'behind'"),
-        (lambda m: worded_texts(encode, NAMES, "a photo"), "no {}"),
-        (lambda m: layout_of(host_texts(encode, NAMES, 1), 1, "boost_first"), "TEXT_ORDER is 'boost_first'"),
+        (lambda m: layout_of([]), "class names: empty list"),
+        (lambda m: host_texts(encode, [""], 4), "class name '': no tokens"),
+        (
+            lambda m: host_texts(encode, NAMES, 4, "", "behind"),
+            "position: 'behind'; expected one of end, middle, front",
+        ),
+        (lambda m: worded_texts(encode, NAMES, "a photo"), "expected a {}"),
+        (
+            lambda m: layout_of(host_texts(encode, NAMES, 1), 1, "boost_first"),
+            "order: 'boost_first'; expected one of boosting_first, host_first",
+        ),
         (
             lambda m: encode_image(m.visual, torch.zeros(1, 3, 16, 16), [stack("v", 4, 2)]),
-            "4 vision layers.* 3 blocks",
+            "4 vision layers; expected at most 3",
         ),
         (
             lambda m: encode_image(m.visual, torch.zeros(1, 3, 16, 16), [[torch.zeros(2, 32)]]),
-            "width 32.* 64 wide",
+            "width 32; expected 64",
         ),
         (
             lambda m: encode_text(m, TextLayout([(SOS, Slot(0, 1), EOT)], ["x"]), [stack("t", 1, 1)]),
-            "places for 2 tokens",
+            "1 text tokens; expected 2",
         ),
         (
             lambda m: encode_text(m, layout_of(host_texts(encode, NAMES, 2)), [stack("t", 1, 2, 1, len(NAMES))]),
-            "tokens for 5 classes .* 5 classes, which do not differ",
+            "tokens for 5 classes; expected tokens shared by all classes",
         ),
         (
             lambda m: encode_text(m, layout_of(host_texts(encode, NAMES, 2), distinct=[0]), [stack("t", 1, 2, 1, 4)]),
-            "tokens for 4 classes .* 5 classes, which differ",
+            "tokens for 4 classes; expected 5",
         ),
         (
             lambda m: encode_text(m, TextLayout([(SOS, Slot(0, 0), EOT)], ["x"]), [stack("t", 4, 1)]),
@@ -205,7 +211,7 @@ def test_a_name_too_long_is_refused_by_name():
         ),
     ],
 )
-def test_what_does_not_fit_is_refused(clip_model, make, message):
+def test_invalid_argument_raises(clip_model, make, message):
     with pytest.raises(ValueError, match=message):
         make(clip_model)
 
@@ -221,8 +227,8 @@ def clip_of_alike():
 @pytest.mark.parametrize("position", ["end", "middle", "front"])
 @pytest.mark.parametrize("chunk", [None, 3])
 @pytest.mark.parametrize("own", [False, True])
-def test_names_that_begin_alike_are_computed_once(clip_of_alike, own, chunk, position):
-    """With a context for all classes, and with one for each, which nobody shares."""
+def test_common_beginnings_share_rows(clip_of_alike, own, chunk, position):
+    """Shared rows with one context for all classes, and with one per class, which is never shared."""
     lead = (1, len(ALIKE)) if own else (1, 1)
     host, boost = stack("host", 2, 4, *lead), stack("boost", LAYERS, 3)
     texts = host_texts(encode, ALIKE, 4, "", position)
@@ -231,12 +237,12 @@ def test_names_that_begin_alike_are_computed_once(clip_of_alike, own, chunk, pos
     plain = text_features(clip_of_alike, sequences(texts, 3, "host_first"), [contexts, boost])
     agree(encode_text(clip_of_alike, layout, [host, boost], chunk)[0], plain, host + boost)
     tokens = sum(len(sequence) - len(layout.prefix) for sequence in sequences(texts, 3, "host_first"))
-    names_stand_alike = not own or position == "front"  # behind no class's own context
-    assert (len(layout.rows().words) < tokens) == names_stand_alike
+    names_can_share = not own or position == "front"  # the name follows no class-specific context
+    assert (len(layout.rows().words) < tokens) == names_can_share
 
 
-def test_rows_are_every_beginning_once():
-    """Against the set of all beginnings of all suffixes."""
+def test_rows_are_distinct_beginnings():
+    """Compare with the set of all beginnings of all suffixes."""
     layout = layout_of(host_texts(encode, ALIKE, 4))
     suffixes = [(*encode(f"{name}."), EOT) for name in ALIKE]
     beginnings = {suffix[:n] for suffix in suffixes for n in range(1, len(suffix) + 1)}
@@ -253,7 +259,7 @@ def test_rows_are_every_beginning_once():
     ]
 
 
-def test_rows_first_asked_for_in_inference_mode_serve_training(clip_model):
+def test_rows_cached_in_inference_mode_allow_training(clip_model):
     stacks = [stack("host", 2, 4)]
     layout = layout_of(host_texts(encode, NAMES, 4))
     with torch.inference_mode():
@@ -262,12 +268,12 @@ def test_rows_first_asked_for_in_inference_mode_serve_training(clip_model):
     torch.autograd.grad(encode_text(clip_model, layout, stacks).sum(), stacks[0])
 
 
-def test_the_way_to_the_grid_and_back_has_its_gradients():
+def test_spread_and_pick_have_correct_gradients():
     rows = layout_of(host_texts(encode, ALIKE, 4)).rows()
     x = randn(1, "x", (2, len(rows.words), 3)).requires_grad_()
     grid, weights = spread(x, rows), randn(2, "w", (2, len(ALIKE), len(rows.of) // len(ALIKE), 3))
     assert torch.equal(pick(grid, rows), x)
-    weights *= (torch.arange(weights.shape[2]) <= rows.last[:, None])[..., None]  # nobody reads behind EOT
+    weights *= (torch.arange(weights.shape[2]) <= rows.last[:, None])[..., None]  # positions after EOT are masked
     (got,) = torch.autograd.grad((grid * weights).sum(), x)
     (want,) = torch.autograd.grad((x[:, rows.of] * weights.flatten(1, 2)).sum(), x)
     torch.testing.assert_close(got, want)

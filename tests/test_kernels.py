@@ -1,4 +1,4 @@
-"""The frozen layers' kernels against the stock modules, forward and gradient."""
+"""Compare the frozen layers' kernels with the stock modules, forward and gradient."""
 
 import pytest
 import torch
@@ -10,7 +10,7 @@ from trainers.engine import kernels
 
 @pytest.fixture(params=[True, False], ids=["onednn", "blas"])
 def onednn(request):
-    """With and without oneDNN, where PyTorch has it."""
+    """Enable or disable oneDNN; skip if PyTorch was built without it."""
     if request.param and not torch.backends.mkldnn.is_available():
         pytest.skip("this PyTorch was built without oneDNN")
     before = torch.backends.mkldnn.enabled
@@ -27,7 +27,7 @@ def mlp():
 
 @pytest.fixture
 def calls(monkeypatch):
-    """The activations that oneDNN was asked for, call by call."""
+    """Record the activation of every oneDNN call."""
     made, op = [], kernels._onednn
 
     def count(x, weight, bias, activation="none"):
@@ -39,7 +39,7 @@ def calls(monkeypatch):
 
 
 def compare(fast, stock, x, *others):
-    """Same values and same gradients."""
+    """Assert equal values and equal gradients."""
     torch.testing.assert_close(fast, stock, atol=1e-5, rtol=1e-5)
     grads = [torch.autograd.grad((y * randn(1, "w", y.shape)).sum(), [x, *others]) for y in (fast, stock)]
     for got, want in zip(*grads, strict=True):
@@ -48,7 +48,7 @@ def compare(fast, stock, x, *others):
 
 
 @pytest.mark.parametrize("shape", [(3,), (2, 5), (2, 3, 5)], ids=str)
-def test_what_is_learned_ahead_of_them_gets_its_gradient(mlp, onednn, calls, shape):
+def test_input_gradient_matches_stock(mlp, onednn, calls, shape):
     x = randn(0, "x", (*shape, 32)).requires_grad_()
     layer = mlp.c_fc
     compare(kernels.linear(x, layer.weight, layer.bias), layer(x), x)
@@ -57,7 +57,7 @@ def test_what_is_learned_ahead_of_them_gets_its_gradient(mlp, onednn, calls, sha
 
 
 @pytest.mark.parametrize("how", ["frozen input", "no_grad"])
-def test_nothing_is_kept_where_nothing_is_learned(mlp, onednn, calls, how):
+def test_no_graph_without_learned_input(mlp, onednn, calls, how):
     x = randn(0, "x", (2, 5, 32)).requires_grad_(how == "no_grad")
     with torch.set_grad_enabled(how != "no_grad"):
         out = kernels.mlp(mlp, x)
@@ -67,7 +67,7 @@ def test_nothing_is_kept_where_nothing_is_learned(mlp, onednn, calls, how):
 
 
 @pytest.mark.parametrize("trained", ["c_fc.weight", "c_fc.bias", "c_proj.weight", "c_proj.bias"])
-def test_a_trained_layer_gets_its_gradients(mlp, onednn, calls, trained):
+def test_trained_layer_gradient_matches_stock(mlp, onednn, calls, trained):
     x = randn(0, "x", (2, 5, 32)).requires_grad_()
     parameter = mlp.get_parameter(trained).requires_grad_()
     compare(kernels.mlp(mlp, x), mlp(x), x, parameter)
@@ -78,24 +78,24 @@ def test_a_trained_layer_gets_its_gradients(mlp, onednn, calls, trained):
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16], ids=str)
-def test_other_types_are_left_to_pytorch(mlp, calls, dtype):
+def test_other_dtypes_use_pytorch_kernels(mlp, calls, dtype):
     x = randn(0, "x", (2, 5, 32)).to(dtype)
     out = kernels.mlp(mlp.to(dtype), x)
     assert out.dtype == dtype and calls == []
     torch.testing.assert_close(out, mlp(x), atol=2e-2 if dtype == torch.bfloat16 else 1e-9, rtol=1e-2)
 
 
-def test_autocasting_is_left_to_pytorch(mlp, calls):
+def test_autocast_uses_pytorch_kernels(mlp, calls):
     x = randn(0, "x", (2, 5, 32))
     with torch.autocast("cpu", torch.bfloat16):
         assert kernels.mlp(mlp, x).dtype == kernels.linear(x, mlp.c_fc.weight, mlp.c_fc.bias).dtype == torch.bfloat16
     assert calls == []
 
 
-def test_a_second_derivative_is_refused(mlp):
+def test_second_derivative_raises(mlp):
     x = randn(0, "x", (2, 5, 32)).requires_grad_()
     (grad,) = torch.autograd.grad(kernels.mlp(mlp, x).square().sum(), x, create_graph=True)
     if not kernels._by_onednn(x, mlp.c_fc.weight):
-        pytest.skip("PyTorch's own kernels have one")
+        pytest.skip("PyTorch's own kernels have a second derivative")
     with pytest.raises(RuntimeError, match="once_differentiable"):
         grad.sum().backward()

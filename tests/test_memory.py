@@ -1,4 +1,4 @@
-"""Classes are computed as many at a time as fit into memory: the estimate against what is really kept."""
+"""Compare the memory estimate with the tensors saved for backward, and check the choice of class chunks."""
 
 import itertools
 import logging
@@ -24,7 +24,7 @@ MORE = [" ".join(words) for words in itertools.product(FIRST, SECOND, FIRST, SEC
 
 
 class Context(Learner):
-    """Four tokens in every block."""
+    """Four text tokens in every block."""
 
     def __init__(self):
         super().__init__()
@@ -45,7 +45,7 @@ def texts(names=NAMES):
 
 
 def kept_bytes(work, known):
-    """The storages that `work()` keeps for the backward pass, without those of `known` tensors."""
+    """Return the bytes that `work()` saves for the backward pass, without the storages of `known` tensors."""
     kept, ours = {}, {tensor.untyped_storage().data_ptr() for tensor in known}
     alive = []
 
@@ -62,8 +62,8 @@ def kept_bytes(work, known):
 
 
 @pytest.mark.parametrize("classes", [36, 84])
-def test_the_estimate_is_near_what_is_kept(clip_model, classes):
-    """Within a quarter above, and hardly below: measured as the difference that more classes make."""
+def test_estimate_matches_saved_bytes(clip_model, classes):
+    """Check the increase for additional classes: at most 25 % above and 5 % below the saved bytes."""
     learner, names = Context(), random.Random(0).sample(MORE, classes)
     few, many = layout_of(texts(names[:12])), layout_of(texts(names))
     known = [*clip_model.parameters(), *learner.parameters()]
@@ -72,7 +72,7 @@ def test_the_estimate_is_near_what_is_kept(clip_model, classes):
 
 
 def estimate(clip_model, layout, images=1, training=True):
-    """What `classes_at_a_time` reckons with for all classes."""
+    """Return the estimate of `classes_at_a_time` for all classes."""
     rows = layout.rows()
     keys = len(layout.prefix) + layout.longest
     return engine_memory.suffix_bytes(clip_model, len(rows.words), len(rows.of), keys, images, training)
@@ -81,7 +81,7 @@ def estimate(clip_model, layout, images=1, training=True):
 @pytest.mark.parametrize("share", [0.9, 0.3, 0.01])
 @pytest.mark.parametrize("images", [1, 3])
 @pytest.mark.parametrize("training", [True, False])
-def test_what_does_not_fit_is_computed_in_chunks(clip_model, monkeypatch, caplog, share, images, training):
+def test_chunks_fit_free_memory(clip_model, monkeypatch, caplog, share, images, training):
     layout = layout_of(texts())
     total = estimate(clip_model, layout, images, training)
     monkeypatch.setattr(engine_memory, "free_bytes", lambda device: share * total)
@@ -91,16 +91,16 @@ def test_what_does_not_fit_is_computed_in_chunks(clip_model, monkeypatch, caplog
     one = engine_memory.suffix_bytes(clip_model, layout.longest, layout.longest, keys, images, training)
     room, count = engine_memory.SHARE * share * total, math.ceil(len(NAMES) / found)
     assert found == 1 or found * one <= room
-    assert count == 2 or math.ceil(len(NAMES) / (count - 1)) * one > room  # as few chunks as may be
-    assert found == math.ceil(len(NAMES) / count)  # and as equal
-    assert f": {found} are computed at a time" in caplog.text
+    assert count == 2 or math.ceil(len(NAMES) / (count - 1)) * one > room  # as few chunks as possible
+    assert found == math.ceil(len(NAMES) / count)  # of nearly equal size
+    assert f"computing {found} classes at a time" in caplog.text
     monkeypatch.setattr(engine_memory, "free_bytes", lambda device: 2 * total)
     assert engine_memory.classes_at_a_time(clip_model, layout, images, training) is None
 
 
 @pytest.mark.parametrize("build", ["context", "cocoop"])
-def test_the_model_keeps_less_and_gives_the_same(clip_model, monkeypatch, build):
-    """Logits and gradients, with memory for two classes at a time and with plenty."""
+def test_chunked_model_saves_memory_and_matches(clip_model, monkeypatch, build):
+    """Compare loss and gradients with memory for two classes and with memory for all."""
     torch.manual_seed(0)
     model = PromptedCLIP(clip_model, Context(), texts())
     if build == "cocoop":
@@ -124,6 +124,6 @@ def test_the_model_keeps_less_and_gives_the_same(clip_model, monkeypatch, build)
         assert (a - b).norm() <= 1e-4 * b.norm()
 
 
-def test_free_memory_is_known_here():
+def test_free_memory_is_plausible():
     free = engine_memory.free_bytes(torch.device("cpu"))
     assert free is None or 2**20 < free < 2**50

@@ -1,7 +1,7 @@
-"""Our hosts and phase 1 against numbers that the published implementations computed.
+"""Compare our hosts and phase 1 with numbers computed by the published implementations.
 
-`tests/golden/README.md` says what a fixture holds and how to make everything that it does not hold. `--golden DIR` runs
-the fixtures of another folder.
+`tests/golden/README.md` documents the contents of a fixture and how to generate its inputs. `--golden DIR` runs the
+fixtures of another folder.
 """
 
 import copy
@@ -28,7 +28,7 @@ PHOTO, PET = "a photo of a {}.", "a photo of a {}, a type of pet."
 
 
 class Case:
-    """A fixture file, and what follows from its seed."""
+    """A fixture file and the inputs generated from its seed."""
 
     def __init__(self, path):
         self.data = np.load(path)
@@ -57,13 +57,13 @@ class Case:
 
 @functools.lru_cache(maxsize=4)
 def frozen_clip(spec, seed, tokens):
-    """Drawing the weights takes longer than a test; nothing changes them, so fixtures of one seed share them."""
+    """Build a CLIP once per seed; drawing its weights takes longer than a test, and no test changes them."""
     return build_clip(clip_state_dict(spec, seed, tokens))
 
 
 @torch.no_grad()
 def fill(learner, case, scales):
-    """Draw each parameter from its name; `scales` are (ending of the name, scale), the first that fits counts."""
+    """Draw each parameter from its name; `scales` are pairs (suffix of the name, scale), the first match applies."""
     prefix = case.kind.removeprefix("caspl_")
     for name, parameter in learner.named_parameters():
         scale = next(scale for ending, scale in scales if name.endswith(ending))
@@ -105,7 +105,7 @@ HOSTS = {"coop": make_coop, "cocoop": make_cocoop, "maple": make_maple, "prompts
 
 
 def learned(learner, case):
-    """The learned tensors and their gradients by the fixture's names: a stack's layers are `text.0`, `text.1`, ..."""
+    """Yield (name, tensor, gradient) by the fixture's names; the layers of a stack are `text.0`, `text.1`, ..."""
     prefix = "boost." if case.kind == "boosting" else ""
     for name, parameter in learner.named_parameters():
         if name in ("text", "vision"):
@@ -116,7 +116,7 @@ def learned(learner, case):
 
 
 def compare(case, prefix, name, tensor):
-    """A recorded tensor, or the norm, the sum and a sample of one that was too large to keep."""
+    """Compare with a recorded tensor, or with the norm, sum and samples of a tensor too large to store."""
     key = f"{prefix}.{name}"
     if key in case.data.files:
         expected = case.tensor(key)
@@ -132,10 +132,10 @@ def compare(case, prefix, name, tensor):
 
 
 def check_training(case, model, learner, loss_terms):
-    """Logits, terms and gradients of the first step, then three steps of SGD and what is learned after them.
+    """Check logits, loss terms and gradients of the first step, then parameters and logits after three SGD steps.
 
-    Rounding grows over the steps, in the recorded run as in ours. Where ours in float32 leaves a tolerance, the same steps
-    in float64, which have no rounding of their own to speak of, must keep it.
+    Rounding errors grow over the steps, in the recorded run too. If our float32 run exceeds a tolerance, a float64 run,
+    whose rounding is negligible, must meet it.
     """
     with torch.no_grad():
         torch.testing.assert_close(model(case.images), case.tensor("logits"), atol=LOGITS, rtol=0)
@@ -151,7 +151,7 @@ def check_training(case, model, learner, loss_terms):
 
 
 def check_first_step(case, learner, terms):
-    """The terms of the loss, the loss, and its gradients."""
+    """Check the loss terms, the loss and its gradients."""
     parts = [key.removeprefix("part.") for key in case.data.files if key.startswith("part.")]
     assert sorted(parts) == sorted(terms)
     for part in parts:
@@ -163,11 +163,11 @@ def check_first_step(case, learner, terms):
     for name, _, gradient in learned(learner, case):
         compare(case, "grad", name, gradient)
         recorded -= {key for key in recorded if key == f"grad.{name}" or key.startswith(f"grad.{name}.")}
-    assert not recorded, "gradients that we do not have"
+    assert not recorded, "recorded gradients without a counterpart"
 
 
 def check_three_steps(case, model, learner, loss_terms):
-    """The losses, the parameters behind the last step, and the logits with them."""
+    """Check the losses, and the parameters and logits after the last step."""
     meta = case.meta
     optimiser = torch.optim.SGD(
         learner.parameters(), meta["lr"], momentum=meta["momentum"], weight_decay=meta["weight_decay"]
@@ -188,7 +188,7 @@ def check_three_steps(case, model, learner, loss_terms):
 
 
 def to_float64(case, model):
-    """Compute in float64 from here on."""
+    """Cast the model and the images to float64."""
     model.clip = copy.deepcopy(model.clip).double()
     for module in (model.prompt_learner, model.boosting):
         if module is not None:
@@ -246,4 +246,4 @@ def test_parity(fixture_file):
     elif case.kind.removeprefix("caspl_") in HOSTS:
         check_host(case)
     else:
-        pytest.fail(f"{fixture_file.name}: no test for fixtures of kind {case.kind!r}")
+        pytest.fail(f"{fixture_file.name}: kind {case.kind!r} has no test")

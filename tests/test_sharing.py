@@ -1,4 +1,4 @@
-"""Runs that are started together: they share data, draws and the boosting prompt, and none notices the others."""
+"""Concurrent runs share data, draws and the boosting prompt, with the same results as separate runs."""
 
 import json
 import logging
@@ -23,14 +23,14 @@ RUN = "base2new/toy/CasPL_PromptSRC/shots_2/seed_{}"
 
 @pytest.fixture(scope="module")
 def shared():
-    """A folder with runs that were started together and runs that were alone; what they wrote on stderr."""
-    root, codes, said = protocol.play()
-    assert codes["share"] == [0] * 5, said[-3000:]
-    return root / "share", said
+    """Start runs concurrently and one by one; return their folder and their stderr."""
+    root, codes, stderr = protocol.play()
+    assert codes["share"] == [0] * 5, stderr[-3000:]
+    return root / "share", stderr
 
 
 @pytest.mark.parametrize("seed", [1, 2])
-def test_runs_at_once_give_what_they_give_alone(shared, seed):
+def test_concurrent_runs_match_separate_runs(shared, seed):
     name = f"{RUN.format(seed)}/VLPromptLearner/model.pth.tar-3"
     assert_same(*(torch.load(shared[0] / place / name, weights_only=True) for place in ("shared", "alone")))
     ours, theirs = (
@@ -40,20 +40,20 @@ def test_runs_at_once_give_what_they_give_alone(shared, seed):
         assert ours[key] == theirs[key]
 
 
-def test_each_run_is_trained_once(shared):
+def test_concurrent_runs_train_once(shared):
     for folder, trainings in (("boosting/toy", 1), (RUN.format(1), 1), (RUN.format(2), 1)):
         log = (shared[0] / "shared" / folder / "log.txt").read_text()
         assert log.count("epoch [1/3]") == trainings, folder
 
 
-def test_who_waits_says_for_whom(shared):
-    root, said = shared
+def test_lock_wait_logs_holder(shared):
+    root, stderr = shared
     place = re.escape(str(root / "shared" / "boosting" / "toy"))
-    assert len(re.findall(rf"Waiting for process \d+ on .+, which works on {place}\n", said)) == 2
+    assert len(re.findall(rf"Waiting for process \d+ on .+, which works on {place}\n", stderr)) == 2
     assert not list((root / "shared").rglob(".*"))
 
 
-def test_a_lock_ends_with_its_holder_killed_or_not(tmp_path, caplog):
+def test_lock_is_released_after_kill(tmp_path, caplog):
     script = (
         "import runpy, sys, time; locked = runpy.run_path(sys.argv[1])['locked']\n"
         "with locked(sys.argv[2]): print('locked', flush=True); time.sleep(60)"
@@ -64,12 +64,12 @@ def test_a_lock_ends_with_its_holder_killed_or_not(tmp_path, caplog):
     holder.kill()
     holder.wait()
     start = time.monotonic()
-    with locked(tmp_path / "run"), locked(tmp_path / "run"):  # the same process may lock twice
+    with locked(tmp_path / "run"), locked(tmp_path / "run"):  # the lock is reentrant
         assert (tmp_path / ".run.lock").read_text().startswith(f"process {os.getpid()} on ")
     assert time.monotonic() - start < 5 and not list(tmp_path.iterdir())
 
 
-def test_without_locks_a_warning_is_all(tmp_path, monkeypatch, caplog):
+def test_missing_lock_support_warns(tmp_path, monkeypatch, caplog):
     def no_locks(*args):
         raise OSError(95, "Operation not supported")
 
@@ -79,14 +79,14 @@ def test_without_locks_a_warning_is_all(tmp_path, monkeypatch, caplog):
     assert "cannot be locked" in caplog.text and "Operation not supported" in caplog.text
 
 
-def test_a_folder_that_cannot_be_written_to_is_named(tmp_path):
+def test_unwritable_folder_raises_with_path(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(OSError, match=r"cannot write to .*file .*: give another folder"):
         with locked(tmp_path / "file" / "run"):
             pass
 
 
-def test_of_two_writers_of_a_file_each_leaves_a_whole_one(tmp_path):
+def test_concurrent_writers_leave_whole_files(tmp_path):
     path = tmp_path / "file"
     with replacing(path) as ours:
         ours.write_text("ours")

@@ -298,7 +298,7 @@ def test_a_cpu_without_half_precision_computes_in_float32_and_says_so_once(root,
     with caplog.at_level(logging.WARNING):
         trainer = build(arguments(root, "CasPL_CoOp", root / "half", TRAINER__COOP__PREC="fp16"))
     assert trainer.model.clip.visual.proj.dtype == torch.float32
-    assert [r.message for r in caplog.records if "PREC fp16 is computed in float32" in r.message].__len__() == 1
+    assert [r.message for r in caplog.records if "Precision fp16: this CPU lacks" in r.message].__len__() == 1
 
 
 def test_only_our_own_names_are_registered_by_the_plug_in():

@@ -1,4 +1,4 @@
-"""A toy dataset and toy CLIPs for the trainers' tests: seconds on a CPU, 64 wide as timm's test models are."""
+"""A toy dataset and toy CLIPs for the trainers' tests: width 64 like timm's test models, seconds on a CPU."""
 
 import json
 from pathlib import Path
@@ -23,12 +23,12 @@ PER_CLASS = {"train": 4, "val": 2, "test": 3}
 
 @DATASET_REGISTRY.register()
 class Toy(FewShotDataset):
-    """Noise around a colour for each class; the first half of the classes is base. `labels.json` may permute labels."""
+    """Noise around one colour per class; the first half of the classes is base. `labels.json` can permute the labels."""
 
     dataset_dir = "toy"
 
     def read(self, root):
-        """Write the pictures if they are missing, then list them."""
+        """List the images, after writing them if they are missing."""
         folder = Path(root) / "toy"
         if not folder.is_dir():
             draw(folder)
@@ -45,7 +45,7 @@ class Toy(FewShotDataset):
 
 
 def draw(folder):
-    """Write all pictures."""
+    """Write all images to `folder`."""
     folder.mkdir(parents=True)
     rng = np.random.RandomState(0)
     colours = rng.randint(40, 215, (len(NAMES), 3))
@@ -66,7 +66,7 @@ def save_clip(path, spec=STUDENT, seed=3):
 
 
 def options(root, **more):
-    """KEY VALUE pairs that make any trainer run on the toys; `more` overrides, `__` for a dot."""
+    """Return KEY VALUE pairs that run any trainer on the toys; `more` overrides them, with `__` for a dot."""
     pairs = {
         "DATASET.NAME": "Toy",
         "MODEL.BACKBONE.NAME": str(root / "student.pt"),
@@ -96,7 +96,7 @@ def options(root, **more):
 
 
 def command(root, trainer, folder, *flags, **more):
-    """The command line of train.py for a trainer on the toys."""
+    """Return the arguments of train.py that run a trainer on the toys."""
     start = ["--root", str(root), "--trainer", trainer, "--seed", "1", "--output-dir", str(folder), *flags]
     pairs = options(root, **more)
     nodes = train.nodes_read(trainer)
@@ -105,5 +105,5 @@ def command(root, trainer, folder, *flags, **more):
 
 
 def unread(nodes, key):
-    """Whether a key sets what another trainer reads."""
+    """Check whether a key belongs to another trainer."""
     return key.startswith("TRAINER.") and key.split(".")[1] not in nodes

@@ -1,4 +1,4 @@
-"""What a piece of work costs: time, counted operations, memory; and what the machine can do."""
+"""Measure the time, operations and memory of a piece of work, and the machine's matrix-product rate."""
 
 import math
 import statistics
@@ -27,7 +27,7 @@ def _of_linear(x, weight, *args, out_shape=None, **kwargs) -> int:
     return 2 * math.prod(x) * weight[0]
 
 
-# PyTorch's counter knows the attention kernels of GPUs only, and no kernel that a compiler puts in.
+# PyTorch's counter lacks the CPU's attention kernels and the compiler's linear kernels.
 _ON_CPU = {
     _ATEN._scaled_dot_product_flash_attention_for_cpu: _of_attention,
     _ATEN._scaled_dot_product_flash_attention_for_cpu_backward: _of_attention_backward,
@@ -36,9 +36,9 @@ _ON_CPU = {
 
 
 def operations(work: Work) -> int:
-    """Floating-point operations of the matrix products, convolutions and attention in `work`.
+    """Count the floating-point operations of matrix products, convolutions and attention in `work`.
 
-    Not to be counted together with the memory: the counter holds on to tensors.
+    The counter keeps tensors alive, so operations and memory cannot be measured in one call.
     """
     with FlopCounterMode(display=False, custom_mapping=_ON_CPU) as counter:
         work()
@@ -46,7 +46,7 @@ def operations(work: Work) -> int:
 
 
 def peak_bytes(work: Work, device: torch.device) -> int:
-    """The most memory that tensors made by `work` take at a time; what was there before does not count."""
+    """Return the peak memory in bytes of the tensors that `work` creates."""
     if device.type == "cuda":
         torch.cuda.synchronize()
         before = torch.cuda.memory_allocated()
@@ -69,7 +69,7 @@ def _start(event) -> int:
 
 
 def seconds(work: Work, device: torch.device) -> float:
-    """Wall-clock time of one call."""
+    """Return the wall-clock time of one call in seconds."""
     _wait(device)
     start = time.perf_counter()
     work()
@@ -78,10 +78,10 @@ def seconds(work: Work, device: torch.device) -> float:
 
 
 def in_turns(works: Sequence[Work], rounds: int, device: torch.device) -> list[float]:
-    """Median seconds of each work, timed in alternation; each must have been called before, to warm up.
+    """Return the median time of each work in seconds, timed in alternation.
 
-    Each round begins with another one and goes the other way round: who comes behind a work that takes much memory pays
-    for it, and it should not be always the same.
+    Rounds start with different works and alternate their direction, because a work that follows a memory-intensive one is
+    slower. Every work must have been called once before, to warm up.
     """
     times: list[list[float]] = [[] for _ in works]
     for turn in range(rounds):
@@ -92,7 +92,7 @@ def in_turns(works: Sequence[Work], rounds: int, device: torch.device) -> list[f
 
 
 def matrix_rate(device: torch.device, dtype: torch.dtype, size: int = 2048) -> float:
-    """Operations a second that this machine reaches in one large matrix product (the best of several, by each kernel)."""
+    """Return the operations per second of a large square matrix product: the best of 8 runs of each kernel."""
     a, b = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
     kernels = (lambda: a @ b, lambda: linear(a, b, b[0]))
     best = min(seconds(kernel, device) for _ in range(8) for kernel in kernels)

@@ -1,6 +1,6 @@
-"""What is compared: training steps and evaluations, by the engine and by the plain definition of the tests.
+"""Training steps and evaluations to measure, computed by the engine and by the plain definition of the tests.
 
-Random weights at the sizes of OpenAI's models; no data and no download.
+The models have random weights at the sizes of OpenAI's models; no data or downloads are needed.
 """
 
 import copy
@@ -25,7 +25,7 @@ from trainers.hosts import cocoop, coop, maple, promptsrc
 
 @dataclass(frozen=True)
 class Size:
-    """A CLIP's sizes, the boosting prompt's and the hosts' tokens and depth that go with it, and the teacher's size."""
+    """The sizes of a CLIP, the number of prompt tokens per layer, and the name of the teacher's size."""
 
     embed: int
     image: int
@@ -49,13 +49,13 @@ WORDS = "red green dark light large small old new long short wild round flat tal
 
 
 def class_names(count: int) -> list[str]:
-    """Names of 6 to 10 tokens (each word is one), 8 on average."""
+    """Return names of 6 to 10 tokens, 8 on average; every word is one token."""
     draw = random.Random(0)
     return [" ".join(draw.choices(WORDS, k=5 + draw.randint(0, 4))) + " cat" for _ in range(count)]
 
 
 def random_clip(size: Size, device: torch.device, dtype: torch.dtype) -> nn.Module:
-    """A frozen stock CLIP of random weights."""
+    """Build a frozen stock CLIP with random weights."""
     from clip.model import CLIP  # behind trainers.compat
 
     text = (77, 49408, size.text_width, max(1, size.text_width // 64), size.text_layers)
@@ -64,14 +64,14 @@ def random_clip(size: Size, device: torch.device, dtype: torch.dtype) -> nn.Modu
 
 
 def boosting_for(clip_model: nn.Module, tokens: int) -> PromptGroup:
-    """A frozen boosting prompt in every block."""
+    """Build a frozen boosting prompt with `tokens` tokens in every block of both towers."""
     text, vision = clip_model.transformer, clip_model.visual.transformer
     group = PromptGroup.random((text.layers, tokens, text.width), (vision.layers, tokens, vision.width))
     return group.freeze()
 
 
 def host_model(host: str, clip_model: nn.Module, names: Sequence[str], tokens: int) -> PromptedCLIP:
-    """A host of the paper's recipe (8 tokens, where it is deep at all 12 text and vision blocks)."""
+    """Build a host with the paper's recipe; deep prompts have tokens in every block."""
     depth = clip_model.transformer.layers
     if host == "CoOp":
         return coop.build(clip_model, names, n_ctx=tokens)
@@ -84,7 +84,7 @@ def host_model(host: str, clip_model: nn.Module, names: Sequence[str], tokens: i
 
 
 def _twin(model: PromptedCLIP) -> PromptedCLIP:
-    """A model with the same weights, whose parts may be exchanged."""
+    """Copy a model with shared weights, so that its parts can be replaced."""
     twin = copy.copy(model)
     twin._modules = dict(model._modules)
     twin._at_a_time = {}
@@ -92,7 +92,7 @@ def _twin(model: PromptedCLIP) -> PromptedCLIP:
 
 
 def as_plain(model: PromptedCLIP) -> PromptedCLIP:
-    """The same model, weights shared, that computes by the plain definition, nothing kept between calls."""
+    """Copy a model with shared weights that computes by the plain definition and caches nothing."""
     other = _twin(model)
     tokens = 0 if model.boosting is None else model.boosting.text.shape[1]
     sequences = [(SOS, *arrange(text, slots(BOOSTING, tokens), "host_first")) for text in model.texts]
@@ -120,7 +120,7 @@ def as_plain(model: PromptedCLIP) -> PromptedCLIP:
 
 
 def step(model: nn.Module, loss: Callable[[], Tensor]) -> Callable[[], Tensor]:
-    """A training step without the optimiser's part (which is the same for all): loss, and its gradients."""
+    """Return a training step without the optimiser's update: the loss and its gradients."""
 
     def work() -> Tensor:
         model.zero_grad(set_to_none=True)
@@ -132,7 +132,7 @@ def step(model: nn.Module, loss: Callable[[], Tensor]) -> Callable[[], Tensor]:
 
 
 def host_works(host: str, size: Size, classes: int, device: torch.device, dtype: torch.dtype, batch: int = 0) -> dict:
-    """Training steps of CasPL_<host>: "plain" and "engine"; and "host", the host alone on the engine."""
+    """Return training steps of CasPL_<host>, "plain" and "engine", and of the host alone on the engine, "host"."""
     clip_model, names = random_clip(size, device, dtype), class_names(classes)
     model = host_model(host, clip_model, names, size.tokens).to(device)
     alone = _twin(model)
@@ -145,7 +145,7 @@ def host_works(host: str, size: Size, classes: int, device: torch.device, dtype:
 
 
 def boosting_works(size: Size, classes: int, device: torch.device, dtype: torch.dtype, batch: int = 0) -> dict:
-    """Steps of phase 1: "plain" and "engine", and "cached": the engine, where the teacher's features are on the disk."""
+    """Return steps of phase 1: "plain", "engine", and "cached", the engine with precomputed teacher features."""
     names = class_names(classes)
     clip_model, large = random_clip(size, device, dtype), random_clip(SIZES[size.teacher], device, dtype)
     depths = (clip_model.transformer.layers, clip_model.visual.transformer.layers)
@@ -154,7 +154,7 @@ def boosting_works(size: Size, classes: int, device: torch.device, dtype: torch.
     image = torch.randn(batch or BATCH["CasPL"], 3, size.image, size.image, device=device)
     with torch.no_grad():
         known = F.normalize(torch.randn(len(image), teacher.class_features().shape[1], device=device), dim=-1)
-        of_plain = teacher.class_features()  # the published code, too, computes the teacher's text features once
+        of_plain = teacher.class_features()  # the published code also computes them once
     plain_teacher = as_plain(teacher)
     plain_teacher.class_features = lambda: of_plain
     cached = _twin(teacher)
@@ -172,7 +172,7 @@ def boosting_works(size: Size, classes: int, device: torch.device, dtype: torch.
 def evaluation_works(
     host: str, size: Size, classes: int, device: torch.device, dtype: torch.dtype, images: int = 1000, batch: int = 100
 ) -> dict:
-    """Evaluation of CasPL_<host> on a test set: "plain" and "engine"; and "host", the host alone on the engine."""
+    """Return evaluations of CasPL_<host>, "plain" and "engine", and of the host alone on the engine, "host"."""
     clip_model = random_clip(size, device, dtype)
     model = host_model(host, clip_model, class_names(classes), size.tokens).to(device)
     alone = _twin(model)

@@ -1,6 +1,6 @@
-"""The engine: CLIP with groups of prompt tokens, exactly and fast.
+"""Exact and fast CLIP inference and training with groups of prompt tokens.
 
-It takes plain arguments and knows neither a configuration nor a toolbox. Start at `text.encode_text` and
+The package takes plain arguments and depends on torch alone. Start reading at `text.encode_text` and
 `vision.encode_image`.
 """
 
@@ -13,6 +13,7 @@ from .text import encode_text
 from .tokens import (
     BOOSTING,
     HOST,
+    POSITIONS,
     host_texts,
     initial_context,
     layout_of,
@@ -25,6 +26,7 @@ __all__ = [
     "BOOSTING",
     "HOST",
     "ORDERS",
+    "POSITIONS",
     "BackboneError",
     "ClassText",
     "Learner",

@@ -1,8 +1,8 @@
-"""The matrix products of CLIP's frozen layers, by the fastest kernel at hand.
+"""Linear layers and MLPs of a frozen CLIP, computed by the fastest available kernel.
 
-On a CPU in float32 that is oneDNN's, which PyTorch brings and its compiler uses, but `F.linear` does not: there it is 10
-to 40 % faster than the BLAS's, most so where rows are few, and it takes the activation with it. It is left alone where
-PyTorch was built without oneDNN, and while `torch.backends.mkldnn.enabled` is False.
+On a CPU in float32, oneDNN's kernel is 10 to 40 % faster than the BLAS kernel that `F.linear` calls, most for few rows,
+and it fuses the activation. PyTorch ships it for its compiler. It is not used if PyTorch was built without oneDNN or
+while `torch.backends.mkldnn.enabled` is False.
 """
 
 from typing import Any, TypeAlias
@@ -12,33 +12,33 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-StockModule: TypeAlias = Any  # a module of `clip`, whose parts the type `nn.Module` does not tell
-QUICK = 1.702  # CLIP's QuickGELU is x * sigmoid(1.702 x), which is silu(1.702 x) / 1.702
+StockModule: TypeAlias = Any  # a module of `clip`; `nn.Module` does not declare its attributes
+QUICK = 1.702  # CLIP's QuickGELU: x * sigmoid(1.702 x) = silu(1.702 x) / 1.702
 _HAS_ONEDNN = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """`F.linear` of x (..., K) with a frozen weight (N, K) and bias (N,)."""
+    """Compute `F.linear` of x (..., K) with weight (N, K) and bias (N,); returns (..., N)."""
     if not _by_onednn(x, weight, bias):
         return F.linear(x, weight, bias)
     if _is_learning(x):
         return _Linear.apply(x, weight, bias)
-    return _onednn(x, weight, bias)
+    return _onednn(x, weight, bias)  # (..., N)
 
 
 def mlp(module: StockModule, x: Tensor) -> Tensor:
-    """A block's MLP (..., T, d), with QuickGELU's two factors moved away from its widest tensor.
+    """Compute a block's MLP of x (..., T, d); returns (..., T, d).
 
-    The stock module takes three passes over the hidden units and keeps two of them for the backward pass; this takes
-    one and keeps one, or takes none where nothing is learned.
+    QuickGELU's two factors are folded into the linear layers. The stock module makes three passes over the hidden units
+    and saves two tensors for the backward pass; this makes one pass and saves one tensor, or none without gradients.
     """
     first, second = module.c_fc, module.c_proj
     if not _by_onednn(x, *module.parameters()):
-        hidden = torch.addmm(first.bias, x.flatten(0, -2), first.weight.t(), beta=QUICK, alpha=QUICK)
+        hidden = torch.addmm(first.bias, x.flatten(0, -2), first.weight.t(), beta=QUICK, alpha=QUICK)  # (rows, 4 d)
         return torch.addmm(second.bias, F.silu(hidden), second.weight.t(), alpha=1 / QUICK).view(x.shape)
     if _is_learning(x):
         return _MLP.apply(x, first.weight, first.bias, second.weight, second.bias)
-    hidden = _onednn(x * QUICK, first.weight, first.bias * QUICK, "swish")
+    hidden = _onednn(x * QUICK, first.weight, first.bias * QUICK, "swish")  # (..., T, 4 d)
     return _onednn(hidden, second.weight, second.bias * QUICK).mul_(1 / QUICK)
 
 
@@ -47,7 +47,7 @@ def _is_learning(x: Tensor) -> bool:
 
 
 def _by_onednn(x: Tensor, *weights: Tensor) -> bool:
-    """Whether the kernel takes these: it computes in float32, and has no gradients of the weights."""
+    """Check whether oneDNN's kernel applies: float32 on a CPU, and no gradients of the weights."""
     return (
         _HAS_ONEDNN
         and bool(torch.backends.mkldnn.enabled)
@@ -70,32 +70,32 @@ def _onednn(x: Tensor, weight: Tensor, bias: Tensor | None, activation: str = "n
 
 
 class _Linear(torch.autograd.Function):
-    """A frozen linear layer: its backward pass is the gradient of the input alone."""
+    """A frozen linear layer; its backward pass computes the gradient of the input only."""
 
     @staticmethod
-    def forward(ctx, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         ctx.save_for_backward(weight)
         return _onednn(x, weight, bias)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, grad: Tensor) -> tuple[Tensor, None, None]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
         (weight,) = ctx.saved_tensors
         return _onednn(grad.contiguous(), weight.t(), None), None, None
 
 
 class _MLP(torch.autograd.Function):
-    """A frozen MLP: in its backward pass QuickGELU's two factors cancel."""
+    """A frozen MLP; QuickGELU's two factors cancel in the backward pass."""
 
     @staticmethod
-    def forward(ctx, x: Tensor, into: Tensor, into_bias: Tensor, out: Tensor, out_bias: Tensor) -> Tensor:
-        hidden = _onednn(x * QUICK, into, into_bias * QUICK)
+    def forward(ctx: Any, x: Tensor, into: Tensor, into_bias: Tensor, out: Tensor, out_bias: Tensor) -> Tensor:
+        hidden = _onednn(x * QUICK, into, into_bias * QUICK)  # (..., 4 d)
         ctx.save_for_backward(hidden, into, out)
         return _onednn(F.silu(hidden), out, out_bias * QUICK).mul_(1 / QUICK)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, grad: Tensor) -> tuple[Tensor, None, None, None, None]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None, None]:
         hidden, into, out = ctx.saved_tensors
-        grad = torch.ops.aten.silu_backward(_onednn(grad.contiguous(), out.t(), None), hidden)
-        return _onednn(grad, into.t(), None), None, None, None, None
+        grad = torch.ops.aten.silu_backward(_onednn(grad.contiguous(), out.t(), None), hidden)  # (..., 4 d)
+        return _onednn(grad, into.t(), None), None, None, None, None  # (..., d)

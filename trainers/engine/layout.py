@@ -1,4 +1,4 @@
-"""Where every token of a text sequence stands, as data: what all classes share, and what is left of each."""
+"""Text sequences of all classes as data: the prefix they share and the suffix of each class."""
 
 from collections.abc import Sequence
 
@@ -12,26 +12,27 @@ CONTEXT_LENGTH = 77
 
 
 class TextLayout(nn.Module):
-    """The sequences of C classes, split into a shared prefix of P symbols and suffixes.
+    """The sequences of C classes, split into a shared prefix of P symbols and one suffix per class.
 
-    The prefix is the longest one that all classes have in common (at least SOS), at least the EOT is left to the
-    suffix. It moves with the model it belongs to, but is no part of its state.
+    The prefix is the longest that all sequences have in common; a suffix has at least the EOT. The index tensors are
+    buffers, so they move with the model, but they are not part of its state dict.
 
     Args:
-        sequences: for each class its symbols, SOS first and EOT last.
-        names: for each class its name, for messages.
-        distinct: groups that have other tokens for each class (CoOp's class-specific context): never shared.
-        context_length: the longest sequence that the text tower has positions for.
+        sequences: the symbols of each class, from SOS to EOT.
+        names: the name of each class, for error messages.
+        distinct: groups with separate tokens for each class (CoOp's class-specific context); they are never shared.
+        context_length: number of positions of the text tower.
 
     Raises:
-        ValueError: there is no class, or a sequence is too long.
+        ValueError: there are no classes, or a sequence has more than `context_length` symbols.
 
     Attributes:
-        prefix: the P shared symbols. `prefix_words` are the ids of the words among them, `prefix_places` their
-            positions; `prefix_groups` the groups, `prefix_slots(group)` their tokens and positions.
+        prefix: the P shared symbols.
+        prefix_words: ids of the word tokens in the prefix; prefix_places: their positions.
+        prefix_groups: groups with slots in the prefix; `prefix_slots` returns their tokens and positions.
         longest: S, the length of the longest suffix.
-        needed: for each group, how many tokens it must have.
-        distinct: as given.
+        needed: number of tokens that each group must have.
+        distinct: the groups given as `distinct`.
     """
 
     prefix_words: Tensor
@@ -46,12 +47,12 @@ class TextLayout(nn.Module):
     ):
         super().__init__()
         if not sequences:
-            raise ValueError("there are no class names: the dataset is empty, or its class subset is")
+            raise ValueError("class names: empty list; expected at least one. Check the dataset and its class subset")
         for name, sequence in zip(names, sequences, strict=True):
             if len(sequence) > context_length:
                 raise ValueError(
-                    f"class name {name!r} is too long: with all prompts its sequence has {len(sequence)} tokens, CLIP's "
-                    f"text tower takes {context_length}: shorten the name, or use fewer context tokens"
+                    f"class name {name!r}: too long, {len(sequence)} tokens with all prompts; expected at most "
+                    f"{context_length}, the text tower's positions. Shorten the name or use fewer prompt tokens"
                 )
         used = [symbol for sequence in sequences for symbol in sequence if isinstance(symbol, Slot)]
         self.needed = {g: 1 + max(s.token for s in used if s.group == g) for g in groups_of(used)}
@@ -77,14 +78,14 @@ class TextLayout(nn.Module):
         self.register_buffer(name, torch.tensor(values, dtype=torch.long), persistent=False)
 
     def prefix_slots(self, group: int) -> tuple[Tensor, Tensor]:
-        """The tokens of `group` that the prefix has, and the positions where they stand: (n,) each."""
+        """Return the indices of the tokens of `group` in the prefix, and their positions, (n,) each."""
         return getattr(self, f"prefix_tokens{group}"), getattr(self, f"prefix_places{group}")
 
     def rows(self, classes: range | None = None) -> Rows:
-        """The suffixes of some classes, or of all, as rows."""
+        """Return the suffixes of some classes as rows, or of all classes by default."""
         key = classes or range(len(self)), self.prefix_words.device
         if key not in self._rows:
-            with torch.inference_mode(False):  # training may use what an evaluation was the first to ask for
+            with torch.inference_mode(False):  # cached by an evaluation, they may be used by training later
                 self._rows[key] = rows_of(self._suffixes, self.distinct, *key)
         return self._rows[key]
 
@@ -93,7 +94,7 @@ class TextLayout(nn.Module):
 
 
 def _common(sequences: Sequence[Sequence[Symbol]], distinct: Sequence[int]) -> int:
-    """Length of the longest prefix that all sequences share; at least one symbol is left over in each."""
+    """Return the length of the longest shared prefix that leaves at least one symbol in every sequence."""
     limit = min(map(len, sequences)) - 1
     for place in range(limit):
         symbol = sequences[0][place]

@@ -1,4 +1,4 @@
-"""How many classes fit into memory at a time."""
+"""Estimate how many classes fit into memory at once."""
 
 import logging
 import math
@@ -12,11 +12,15 @@ from .layout import TextLayout
 
 logger = logging.getLogger(__name__)
 
-SHARE = 0.6  # of the free memory that the classes may take; the rest is for what comes behind them
+SHARE = 0.6  # share of the free memory for the class suffixes; the rest is for everything computed after them
 
 
 def free_bytes(device: torch.device) -> int | None:
-    """Memory that is free on a GPU (PyTorch's own reserve included) or in this machine; None where nobody tells."""
+    """Return the free memory in bytes, or None if it cannot be determined.
+
+    Args:
+        device: a GPU, whose free memory includes PyTorch's unused reserve; or the CPU, for main memory.
+    """
     if device.type == "cuda":
         reserve = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return torch.cuda.mem_get_info(device)[0] + reserve
@@ -24,21 +28,25 @@ def free_bytes(device: torch.device) -> int | None:
     if table.is_file():
         sizes = dict(line.split(":") for line in table.read_text().splitlines())
         return int(sizes["MemAvailable"].split()[0]) * 1024
-    if "SC_PHYS_PAGES" in os.sysconf_names:
+    if "SC_PHYS_PAGES" in getattr(os, "sysconf_names", {}):  # not on Windows
         return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
     return None
 
 
 def suffix_bytes(model: StockModule, rows: int, places: int, keys: int, images: int, training: bool) -> int:
-    """What suffixes take at their most, for `images` images that have texts of their own.
+    """Estimate the peak memory of the suffixes in bytes.
 
-    In training all blocks keep what their backward pass needs: of each row the two LayerNorms' inputs (in float32), the
-    rest of the attention and the MLP's hidden units (4 d), and at each place of the grid queries, keys, values and the
-    attention's weights. In evaluation one block's do, twice.
+    In training every block saves tensors for its backward pass: for each row the inputs of both LayerNorms (in float32),
+    the attention output and the MLP's hidden units (4 d); for each position of the grid queries, keys, values and
+    attention weights. In evaluation the tensors of one block count twice.
 
     Args:
-        rows: how many tokens are computed; places: how many the grid has (see `Rows`).
-        keys: how many tokens one attends to.
+        model: `clip.model.CLIP`.
+        rows: number of computed tokens.
+        places: number of positions of the grid (see `Rows`).
+        keys: number of tokens that one token attends to.
+        images: number of images with separate texts (CoCoOp), else 1.
+        training: whether a backward pass follows.
     """
     d, heads = model.ln_final.weight.shape[0], model.transformer.resblocks[0].attn.num_heads
     size = model.text_projection.element_size()
@@ -47,14 +55,16 @@ def suffix_bytes(model: StockModule, rows: int, places: int, keys: int, images: 
 
 
 def classes_at_a_time(model: StockModule, layout: TextLayout, images: int = 1, training: bool = True) -> int | None:
-    """How many classes `encode_text` should compute at a time: None (all) if they fit into what is free.
+    """Return the number of classes that `encode_text` should compute at once.
 
     Args:
-        images: b, how many images have texts of their own (CoCoOp), else 1.
+        model: `clip.model.CLIP`.
+        layout: the sequences of C classes.
+        images: number of images with separate texts (CoCoOp), else 1.
         training: whether a backward pass follows.
 
     Returns:
-        a number from 1 to C - 1, or None.
+        A number from 1 to C - 1, or None if all classes fit into the free memory or it cannot be determined.
     """
     rows = layout.rows()
     free = free_bytes(rows.of.device)
@@ -66,10 +76,12 @@ def classes_at_a_time(model: StockModule, layout: TextLayout, images: int = 1, t
         return None
     one = suffix_bytes(model, layout.longest, layout.longest, *how)
     fitting = max(1, min(len(layout) - 1, int(SHARE * free / one)))
-    fitting = math.ceil(len(layout) / math.ceil(len(layout) / fitting))  # as many chunks, about equally large
+    fitting = math.ceil(
+        len(layout) / math.ceil(len(layout) / fitting)
+    )  # the same number of chunks, of nearly equal size
     logger.info(
-        "%d classes would take %.1f GB of %.1f GB that are free: %d are computed at a time%s",
+        "Class features: %d classes need %.1f GB and %.1f GB are free; computing %d classes at a time%s",
         *(len(layout), total / 1e9, free / 1e9, fitting),
-        ", and again in the backward pass" if training else "",
+        ", again in the backward pass" if training else "",
     )
     return fitting

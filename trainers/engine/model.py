@@ -1,4 +1,4 @@
-"""The classifier that everything here is built around: a frozen CLIP, a host's prompts, and a boosting prompt."""
+"""The prompted classifier: a frozen CLIP, a host's prompts and an optional boosting prompt."""
 
 from collections.abc import Sequence
 
@@ -16,25 +16,28 @@ from .vision import encode_image
 
 
 class Learner(nn.Module):
-    """A host's learned parameters, and the tokens that they make."""
+    """A host's learned parameters and the prompt tokens computed from them."""
 
     def text_stack(self) -> Stack:
-        """Text tokens by layer, as `encode_text` takes them."""
+        """Return the text tokens of each layer, in a shape that `encode_text` accepts."""
         return []
 
     def vision_stack(self) -> Stack:
-        """Vision tokens by layer, (n, d) each."""
+        """Return the vision tokens of each layer, (n, d) each."""
         return []
 
 
 class PromptedCLIP(nn.Module):
-    """A CLIP classifier with a host's prompts and, if it was cascaded, a frozen boosting prompt.
+    """A CLIP classifier with a host's prompts and, once cascaded, a frozen boosting prompt.
 
     Args:
         clip_model: a frozen stock CLIP.
         learner: the host's parameters.
-        texts: for each of C classes, the host's text sequence.
-        distinct: groups that have other tokens for each class (see `TextLayout`).
+        texts: the host's text sequence for each of C classes.
+        distinct: groups with separate tokens for each class (see `TextLayout`).
+
+    Raises:
+        ValueError: there are no classes, or a class name is too long for the text tower.
     """
 
     def __init__(
@@ -54,10 +57,14 @@ class PromptedCLIP(nn.Module):
         self._at_a_time: dict[tuple[int, bool], int | None] = {}
 
     def cascade(self, group: PromptGroup | None, order: str = "boosting_first") -> None:
-        """Put a boosting prompt ahead of the host's own (CasPL, arXiv 2409.17805, section 3.3), or take it out (None).
+        """Add a boosting prompt to the host's prompts (CasPL, arXiv 2409.17805, section 3.3).
+
+        Args:
+            group: the boosting prompt; None removes it.
+            order: position of its text tokens, one of `ORDERS` (see `arrange`).
 
         Raises:
-            ValueError: a class name is then too long for the text tower, or the order is unknown.
+            ValueError: a class name becomes too long for the text tower, or the order is unknown.
         """
         tokens = group.text.shape[1] if group is not None and len(group.text) else 0
         layout = layout_of(self.texts, tokens, order, self.distinct)
@@ -66,16 +73,19 @@ class PromptedCLIP(nn.Module):
         self._at_a_time.clear()
 
     def _stacks(self, of_host: Stack, tower: str) -> list[Stack]:
-        """Both groups' tokens, in the order of their numbers (`HOST`, `BOOSTING`)."""
+        """Return the stacks of both groups, indexed by `HOST` and `BOOSTING`."""
         return [of_host] if self.boosting is None else [of_host, list(getattr(self.boosting, tower))]
 
     def image_features(self, image: Tensor) -> Tensor:
-        """(B, E), normalised, in float32 at least."""
+        """Return normalised image features (B, E) of images (B, 3, R, R), in float32 or float64."""
         stacks = self._stacks(self.prompt_learner.vision_stack(), "vision")
         return F.normalize(at_least_float32(encode_image(self.clip.visual, image, stacks)), dim=-1)
 
     def class_features(self) -> Tensor:
-        """(C, E), normalised, in float32 at least. In evaluation they are computed once, until a parameter changes."""
+        """Return normalised class features (C, E), in float32 or float64.
+
+        Without gradients they are cached until a parameter or the layout changes.
+        """
         if torch.is_grad_enabled():
             return self._class_features()
         state = [(p.data_ptr(), p._version) for p in self.parameters()] + [id(self.layout)]
@@ -87,10 +97,14 @@ class PromptedCLIP(nn.Module):
         return self.text_features(self.prompt_learner.text_stack())[0]
 
     def text_features(self, of_host: Stack, images: int = 1) -> Tensor:
-        """(b, C, E), normalised, in float32 at least; as many classes at a time as fit into memory.
+        """Return normalised text features, computed in chunks of classes that fit into memory.
 
         Args:
-            of_host: the host's tokens; images: b, how many images they differ for.
+            of_host: the host's text tokens of each layer.
+            images: b, the number of images with separate tokens (CoCoOp), else 1.
+
+        Returns:
+            (b, C, E), in float32 or float64.
         """
         key = images, torch.is_grad_enabled()
         if key not in self._at_a_time:
@@ -99,10 +113,18 @@ class PromptedCLIP(nn.Module):
         return F.normalize(at_least_float32(features), dim=-1)
 
     def forward(self, image: Tensor) -> Tensor:
-        """Logits (B, C) of images (B, 3, R, R)."""
+        """Return the logits (B, C) of images (B, 3, R, R)."""
         return self.clip.logit_scale.exp() * self.image_features(image) @ self.class_features().t()
 
     def loss_terms(self, image: Tensor, label: Tensor) -> tuple[dict[str, Tensor], Tensor]:
-        """The terms whose sum the host minimises, by name, and the logits (B, C)."""
+        """Compute the host's loss terms; their sum is the training loss.
+
+        Args:
+            image: (B, 3, R, R).
+            label: (B,), class indices.
+
+        Returns:
+            The terms by name, and the logits (B, C).
+        """
         logits = self(image)
         return {"ce": F.cross_entropy(logits, label)}, logits

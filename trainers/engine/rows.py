@@ -1,4 +1,4 @@
-"""The suffixes of some classes as rows to compute, and the way from them to every class's own places and back."""
+"""Suffixes of classes as rows without duplicates, and the mapping between rows and the positions of each class."""
 
 from collections.abc import Collection, Iterable, Sequence
 from typing import Any, NamedTuple
@@ -11,19 +11,23 @@ from .symbols import Slot, Symbol, groups_of, is_in
 
 
 class Rows(NamedTuple):
-    """The suffixes of c classes as N rows to compute: what several of them begin with is there once.
+    """The suffixes of c classes as N rows; a common beginning of several suffixes is stored once.
 
-    A token of a causal transformer depends on what stands ahead of it, and on nothing else. So classes that begin alike
-    ("2012 Audi A5", "2012 Audi TT") share these tokens' rows; only attention, where each token sees those of its own
-    class, needs the *grid*: every class with its own S places, S being the longest suffix. Behind EOT nothing is computed.
+    In a causal transformer a token depends only on the tokens before it. Classes that begin with the same words ("2012
+    Audi A5", "2012 Audi TT") therefore share the rows of these words. Only attention, where each token sees the tokens of
+    its class, uses the *grid*: c classes times S positions, where S is the length of the longest suffix. Positions after
+    EOT are not computed.
 
     Attributes:
-        words: (N,) ids of the words, 0 at slots.
-        slots: for each group, (N,) index of its token that stands there, -1 where another does.
-        classes: (N,) the class where the row first stands; steps: (N,) its place in that class's suffix.
-        of: (c * S,) the row at each place of the grid; behind a class's EOT, that of the EOT.
-        first: (N,) the first place of each row; again: its other places, those behind EOT left out.
-        eot: (c,) the row of each class's EOT; last: (c,) its place in the suffix.
+        words: (N,), word ids; 0 at slots.
+        slots: for each group, (N,), the index of its token in this row; -1 in rows of other symbols.
+        classes: (N,), the first class that contains the row.
+        steps: (N,), the row's position in that class's suffix.
+        of: (c * S,), the row at each position of the grid; the EOT's row after EOT.
+        first: (N,), the first grid position of each row.
+        again: the other grid positions of all rows, without those after EOT.
+        eot: (c,), the row of each class's EOT.
+        last: (c,), the EOT's position in the suffix.
     """
 
     words: Tensor
@@ -40,9 +44,16 @@ class Rows(NamedTuple):
 def rows_of(
     suffixes: Sequence[Sequence[Symbol]], distinct: Collection[int], classes: range, device: torch.device
 ) -> Rows:
-    """The rows of some of the classes whose suffixes these are; tokens of the groups `distinct` are never shared."""
+    """Build the rows of some classes.
+
+    Args:
+        suffixes: the suffixes of all classes.
+        distinct: groups with separate tokens for each class; their rows are never shared.
+        classes: the classes to include.
+        device: the device of the index tensors.
+    """
     length = max(len(suffixes[number]) for number in classes)
-    known: dict[tuple, int] = {}  # the row of a symbol that stands behind a row
+    known: dict[tuple, int] = {}  # (previous row, symbol) -> row
     symbols: list[Symbol] = []
     of: list[int] = []
     first: list[int] = []
@@ -78,18 +89,25 @@ def rows_of(
 
 
 def spread(x: Tensor, rows: Rows) -> Tensor:
-    """(..., N, d) rows -> (..., c, S, d), each in all of its places; behind EOT, where nobody may look, stands EOT again."""
+    """Scatter rows (..., N, d) to all their grid positions (..., c, S, d).
+
+    Positions after EOT repeat the EOT's row; the caller must mask them.
+    """
     length = len(rows.of) // len(rows.eot)
     return _Spread.apply(x, rows.of, rows.first, rows.again).unflatten(-2, (-1, length))
 
 
 def pick(x: Tensor, rows: Rows) -> Tensor:
-    """(..., c, S, d) -> (..., N, d): each row from the first of its places, which are all alike."""
+    """Gather rows (..., N, d) from their first grid positions in x (..., c, S, d); all positions of a row are equal."""
     return _Pick.apply(x.flatten(-3, -2), rows.first)
 
 
 class _Spread(torch.autograd.Function):
-    """Nearly every row has one place, so the gradient is a copy and a few sums (PyTorch's own is a sum for every place)."""
+    """Scatter rows to the grid.
+
+    Nearly every row has a single position, so the backward pass is a copy plus a few additions; PyTorch's backward pass
+    of `index_select` performs one addition per position.
+    """
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, of: Tensor, first: Tensor, again: Tensor) -> Tensor:
@@ -107,7 +125,7 @@ class _Spread(torch.autograd.Function):
 
 
 class _Pick(torch.autograd.Function):
-    """No place is picked twice, so the gradient is a copy among zeros."""
+    """Gather rows from the grid; every position is read at most once, so the backward pass copies into zeros."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, first: Tensor) -> Tensor:

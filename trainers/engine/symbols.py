@@ -1,4 +1,4 @@
-"""A class's text as *symbols*: the id of a word's token, or a `Slot` that a prompt group fills; and their order."""
+"""Texts as sequences of symbols: the id of a word token, or a `Slot` that a prompt group fills."""
 
 from collections.abc import Collection, Iterable, Sequence
 from typing import NamedTuple, TypeGuard
@@ -7,7 +7,7 @@ ORDERS = ("boosting_first", "host_first")
 
 
 class Slot(NamedTuple):
-    """Place of token `token` of prompt group `group`."""
+    """The placeholder for token `token` of prompt group `group`."""
 
     group: int
     token: int
@@ -17,12 +17,12 @@ Symbol = int | Slot
 
 
 class ClassText(NamedTuple):
-    """One class's sequence, without SOS, cut just ahead of the class name.
+    """The sequence of one class without SOS, split before the class name.
 
     Attributes:
-        name: the class name, for messages.
-        head: what stands ahead of the class name.
-        tail: the class name and all that follows, EOT included.
+        name: the class name, for error messages.
+        head: the symbols before the class name.
+        tail: the class name and all following symbols, including EOT.
     """
 
     name: str
@@ -31,31 +31,34 @@ class ClassText(NamedTuple):
 
 
 def slots(group: int, tokens: int) -> tuple[Slot, ...]:
-    """The slots of all `tokens` tokens of a group, in order."""
+    """Return the slots of the tokens 0 to `tokens` - 1 of a group."""
     return tuple(Slot(group, token) for token in range(tokens))
 
 
 def arrange(text: ClassText, boosting: Sequence[Slot], order: str) -> tuple[Symbol, ...]:
-    """Put the boosting prompt into a host's sequence (without SOS).
+    """Insert the boosting prompt into a host's sequence (without SOS).
 
-    `boosting_first`: ahead of everything the host has, where phase 1 trained it. `host_first`: right ahead of the class
-    name, behind whatever the host has there (the published code's layout, github.com/Martinser/CasPL).
+    Args:
+        text: the host's sequence.
+        boosting: the boosting prompt's slots.
+        order: "boosting_first" inserts them at the start, where phase 1 trained them; "host_first" inserts them right
+            before the class name, as the published code does (github.com/Martinser/CasPL).
 
     Raises:
-        ValueError: another order.
+        ValueError: the order is unknown.
     """
     if order == "boosting_first":
         return (*boosting, *text.head, *text.tail)
     if order == "host_first":
         return (*text.head, *boosting, *text.tail)
-    raise ValueError(f"TRAINER.CASPL.TEXT_ORDER is {order!r}, expected one of {', '.join(ORDERS)}")
+    raise ValueError(f"order: {order!r}; expected one of {', '.join(ORDERS)}")
 
 
 def groups_of(symbols: Iterable[Symbol]) -> list[int]:
-    """The groups that have slots there."""
+    """Return the sorted numbers of the groups that have slots among the symbols."""
     return sorted({symbol.group for symbol in symbols if isinstance(symbol, Slot)})
 
 
 def is_in(symbol: Symbol, groups: Collection[int]) -> TypeGuard[Slot]:
-    """Whether the symbol is a slot of one of those groups."""
+    """Check whether a symbol is a slot of one of the groups."""
     return isinstance(symbol, Slot) and symbol.group in groups

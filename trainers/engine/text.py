@@ -17,28 +17,28 @@ QueriesKeysValues = tuple[Tensor, Tensor, Tensor]
 def encode_text(
     model: StockModule, layout: TextLayout, stacks: Sequence[Stack] = (), chunk: int | None = None
 ) -> Tensor:
-    """Text features of a stock CLIP with prompt groups, read at EOT.
+    """Encode the texts of all classes with a stock CLIP and prompt groups.
 
-    Tokens of layer 0 get the positional embedding of the place where they stand; at the input of block i, 0 < i <
-    depth, a group's tokens are replaced by its layer i, without positional embedding; from block `depth` on they are
-    carried like any other token (IVLP and MaPLe, github.com/muzairkhattak/multimodal-prompt-learning).
+    Tokens of layer 0 get the positional embedding of their position. At the input of block i, 0 < i < depth, the tokens
+    of a group are replaced by its layer i, without positional embedding. From block `depth` on they are carried like any
+    other token (IVLP and MaPLe, github.com/muzairkhattak/multimodal-prompt-learning).
 
-    The causal mask makes the shared prefix blind to the class, so all suffixes attend to one prefix' keys and values; and
-    what several suffixes begin with is the same for them. Nothing behind EOT can reach it, so nothing behind it is computed.
+    Under the causal mask the shared prefix does not depend on the class, so it is computed once and all suffixes attend
+    to its keys and values. A common beginning of several suffixes is computed once, and tokens after EOT not at all.
 
     Args:
         model: `clip.model.CLIP`.
-        layout: where the tokens of C classes stand.
-        stacks: for each group, its layers: (n, d); or (b, c, n, d), with b images that have tokens of their own (CoCoOp)
-            and c classes that do (CoOp's class-specific context), each 1 where that is not so.
-        chunk: how many classes to compute at a time; in training the chunks are computed again in the backward pass, so
-            that the memory is that of one chunk. None: all at once.
+        layout: the sequences of C classes.
+        stacks: the layers of each group, (n, d) each; or (b, c, n, d), where b is the number of images with separate
+            tokens (CoCoOp) or 1, and c is C for separate tokens per class (CoOp's class-specific context) or 1.
+        chunk: number of classes to compute at once; None computes all. In training each chunk is recomputed in the
+            backward pass, so peak memory is that of one chunk.
 
     Returns:
-        (b, C, E), not normalised.
+        (b, C, E), read at EOT, not normalised.
 
     Raises:
-        ValueError: the stacks do not fit the tower (see `check_stacks`) or the layout.
+        ValueError: a stack is deeper or wider than the text tower, or its tokens do not match the layout.
     """
     stacks = [[_as_batch_class(tokens) for tokens in stack] for stack in stacks]
     check_stacks(stacks, len(model.transformer.resblocks), model.ln_final.weight.shape[0], "text")
@@ -62,31 +62,32 @@ def _check_slots(layout: TextLayout, stacks: Sequence[Stack]) -> None:
         have = stacks[group][0].shape[-2] if group < len(stacks) and len(stacks[group]) else 0
         if need > have:
             raise ValueError(
-                f"the text layout has places for {need} tokens of prompt group {group}, but the group has {have}: build "
-                "the layout with the number of text tokens that the group really has (0 if its text depth is 0)"
+                f"prompt group {group}: {have} text tokens; expected {need}, the slots of the text layout. Build the "
+                "layout with the group's number of text tokens (0 for a text depth of 0)"
             )
         classes, distinct = max(tokens.shape[1] for tokens in stacks[group]), group in layout.distinct
         if classes > 1 and not (distinct and classes == len(layout)):
             raise ValueError(
-                f"prompt group {group} has tokens for {classes} classes of its own, but the text layout has "
-                f"{len(layout)} classes, which {'differ' if distinct else 'do not differ'} in it: build the "
-                "layout for these classes, and name the group in its `distinct`"
+                f"prompt group {group}: separate tokens for {classes} classes; expected "
+                + (f"{len(layout)}, the classes of the text layout" if distinct else "tokens shared by all classes")
+                + ". Build the layout for these classes, with this group in `distinct`"
             )
 
 
 def _run(model: StockModule, layout: TextLayout, stacks: Sequence[Stack], rows: Rows) -> Tensor:
-    """Features (b, c, E) of the classes whose suffixes are `rows`.
+    """Encode the classes of `rows`; returns (b, c, E).
 
-    The prefix and all suffixes are rows of one tensor, (b, P + N, d): only attention tells them apart. Of the prefix
-    there are only those tokens that somebody reads later (at the positions `at`); tokens which the next block replaces
-    give keys and values and are done.
+    The prefix and all suffixes are rows of one tensor (b, P + N, d); only attention distinguishes them. The prefix part
+    holds the tokens that a later block reads, at the positions `at`. Tokens that the next block replaces contribute
+    keys and values only.
     """
     blocks = model.transformer.resblocks
     suffixes = _Suffixes(rows, len(layout.prefix))
     position = model.positional_embedding.to(model.text_projection.dtype)
     at = layout.prefix_places
     batch = max([1, *(len(tokens) for stack in stacks for tokens in stack)])
-    x = join([_embed(model, layout.prefix_words)[None] + position[at], suffixes.enter(model, stacks)], batch)
+    words = _embed(model, layout.prefix_words)[None] + position[at]  # (1, P, d)
+    x = join([words, suffixes.enter(model, stacks)], batch)  # (b, P + N, d)
     for i, block in enumerate(blocks):
         last = i + 1 == len(blocks)
         passing, passing_at = [], []
@@ -94,7 +95,7 @@ def _run(model: StockModule, layout: TextLayout, stacks: Sequence[Stack], rows: 
             if i >= len(stacks[group]):
                 continue
             index, places = layout.prefix_slots(group)
-            tokens = stacks[group][i][:, 0, index].to(x.dtype)
+            tokens = stacks[group][i][:, 0, index].to(x.dtype)  # (b, n, d)
             if i == 0:
                 tokens = tokens + position[places]
             if i + 1 < len(stacks[group]) and not last:
@@ -108,7 +109,7 @@ def _run(model: StockModule, layout: TextLayout, stacks: Sequence[Stack], rows: 
         visible = at[:, None] >= torch.cat([at, *passing_at])[None]
         offers = [keys_values(block, tokens) for tokens in passing]
         x = finish(block, x, suffixes.attend(queries_keys_values(block, x), offers, visible))
-    x = suffixes.ask(block, x)
+    x = suffixes.read_eot(block, x)  # (b, c, d)
     return model.ln_final(x).to(x.dtype) @ model.text_projection.to(x.dtype)
 
 
@@ -117,81 +118,89 @@ def _embed(model: StockModule, words: Tensor) -> Tensor:
 
 
 class _Suffixes:
-    """What happens to the suffixes: the last N rows of all.
+    """Operations on the suffixes, which are the last N rows.
 
     Args:
-        rows: which they are.
-        start: P, the position where they begin.
+        rows: the suffixes' rows.
+        start: P, the position of the first suffix token.
     """
 
     def __init__(self, rows: Rows, start: int):
         self.rows, self.start, self.count = rows, start, len(rows.words)
 
     def enter(self, model: StockModule, stacks: Sequence[Stack]) -> Tensor:
-        """(b, N, d): words and layer-0 tokens, at their positions."""
+        """Embed words and layer-0 tokens at their positions; returns (b, N, d)."""
         position = model.positional_embedding.to(model.text_projection.dtype)
         return self._put(_embed(model, self.rows.words)[None], stacks, 0) + position[self.start + self.rows.steps]
 
     def replace(self, x: Tensor, stacks: Sequence[Stack], layer: int) -> Tensor:
-        """Put the groups' tokens of one layer into all rows x (b, P + N, d), where the suffixes have places for them."""
+        """Replace the suffixes' prompt tokens in x (b, P + N, d) by those of a layer."""
         if layer == 0 or not any(layer < len(stacks[group]) for group in self.rows.slots):
             return x
         prefix, own = self.split(x)
         return join([prefix, self._put(own, stacks, layer)], len(x))
 
     def split(self, x: Tensor) -> tuple[Tensor, ...]:
-        """(..., P + N, d) -> (..., P, d), (..., N, d)"""
+        """Split (..., P + N, d) into the prefix (..., P, d) and the suffixes (..., N, d)."""
         return x.split([x.shape[-2] - self.count, self.count], dim=-2)
 
     def _put(self, x: Tensor, stacks: Sequence[Stack], layer: int) -> Tensor:
         for group, slot in self.rows.slots.items():
             if layer >= len(stacks[group]):
                 continue
-            tokens, classes = stacks[group][layer].to(x.dtype), self.rows.classes
+            tokens, classes = stacks[group][layer].to(x.dtype), self.rows.classes  # (b, c, n, d), (N,)
             of_class = classes if tokens.shape[1] > 1 else torch.zeros_like(classes)
-            x = torch.where((slot >= 0)[:, None], tokens[:, of_class, slot.clamp(min=0)], x)
+            x = torch.where((slot >= 0)[:, None], tokens[:, of_class, slot.clamp(min=0)], x)  # (b, N, d)
         return x
 
     def attend(self, all_rows: QueriesKeysValues, offers: list[KeysValues], visible: Tensor) -> Tensor:
-        """The prefix attends to itself, each suffix to the prefix and to itself.
+        """Compute attention of the prefix over itself, and of each suffix over the prefix and itself.
 
         Args:
             all_rows: queries, keys and values, (b, H, P + N, e) each.
-            offers: keys and values of the prefix' other tokens.
-            visible: (P, U), True where a query of the prefix sees a key of the prefix, those of `offers` included.
+            offers: keys and values of the prefix tokens that are not rows.
+            visible: (P, U), True where a query of the prefix sees a key of the prefix, including those of `offers`.
 
         Returns:
             (b, P + N, d)
         """
         (q, own_q), (k, own_k), (v, own_v) = map(self.split, all_rows)
-        k, v = (join([one, *others], len(q)) for one, *others in zip((k, v), *offers, strict=True))
+        k, v = (join([one, *others], len(q)) for one, *others in zip((k, v), *offers, strict=True))  # (b, H, U, e)
         own_q, own_k, own_v = (spread(x, self.rows) for x in (own_q * own_q.shape[-1] ** -0.5, own_k, own_v))
-        own = pick(self._attend_both(own_q, own_k, own_v, k, v), self.rows)
+        own = pick(self._attend_both(own_q, own_k, own_v, k, v), self.rows)  # (b, H, N, e)
         return torch.cat([attend(q, k, v, visible), own.transpose(1, 2).flatten(-2)], dim=1)
 
     def _attend_both(self, q: Tensor, k: Tensor, v: Tensor, prefix_k: Tensor, prefix_v: Tensor) -> Tensor:
-        """Attention of the suffixes over the prefix, which they share, and over themselves (causal).
+        """Compute attention of the suffixes over the shared prefix and, causally, over themselves.
 
-        The shared keys and values are multiplied as they are, never repeated for each class.
+        The prefix keys and values are not repeated for each class.
 
         Args:
-            q, k, v: (b, H, c, S, e), q scaled.
-            prefix_k, prefix_v: (b, H, P, e)
+            q, k, v: (b, H, c, S, e); q is scaled.
+            prefix_k, prefix_v: (b, H, U, e)
 
         Returns:
             (b, H, c, S, e)
         """
         length = q.shape[-2]
         hidden = torch.ones(length, length, dtype=torch.bool, device=q.device).triu(1)
-        own = (q @ k.transpose(-2, -1)).masked_fill(hidden, float("-inf"))
-        shared = (q.flatten(2, 3) @ prefix_k.transpose(-2, -1)).unflatten(2, (-1, length))
+        own = (q @ k.transpose(-2, -1)).masked_fill(hidden, float("-inf"))  # (b, H, c, S, S)
+        shared = (q.flatten(2, 3) @ prefix_k.transpose(-2, -1)).unflatten(2, (-1, length))  # (b, H, c, S, U)
         weights = torch.cat([shared, own], dim=-1).softmax(dim=-1).to(v.dtype)
         of_prefix, of_own = weights.split([shared.shape[-1], length], dim=-1)
         return (of_prefix.flatten(2, 3) @ prefix_v).view_as(q) + of_own @ v
 
-    def ask(self, block: StockModule, x: Tensor) -> Tensor:
-        """(b, c, d): the tokens at EOT behind the last block, for all rows x (b, P + N, d)."""
+    def read_eot(self, block: StockModule, x: Tensor) -> Tensor:
+        """Compute the last block for the EOT tokens only.
+
+        Args:
+            block: the last block.
+            x: (b, P + N, d), all rows at its input.
+
+        Returns:
+            (b, c, d)
+        """
         prefix, own = self.split(x)
-        asking, sources = own.index_select(1, self.rows.eot), spread(own, self.rows)
-        visible = torch.arange(sources.shape[-2], device=x.device) <= self.rows.last[:, None]
-        return finish(block, asking, attend_once(block, asking, [prefix[:, None], sources], visible))
+        eot, sources = own.index_select(1, self.rows.eot), spread(own, self.rows)  # (b, c, d), (b, c, S, d)
+        visible = torch.arange(sources.shape[-2], device=x.device) <= self.rows.last[:, None]  # (c, S)
+        return finish(block, eot, attend_once(block, eot, [prefix[:, None], sources], visible))

@@ -1,4 +1,4 @@
-"""Class names and templates as tokens, cut the way the CoOp family cuts them."""
+"""Tokenise class names and templates the way the CoOp family does."""
 
 import logging
 from collections.abc import Callable, Sequence
@@ -12,46 +12,49 @@ from .symbols import ClassText, Slot, Symbol, arrange, slots
 
 logger = logging.getLogger(__name__)
 
-Encode = Callable[[str], list[int]]  # CLIP's byte-pair encoder: text to token ids, without SOS and EOT
+Encode = Callable[[str], list[int]]  # CLIP's byte-pair encoder: token ids of a text, without SOS and EOT
 
-SOS, EOT = 49406, 49407  # CLIP's vocabulary
-HOST, BOOSTING = 0, 1  # numbers of the two prompt groups in every layout
+SOS, EOT = 49406, 49407  # in CLIP's vocabulary
+HOST, BOOSTING = 0, 1  # the two prompt groups
+POSITIONS = ("end", "middle", "front")  # of the class name relative to a host's context
 
 
 def plain_name(name: str) -> str:
-    """A class name as CLIP reads it: underscores are spaces."""
+    """Return a class name with spaces for underscores."""
     return name.replace("_", " ")
 
 
 def host_texts(
     encode: Encode, names: Sequence[str], tokens: int, words: str = "", position: str = "end"
 ) -> list[ClassText]:
-    """A host's sequence for each class: its context tokens, the class name, a full stop and EOT.
+    """Build a host's sequence for each class: context tokens, class name, full stop and EOT.
 
-    Follows the CoOp repository's `PromptLearner` (github.com/KaiyangZhou/CoOp): the context takes the place of the first
-    `tokens` tokens of `words`; what is left of the words stays as fixed words (MaPLe with 2 tokens keeps "of a").
+    The context replaces the first `tokens` tokens of `words`; the remaining words stay fixed (MaPLe with 2 tokens keeps
+    "of a"), as in the CoOp repository's `PromptLearner` (github.com/KaiyangZhou/CoOp).
 
     Args:
-        encode: the tokenizer.
+        encode: CLIP's byte-pair encoder.
         names: the class names.
         tokens: n, the number of context tokens.
-        words: the words that the context was initialised from; empty for a random context.
-        position: where the class name stands: "end", "middle" (of the context) or "front".
+        words: the words that initialise the context; empty for a random context.
+        position: position of the class name, one of `POSITIONS`: after, within or before the context.
 
     Raises:
-        ValueError: another position, or an empty class name.
+        ValueError: the position is unknown, or a class name is empty.
     """
-    if position not in ("end", "middle", "front"):
-        raise ValueError(f"CLASS_TOKEN_POSITION is {position!r}, expected 'end', 'middle' or 'front'")
+    if position not in POSITIONS:
+        raise ValueError(f"position: {position!r}; expected one of {', '.join(POSITIONS)}")
     context = slots(HOST, tokens)
     fixed = tuple(encode(words)[tokens:])
     return [_host_text(encode, name, context, fixed, position) for name in names]
 
 
-def _host_text(encode: Encode, name: str, context: tuple[Slot, ...], fixed: tuple[int, ...], position: str):
+def _host_text(
+    encode: Encode, name: str, context: tuple[Slot, ...], fixed: tuple[int, ...], position: str
+) -> ClassText:
     length = len(encode(plain_name(name)))
     if not length:
-        raise ValueError(f"class name {name!r} is empty: every class needs a name that CLIP can read")
+        raise ValueError(f"class name {name!r}: no tokens; expected a name that CLIP can read. Rename the class")
     rest = (*fixed, *encode(plain_name(name) + "."))
     cut = {"end": len(context), "middle": len(context) // 2, "front": 0}[position]
     if position == "end":
@@ -60,14 +63,19 @@ def _host_text(encode: Encode, name: str, context: tuple[Slot, ...], fixed: tupl
 
 
 def worded_texts(encode: Encode, names: Sequence[str], template: str) -> list[ClassText]:
-    """Sequences without any context tokens: a template such as "a photo of a {}." around each class name.
+    """Build sequences without context tokens from a template such as "a photo of a {}.".
+
+    Args:
+        encode: CLIP's byte-pair encoder.
+        names: the class names.
+        template: a text with {} for the class name.
 
     Raises:
-        ValueError: the template has no place for the class name.
+        ValueError: the template has no {}.
     """
     if "{}" not in template:
         raise ValueError(
-            f"template {template!r} has no {{}} for the class name: write for example 'a photo of a {{}}.'"
+            f"template: {template!r}; expected a {{}} for the class name. Write for example 'a photo of a {{}}.'"
         )
     before = template.split("{}")[0]
     texts = []
@@ -82,30 +90,50 @@ def worded_texts(encode: Encode, names: Sequence[str], template: str) -> list[Cl
 def layout_of(
     texts: Sequence[ClassText], boosting: int = 0, order: str = "boosting_first", distinct: Sequence[int] = ()
 ) -> TextLayout:
-    """The layout of these texts, with the places of `boosting` boosting tokens put in (see `arrange`)."""
+    """Build the layout of the texts with a boosting prompt.
+
+    Args:
+        texts: the sequence of each class.
+        boosting: number of boosting tokens.
+        order: their position, one of `ORDERS` (see `arrange`).
+        distinct: groups with separate tokens for each class.
+
+    Raises:
+        ValueError: there are no classes, a sequence is too long, or the order is unknown.
+    """
     sequences: list[tuple[Symbol, ...]] = [(SOS, *arrange(text, slots(BOOSTING, boosting), order)) for text in texts]
     return TextLayout(sequences, [text.name for text in texts], distinct)
 
 
 def initial_context(model: StockModule, encode: Encode, tokens: int, words: str = "", std: float = 0.02) -> Tensor:
-    """A context (n, d) to start from: the embeddings of the first n tokens of `words`, or N(0, std) without words.
+    """Return the initial context tokens.
+
+    Args:
+        model: `clip.model.CLIP`.
+        encode: CLIP's byte-pair encoder.
+        tokens: n, the number of context tokens.
+        words: words whose embeddings initialise the context; empty for a random context.
+        std: standard deviation of a random context.
+
+    Returns:
+        (n, d), in float32.
 
     Raises:
-        ValueError: fewer words than tokens.
+        ValueError: `words` has fewer than `tokens` tokens.
     """
     if not words:
         return torch.randn(tokens, model.ln_final.weight.shape[0]) * std
     ids = encode(words)
     if len(ids) < tokens:
         raise ValueError(
-            f"CTX_INIT {words!r} has {len(ids)} tokens, but {tokens} context tokens are asked for: use more words"
+            f"initial words {words!r}: {len(ids)} tokens; expected at least {tokens}, the context tokens. Use more words"
         )
     return model.token_embedding(torch.tensor(ids[:tokens])).detach().float().clone()
 
 
 def words_to_start_from(words: str, tokens: int) -> str:
-    """MaPLe's and PromptSRC's rule: words are used for at most 4 tokens, with more the context starts at random."""
+    """Return the words that initialise a context of `tokens` tokens: none for more than 4 (MaPLe and PromptSRC)."""
     if words and tokens > 4:
-        logger.info("CTX_INIT %r is not used: %d context tokens (more than 4) start at random", words, tokens)
+        logger.info("Initial words %r not used: %d context tokens (more than 4) are drawn at random", words, tokens)
         return ""
     return words.replace("_", " ")

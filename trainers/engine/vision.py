@@ -1,4 +1,4 @@
-"""The vision tower: a stock CLIP ViT with groups of prompt tokens after the patches."""
+"""The vision tower: a stock CLIP ViT with prompt groups after the patches."""
 
 from collections.abc import Sequence
 
@@ -8,38 +8,38 @@ from torch import Tensor, nn
 from .blocks import KeysValues, StockModule, attend, attend_once, finish, join, keys_values, queries_keys_values
 from .prompts import Stack, check_stacks
 
-AT_A_TIME_ON_CPU = 8  # images whose hidden units stay in a processor's cache: a sixth faster than a hundred (ViT-B/16)
+AT_A_TIME_ON_CPU = 8  # images whose hidden units fit into a processor's cache; a sixth faster than 100 (ViT-B/16)
 
 
 def is_transformer(visual: StockModule) -> bool:
-    """Whether an image encoder has a ViT's tokens (CLIP's ResNets have none)."""
+    """Check whether an image encoder is a ViT; CLIP's ResNets have no tokens for prompts."""
     return hasattr(visual, "transformer")
 
 
 def encode_image(visual: StockModule, images: Tensor, stacks: Sequence[Stack] = ()) -> Tensor:
-    """Image features of a stock CLIP image encoder with prompt groups.
+    """Encode images with a stock CLIP image encoder and prompt groups.
 
-    Tokens of layer 0 join after the positional embedding and before `ln_pre`; at the input of block i, 0 < i < depth,
-    a group's tokens are replaced by its layer i; from block `depth` on they are carried like any other token (deep
-    visual prompting as in IVLP and MaPLe, github.com/muzairkhattak/multimodal-prompt-learning).
+    Tokens of layer 0 are appended after the positional embedding and before `ln_pre`. At the input of block i, 0 < i <
+    depth, the tokens of a group are replaced by its layer i. From block `depth` on they are carried like any other token
+    (deep visual prompting as in IVLP and MaPLe, github.com/muzairkhattak/multimodal-prompt-learning).
 
     Args:
-        visual: `clip.model.VisionTransformer`, or a ResNet if there are no prompts.
+        visual: `clip.model.VisionTransformer`, or a ResNet without prompts.
         images: (B, 3, R, R).
-        stacks: for each group, its layers (n, d).
+        stacks: the layers of each group, (n, d) each.
 
     Returns:
         (B, E), not normalised.
 
     Raises:
-        ValueError: prompts for a ResNet, or prompts that do not fit (see `check_stacks`).
+        ValueError: there are prompts for a ResNet, or a stack is deeper or wider than the tower.
     """
     stacks = [stack for stack in stacks if len(stack)]
     if not is_transformer(visual):
         if stacks:
             raise ValueError(
-                f"a {type(visual).__name__} backbone has no vision tokens, so vision prompts cannot be given to it: "
-                "use a ViT backbone, or a vision depth of 0"
+                f"vision prompts: the image encoder is a {type(visual).__name__}; expected a ViT, which has tokens. Use a "
+                "ViT, or a vision depth of 0"
             )
         return visual(images.to(visual.conv1.weight.dtype))
     blocks = visual.transformer.resblocks
@@ -52,9 +52,10 @@ def encode_image(visual: StockModule, images: Tensor, stacks: Sequence[Stack] = 
 
 
 def _at_block(visual: StockModule, stacks: list[Stack], layer: int) -> tuple[list[Tensor], list[Tensor]]:
-    """The groups' tokens (1, n, d) at the input of a block: those needed as keys and values only, and those to be carried.
+    """Split the groups' tokens at the input of a block into those that pass and those that enter, (1, n, d) each.
 
-    Tokens that the next block replaces are not carried, nor are any behind the last block.
+    Passing tokens contribute keys and values to this block only, because the next block replaces them or there is no
+    next block. Entering tokens are carried from this block on.
     """
     passing: list[Tensor] = []
     entering: list[Tensor] = []
@@ -67,14 +68,14 @@ def _at_block(visual: StockModule, stacks: list[Stack], layer: int) -> tuple[lis
 
 
 def _offer(block: StockModule, passing: list[Tensor]) -> list[KeysValues]:
-    """Keys and values of tokens that are not carried: the same for all images."""
+    """Compute keys and values of the passing tokens, which are the same for all images."""
     return [keys_values(block, torch.cat(passing, dim=1))] if passing else []
 
 
 def _embed(visual: StockModule, images: Tensor) -> Tensor:
-    """CLS and patches (B, 1 + N, d), behind `ln_pre`."""
-    patches = visual.conv1(images.to(visual.conv1.weight.dtype)).flatten(2).transpose(1, 2)
-    cls = visual.class_embedding.to(patches.dtype).expand(len(patches), 1, -1)
+    """Embed images (B, 3, R, R) as CLS and patches (B, 1 + N, d), normalised by `ln_pre`."""
+    patches = visual.conv1(images.to(visual.conv1.weight.dtype)).flatten(2).transpose(1, 2)  # (B, N, d)
+    cls = visual.class_embedding.to(patches.dtype).expand(len(patches), 1, -1)  # (B, 1, d)
     x = torch.cat([cls, patches], dim=1) + visual.positional_embedding.to(patches.dtype)
     return visual.ln_pre(x)
 
@@ -85,16 +86,17 @@ def _run(
     prompts: list[tuple[list[Tensor], list[Tensor]]],
     offers: list[list[KeysValues]],
 ) -> Tensor:
-    """Send `x` (B, T, d) and the groups' tokens through the blocks; returns the CLS token behind the last, (B, d).
+    """Run `x` (B, T, d) and the groups' tokens through the blocks; returns the CLS token after the last one, (B, d).
 
-    Attention sees a set, so a group's tokens may stand anywhere. At the last block all but CLS give keys and values only.
+    Attention does not depend on the order of keys, so tokens can be appended in any order. In the last block all tokens
+    but CLS contribute keys and values only.
     """
     *most, block = blocks
     for other, (_, entering), offer in zip(most, prompts[:-1], offers, strict=True):
-        x = join([x, *(tokens.to(x.dtype) for tokens in entering)], len(x))
-        q, *own = queries_keys_values(other, x)
-        k, v = (join(list(parts), len(x)) for parts in zip(own, *offer, strict=True))
+        x = join([x, *(tokens.to(x.dtype) for tokens in entering)], len(x))  # (B, T, d), T grows
+        q, *own = queries_keys_values(other, x)  # (B, H, T, e) each
+        k, v = (join(list(parts), len(x)) for parts in zip(own, *offer, strict=True))  # (B, H, U, e) each
         x = finish(other, x, attend(q, k, v))
-    cls = x[:, 0]
+    cls = x[:, 0]  # (B, d)
     passing = [tokens.to(x.dtype) for tokens in prompts[-1][0]]
     return finish(block, cls, attend_once(block, cls, [*passing, x]))

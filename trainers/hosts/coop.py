@@ -6,7 +6,8 @@ import torch
 from dassl.engine import TRAINER_REGISTRY
 from torch import Tensor, nn
 
-from ..engine import HOST, Learner, PromptedCLIP, Stack, host_texts, initial_context, tokenizer
+from .. import config
+from ..engine import HOST, POSITIONS, Learner, PromptedCLIP, Stack, host_texts, initial_context, tokenizer
 from .base import HostTrainer
 
 
@@ -60,6 +61,12 @@ class CoOp(HostTrainer):
     node = "COOP"
     learner_name = "prompt_learner"
     defaults = {"N_CTX": 16, "CSC": False, "CTX_INIT": "", "PREC": "fp16", "CLASS_TOKEN_POSITION": "end"}
+
+    def check_cfg(self, cfg) -> None:
+        """Check the position of the class name, too."""
+        super().check_cfg(cfg)
+        key = f"TRAINER.{self.node}.CLASS_TOKEN_POSITION"
+        config.check_choice(key, cfg.TRAINER[self.node].CLASS_TOKEN_POSITION, POSITIONS)
 
     def make_model(self, clip_model: nn.Module, names: Sequence[str], options: dict) -> PromptedCLIP:
         """See `build`."""
