@@ -1,10 +1,13 @@
-"""Datasets in the CoOp family's layouts, and your own images. Importing this registers them with Dassl.
+"""Dataset readers in the CoOp family's layouts, and readers of a user's own images.
 
-`dassl.data.datasets.DATASET_REGISTRY.registered_names()` lists them; nothing is read before one is built.
+Importing this package registers every reader in `dassl.data.datasets.DATASET_REGISTRY`; no data are read before a
+dataset is built. A file in `readers/` plus a YAML file in `configs/datasets/` adds a dataset.
 """
 
-from . import annotated_datasets, folder_datasets, imagenet, own_images, shapes  # noqa: F401
+from . import readers
 from .base import FewShotDataset
 from .errors import DatasetError, DatasetNotFoundError, MissingImagesError
 
 __all__ = ["DatasetError", "DatasetNotFoundError", "FewShotDataset", "MissingImagesError"]
+
+readers.register_all()

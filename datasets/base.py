@@ -1,121 +1,151 @@
-"""What all datasets have in common: configuration in, few-shot draw and base/new classes, clear errors."""
+"""The base class of all datasets: reads the configuration, draws few shots, selects base or new classes."""
 
 import os
 import random
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any, ClassVar
 
-from dassl.data.datasets import DatasetBase
+from dassl.data.datasets import DatasetBase, Datum
 
-from .draws import draw_name, load_draw, save_draw
+from .draw_files import draw_name, load_draw, save_draw
 from .errors import DatasetError, DatasetNotFoundError
-from .fewshot import VAL_SHOTS, draw, select_classes, tell_shortage
-from .files import KeptFiles, UnwrittenFiles
+from .facts import Facts
+from .few_shot import VAL_SHOTS, draw, select_classes, warn_shortage
+from .kept_files import KeptFiles, UnwrittenFiles
+
+Items = list[Datum]
 
 
 class FewShotDataset(DatasetBase):
-    """A dataset of the CoOp family: a subclass says where the images are, the rest happens here, once.
+    """A dataset of the CoOp family; a subclass declares its layout and implements `read`.
 
-    Reads `DATASET.ROOT`, `DATASET.NUM_SHOTS` (images a class, below 1: all), `DATASET.SUBSAMPLE_CLASSES`,
-    `SEED` and `OUTPUT_DIR`. A draw that is on disk (`split_fewshot/`) is used again. A new one depends on the
-    split, the shots and the seed alone: `random.Random(SEED)` picks what the CoOp repository picks after
-    `set_random_seed(SEED)`. It is drawn before the base/new classes are selected, so both halves share it.
+    Reads `DATASET.ROOT`, `DATASET.NUM_SHOTS` (images per class, below 1: all), `DATASET.SUBSAMPLE_CLASSES`, `SEED` and
+    `OUTPUT_DIR`. An existing draw in `split_fewshot/` is reused. A new draw depends only on the split, the shots and
+    the seed: `random.Random(SEED)` picks the images that the CoOp repository picks after `set_random_seed(SEED)`. The
+    draw precedes the selection of base/new classes, so both halves share it.
+
+    Args:
+        cfg: Dassl's configuration node with `DATASET.SUBSAMPLE_CLASSES` added.
 
     Class attributes:
         dataset_dir: the dataset's folder below the root ("": the root itself).
-        layout: what is expected in there, a line each; error messages show it.
+        layout: the expected content of that folder, one line each; see `describe_layout`.
         source: where to get the data, for error messages.
+        facts: published counts, links and downloads.
 
     Raises:
-        DatasetNotFoundError: a folder or file is not there.
-        DatasetError: what is there, or the configuration, is wrong.
+        DatasetNotFoundError: a folder or file does not exist.
+        DatasetError: existing data or the configuration is invalid.
     """
 
     dataset_dir = ""
-    layout = ()
+    layout: Sequence[str] = ()
     source = ""
+    facts: ClassVar[Facts] = Facts()
 
-    def __init__(self, cfg):
+    def __init__(self, cfg: Any) -> None:
         shots, seed, subsample = cfg.DATASET.NUM_SHOTS, cfg.SEED, _subsample(cfg)
-        self._place(cfg.DATASET.ROOT, cfg.OUTPUT_DIR, KeptFiles)
+        self._locate(cfg.DATASET.ROOT, cfg.OUTPUT_DIR, KeptFiles)
         train, val, test = self.read(self.root)
         if shots >= 1:
             train, val = self._few_shot(train, val, test, shots, seed)
-        train, val, test = select_classes((train, val, test), subsample)
-        super().__init__(train_x=train, val=val, test=test)
+        train_x, val, test_items = select_classes((train, val, test), subsample)
+        super().__init__(train_x=train_x, val=val, test=test_items)
 
     @classmethod
-    def unread(cls, root, output_dir):
-        """The dataset at `root` before anything is read, for who only looks: its `read` keeps no files."""
+    def located(cls, root: str | os.PathLike[str], output_dir: str | os.PathLike[str]) -> "FewShotDataset":
+        """Return an instance that has read nothing yet and whose `read` writes no files, for inspection.
+
+        Args:
+            root, output_dir: as `DATASET.ROOT` and `OUTPUT_DIR`.
+        """
         dataset = cls.__new__(cls)
-        dataset._place(root, output_dir, UnwrittenFiles)
+        dataset._locate(root, output_dir, UnwrittenFiles)
         return dataset
 
-    def _place(self, root, output_dir, kept):
+    def _locate(self, root: str | os.PathLike[str], output_dir: str | os.PathLike[str], kept: type[KeptFiles]) -> None:
         self.root = Path(os.path.abspath(os.path.expanduser(root)))
         self.folder = self.root / self.dataset_dir
         self.dataset_dir = str(self.folder)
         self.kept = kept(self.folder, output_dir, type(self).__name__)
 
+    @classmethod
+    def expected_counts(cls) -> dict[str, int | None]:
+        """Return the published {"classes"|"train"|"val"|"test": number}; empty if nothing is published."""
+        return cls.facts.counts
+
     @property
-    def split_in_use(self):
-        """Where the division into train, val and test comes from, in a few words."""
+    def split_in_use(self) -> str:
+        """The origin of the division into train, val and test, in a few words."""
         return "class folders"
 
-    def read(self, root):
-        """All images, before any draw.
+    @property
+    def incomplete(self) -> str:
+        """Why results do not compare with published ones although the data can be read ("": no reason)."""
+        return ""
+
+    def describe_layout(self) -> Sequence[str]:
+        """Return the expected content of the dataset's folder, one line each, for messages."""
+        return self.layout
+
+    def read(self, root: Path) -> tuple[Items, Items | None, Items]:
+        """List all images, before any draw.
 
         Args:
-            root: `DATASET.ROOT`, a pathlib.Path, absolute; `self.folder` is the dataset's folder in it.
+            root: `DATASET.ROOT`, absolute; `self.folder` is the dataset's folder in it.
         Returns:
-            (train, val, test): lists of Datum with absolute, normalised paths. `val` may be None. `train` or
-            `val` may be the very list `test`: then it is not drawn from.
+            (train, val, test): lists of Datum with absolute, normalised paths. `val` may be None. If `train` or `val`
+            is the same list object as `test`, nothing is drawn from it.
         """
-        raise NotImplementedError(f"{type(self).__name__} has to implement read(root)")
+        raise NotImplementedError(f"{type(self).__name__} must implement read(root)")
 
-    def require(self, relative=""):
-        """The path `relative` in the dataset's folder, a pathlib.Path, after a check that it exists.
+    def require(self, relative: str = "") -> Path:
+        """Return the path `relative` in the dataset's folder after checking that it exists.
 
         Raises:
-            DatasetNotFoundError: with the expected layout and the data's source.
+            DatasetNotFoundError: it does not exist; the message shows the expected layout and the data's source.
         """
         path = self.folder / relative
         if not path.exists():
             raise DatasetNotFoundError(f"{type(self).__name__}: {path} does not exist.\n{self.help_text()}")
         return path
 
-    def help_text(self):
-        """The end of an error message: the expected layout, what is there instead, where to get the data."""
-        there = self.folder
-        while not there.is_dir():
-            there = there.parent
-        names = sorted(os.listdir(there))
+    def help_text(self) -> str:
+        """Return the end of an error message: expected layout, existing files, source of the data."""
+        nearest = self.folder
+        while not nearest.is_dir():
+            nearest = nearest.parent
+        names = sorted(os.listdir(nearest))
         listing = ", ".join(names[:10]) + (", …" if len(names) > 10 else "")
         lines = [f"Expected in {self.folder} (DATASET.ROOT, or --root, is {self.root}):"]
-        lines += [f"    {line}" for line in self.layout]
-        return "\n".join([*lines, f"Get it from: {self.source}", f"In {there} there is: {listing or 'nothing'}"])
+        lines += [f"    {line}" for line in self.describe_layout()]
+        return "\n".join([*lines, f"Source: {self.source}", f"Content of {nearest}: {listing or 'nothing'}"])
 
-    def _few_shot(self, train, val, test, shots, seed):
-        pools = {"train": train, "val": val}
-        pools = {part: items for part, items in pools.items() if items and items is not test}
+    def _few_shot(
+        self, train: Items, val: Items | None, test: Items, shots: int, seed: int
+    ) -> tuple[Items, Items | None]:
+        candidates = {"train": train, "val": val}
+        pools = {part: items for part, items in candidates.items() if items and items is not test}
         drawn = load_draw(self.kept, draw_name(shots, seed), pools) if pools else {}
         sizes = {"train": shots, "val": min(shots, VAL_SHOTS)}
         if drawn is None:
-            rng = random.Random(seed) if seed >= 0 else random  # a seed below 0: Dassl leaves `random` as it is
+            rng = random.Random(seed) if seed >= 0 else random  # Dassl does not seed `random` if SEED is negative
             drawn = {part: draw(items, sizes[part], rng) for part, items in pools.items()}
             save_draw(self.kept, draw_name(shots, seed), drawn)
         for part, items in drawn.items():
-            tell_shortage(part, items, sizes[part])
+            warn_shortage(part, items, sizes[part])
         return drawn.get("train", train), drawn.get("val", val)
 
 
-def _subsample(cfg):
+def _subsample(cfg: Any) -> str:
     allowed = ("all", "base", "new")
     value = getattr(cfg.DATASET, "SUBSAMPLE_CLASSES", None)
     if value is None:
         raise DatasetError(
-            "The configuration has no DATASET.SUBSAMPLE_CLASSES, which Dassl itself does not define: "
-            'set cfg.DATASET.SUBSAMPLE_CLASSES = "all" (or "base", "new") where the configuration is extended'
+            "DATASET.SUBSAMPLE_CLASSES: not defined; expected all, base or new. Dassl does not define this key: add "
+            'cfg.DATASET.SUBSAMPLE_CLASSES = "all" where the configuration is extended'
         )
     if value not in allowed:
-        raise DatasetError(f'DATASET.SUBSAMPLE_CLASSES is "{value}": it has to be one of {", ".join(allowed)}')
+        raise DatasetError(f'DATASET.SUBSAMPLE_CLASSES: "{value}"; expected one of {", ".join(allowed)}')
     return value

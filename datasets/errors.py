@@ -1,17 +1,23 @@
-"""What can be wrong with the data, as two errors."""
+"""Errors that readers raise about data and configuration."""
+
+from dassl.data.datasets import Datum
 
 
 class DatasetNotFoundError(FileNotFoundError):
-    """A folder or file of a dataset is not where its layout has it."""
+    """A folder or file of a dataset does not exist."""
 
 
 class DatasetError(ValueError):
-    """The data or the configuration are there, but do not fit together; the message names file and fault."""
+    """Existing data or the configuration is invalid; the message names the file or key."""
 
 
 class MissingImagesError(DatasetError):
-    """Some of the images that a split lists do not exist; `parts` is {part: list of Datum} of those that do."""
+    """Some images that a split lists do not exist.
 
-    def __init__(self, message, parts):
+    Attributes:
+        parts: {part: list of Datum} of the images that exist.
+    """
+
+    def __init__(self, message: str, parts: dict[str, list[Datum]]) -> None:
         super().__init__(message)
         self.parts = parts

@@ -1,14 +1,17 @@
-"""Datasets whose images are listed, in files or folders, and that may still have to be divided."""
+"""Datasets whose images are listed in files or folders, with or without a division into train, val and test."""
 
 import logging
 import os
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import ClassVar
 
 from dassl.data.datasets import Datum
 
-from .base import FewShotDataset
+from .base import FewShotDataset, Items
+from .class_folders import Entry, list_classes, list_images
 from .errors import DatasetError, MissingImagesError
-from .folders import class_folders, list_classes
-from .splits import check_split, divide, missing_images, read_split
+from .splits import PARTS, Split, check_split, divide, missing_images, read_split
 
 logger = logging.getLogger(__name__)
 
@@ -16,127 +19,137 @@ OWN_SPLIT = "split_own.json"
 
 
 class ListedDataset(FewShotDataset):
-    """A subclass implements `list_images`; checks and the division into train, val and test happen here.
+    """A dataset whose subclass lists the images; checks and the division into train, val and test happen here.
 
-    A division made here is kept (`split_own.json`). If images are added or removed later on, that is an error, not
-    a new division, in which training images could become test images.
+    A division made here is saved as `split_own.json`. Images that are added or removed later are an error instead of a
+    new division, which could turn training images into test images.
 
     Class attributes:
-        image_dir: the folder in the dataset's folder that listed paths start from.
+        image_dir: the folder in the dataset's folder that listed paths are relative to.
     """
 
     image_dir = ""
 
-    def list_images(self):
-        """Returns (parts, source): a split as in `splits.py`, and the file or folder that messages name."""
-        raise NotImplementedError(f"{type(self).__name__} has to implement list_images()")
+    def list_split(self) -> tuple[Split, Path]:
+        """Return a split as described in `splits`, and the file or folder that messages name."""
+        raise NotImplementedError(f"{type(self).__name__} must implement list_split()")
 
-    def read(self, root):
-        """See FewShotDataset.read."""
+    def read(self, root: Path) -> tuple[Items, Items | None, Items]:
         image_dir = self.require(self.image_dir)
-        parts, source = self.list_images()
+        parts, source = self.list_split()
         check_split(parts, source)
         missing = missing_images(parts, image_dir)
         if missing:
             total = sum(len(items) for items in parts.values())
-            examples = ", ".join(missing[:3])
             raise MissingImagesError(
-                f"{source}: {len(missing)} of its {total} images do not exist: {examples}\n{self.help_text()}",
-                _without(parts, image_dir, set(missing)),
+                f"{source}: {len(missing)} of {total} listed images do not exist: {', '.join(missing[:3])}\n"
+                f"{self.help_text()}",
+                _existing(parts, image_dir, set(missing)),
             )
         if "train" not in parts:
             parts = self._divided(parts, source)
-        return tuple(datums(parts[part], image_dir) if part in parts else None for part in ("train", "val", "test"))
+        val = datums(parts["val"], image_dir) if "val" in parts else None
+        return datums(parts["train"], image_dir), val, datums(parts["test"], image_dir)
 
-    def _divided(self, parts, source):
-        kept = self.kept.find(OWN_SPLIT)
-        if not kept:
+    def _divided(self, parts: Split, source: Path) -> Split:
+        path = self.kept.find(OWN_SPLIT)
+        if not path:
             divided = divide(parts, source)
-            logger.info("Divided at random into %s: kept in %s", _sizes(divided), self.kept.write(OWN_SPLIT, divided))
+            logger.info("Random split into %s, saved to %s", _sizes(divided), self.kept.write(OWN_SPLIT, divided))
             return divided
-        divided = read_split(kept)
-        if sorted(e for items in divided.values() for e in items) != sorted(
-            e for items in parts.values() for e in items
-        ):
-            raise DatasetError(
-                f"{kept} is not a division of the images that {source} has now: delete it to divide anew"
-            )
-        logger.info("Division into %s read from %s", _sizes(divided), kept)
+        divided = read_split(path)
+        if _sorted_entries(divided) != _sorted_entries(parts):
+            raise DatasetError(f"{path}: does not contain the current images of {source}. Delete it to divide again")
+        logger.info("Loaded the split into %s from %s", _sizes(divided), path)
         return divided
 
 
 class SplitFileDataset(ListedDataset):
     """A dataset of the CoOp family with a published split, `split_zhou_<class name>.json`.
 
-    Without that file the raw annotations are read, by default class folders, and the log says so.
+    Without that file, the raw annotations (by default class folders) are read, with a warning.
 
     Class attributes:
-        image_folders: the folders of images, for messages, where `image_dir` does not say it.
-        annotations: the files that stand in for the split file, if any.
-        rename: {folder: class name} and `skip`: folders to leave out; for class folders only.
+        image_folders: the folders of images, for messages, if `image_dir` does not contain them all.
+        annotations: the files that replace the split file, if any.
+        rename: {folder: class name}, for class folders only.
+        skip: class folders to leave out.
     """
 
-    image_folders = ()
-    annotations = ()
-    rename = {}
-    skip = ()
+    image_folders: Sequence[str] = ()
+    annotations: Sequence[str] = ()
+    rename: ClassVar[Mapping[str, str]] = {}
+    skip: Collection[str] = ()
 
     @property
-    def split_file(self):
+    def split_file(self) -> str:
         """The published split's file name."""
         return f"split_zhou_{type(self).__name__}.json"
 
-    @property
-    def layout(self):
-        """See FewShotDataset."""
+    def describe_layout(self) -> Sequence[str]:
         folders = self.image_folders or (self.image_dir,)
-        instead = ", ".join(self.annotations) or "the class folders alone"
+        alternative = ", ".join(self.annotations) or "the class folders alone"
         return (
             *(f"{folder}/" for folder in folders),
-            f"{self.split_file} (the published split, see CoOp's DATASETS.md; without it: {instead})",
+            f"{self.split_file} (the published split, see CoOp's DATASETS.md; without it: {alternative})",
         )
 
     @property
-    def split_in_use(self):
-        """See FewShotDataset."""
-        if (self.folder / self.split_file).is_file():
+    def split_in_use(self) -> str:
+        """The origin of the division into train, val and test, in a few words."""
+        if not self.incomplete:
             return f"published ({self.split_file})"
         return f"raw annotations ({', '.join(self.annotations) or 'class folders'}), not the published split"
 
-    def list_images(self):
-        """The published split, or else what `list_raw` finds."""
+    @property
+    def incomplete(self) -> str:
+        """Why results do not compare with published ones: the split file is missing ("": it exists)."""
+        if (self.folder / self.split_file).is_file():
+            return ""
+        return f"{self.split_file} is missing: results do not compare with published ones"
+
+    def list_split(self) -> tuple[Split, Path]:
         path = self.folder / self.split_file
         if path.is_file():
             return read_split(path), path
         parts, source = self.list_raw()
         logger.warning(
-            "%s: no %s in %s. Using the raw annotations (%s): this is not the published split, results do "
-            "not compare with published ones. The CoOp repository's DATASETS.md links the file",
-            type(self).__name__, self.split_file, self.folder, source,
-        )  # fmt: skip
+            "%s: no %s in %s. Using the raw annotations (%s): not the published split, results do not compare with "
+            "published ones. The CoOp repository's DATASETS.md links the file",
+            *(type(self).__name__, self.split_file, self.folder, source),
+        )
         return parts, source
 
-    def list_raw(self):
-        """Class folders in alphabetical order, all to be divided; a subclass may read annotations instead."""
+    def list_raw(self) -> tuple[Split, Path]:
+        """Return an undivided split of the class folders in alphabetical order; a subclass may read annotations."""
         image_dir = self.folder / self.image_dir
         names = {folder: self.rename.get(folder, folder) for folder in list_classes(image_dir, self.skip)}
-        return {"all": class_folders(image_dir, names)}, image_dir
+        return {"all": list_images(image_dir, names)}, image_dir
 
 
-def datums(entries, image_dir):
-    """list of Datum of the entries of a split, whose paths start from `image_dir`."""
+def datums(entries: Iterable[Entry], image_dir: str | os.PathLike[str]) -> Items:
+    """Convert entries of a split to Datum.
+
+    Args:
+        entries: (path, label, class name).
+        image_dir: the folder that relative paths start from.
+    """
     return [
         Datum(impath=os.path.normpath(os.path.join(image_dir, path)), label=label, classname=name)
         for path, label, name in entries
     ]
 
 
-def _without(parts, image_dir, missing):
+def _existing(parts: Split, image_dir: Path, missing: set[str]) -> dict[str, Items]:
     return {
         part: datums((entry for entry in items if os.path.join(image_dir, entry[0]) not in missing), image_dir)
         for part, items in parts.items()
     }
 
 
-def _sizes(parts):
-    return ", ".join(f"{len(items)} {part}" for part, items in parts.items())
+def _sorted_entries(parts: Split) -> list[Entry]:
+    return sorted(entry for items in parts.values() for entry in items)
+
+
+def _sizes(parts: Split) -> str:
+    return ", ".join(f"{len(parts[part])} {part}" for part in PARTS if part in parts)

@@ -1,4 +1,4 @@
-"""What the dataset tests share: the golden mini datasets, configurations, images."""
+"""Shared helpers of the dataset tests: golden mini datasets, configurations, images."""
 
 import json
 import os
@@ -9,14 +9,14 @@ from pathlib import Path
 from dassl.config import get_cfg_default
 from dassl.data.datasets import DATASET_REGISTRY
 
-import datasets  # noqa: F401  (registers them)
+from datasets import FewShotDataset
 
 GOLDEN = Path(__file__).parent / "golden"
 EXPECTED = json.loads((GOLDEN / "datasets" / "expected.json").read_text())
 
 
 def golden_folder(target, *names):
-    """Unpack the mini datasets in the folders `names` into `target`, which becomes a DATASET.ROOT."""
+    """Unpack the mini datasets in the folders `names` (default: all) into `target`, which becomes a DATASET.ROOT."""
     with tarfile.open(GOLDEN / "datasets" / "mini.tar.gz") as archive:
         for member in archive:
             parts = Path(member.name).parts
@@ -27,33 +27,38 @@ def golden_folder(target, *names):
     return target
 
 
+def kind_of(name: str) -> type[FewShotDataset]:
+    """Return the dataset class `name`."""
+    return DATASET_REGISTRY.get(name)
+
+
 def build(name, root, shots=-1, seed=1, subsample="all", output=None):
-    """The dataset `name`, built as Dassl builds it."""
+    """Build the dataset `name` as Dassl does."""
     cfg = get_cfg_default()
     cfg.DATASET.SUBSAMPLE_CLASSES = subsample
     cfg.DATASET.NAME, cfg.DATASET.ROOT, cfg.DATASET.NUM_SHOTS, cfg.SEED = name, str(root), shots, seed
     cfg.OUTPUT_DIR = str(output or Path(root).parent / "output")
-    return DATASET_REGISTRY.get(name)(cfg)
+    return kind_of(name)(cfg)
 
 
 def entries(items, root):
-    """[[path relative to root, label, class name], ...] of a list of Datum, or [] of None."""
+    """Return [[path relative to root, label, class name], ...] of a list of Datum, [] for None."""
     return [[os.path.relpath(i.impath, root), i.label, i.classname] for i in items or []]
 
 
 def published(name):
-    """What the published reader of `name` returns with all images and all classes."""
+    """Return the recorded result of the published reader of `name` with all images and classes."""
     return next(c for c in EXPECTED if c["dataset"] == name and c["shots"] < 1 and c["subsample"] == "all")
 
 
 def touch(folder, *paths):
-    """Empty files; readers look at names only."""
+    """Create empty files; readers use names only."""
     for path in paths:
         (folder / path).parent.mkdir(parents=True, exist_ok=True)
         (folder / path).touch()
 
 
 def move(source, target):
-    """Move a file or folder, with the target's parents made."""
+    """Move a file or folder; create the target's parents."""
     target.parent.mkdir(parents=True, exist_ok=True)
     shutil.move(source, target)

@@ -16,9 +16,9 @@ from safetensors.torch import save_file
 from test_checkpoint import Bomb
 
 import train
-from datasets.draws import load_draw
+from datasets.draw_files import load_draw
 from datasets.errors import DatasetError
-from datasets.files import KeptFiles
+from datasets.kept_files import KeptFiles
 from datasets.splits import check_split, read_split
 from trainers import checkpoint, config
 from trainers.checkpoint import CheckpointError
@@ -202,7 +202,7 @@ def test_nothing_in_a_pickle_is_executed(root, tmp_path, learner, protocol_numbe
     load_learner(learner, path)
     draw.parent.mkdir(parents=True)
     draw.write_bytes(pickle.dumps({"train": [Bomb(trace)]}, protocol=protocol_number))
-    with pytest.raises(DatasetError, match="shot_1-seed_1.pkl is refused"):
+    with pytest.raises(DatasetError, match="shot_1-seed_1.pkl: not a safe few-shot pickle"):
         load_draw(KeptFiles(tmp_path / "toy", tmp_path, "Toy"), "split_fewshot/shot_1-seed_1", {"train": []})
     with pytest.raises(BackboneError, match="model.pth.tar"):
         load_clip(str(path))

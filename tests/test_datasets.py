@@ -1,4 +1,4 @@
-"""Dataset readers against what the published ones return, with and without the split files."""
+"""Readers return what the published ones return, with and without the split files."""
 
 import json
 import random
@@ -9,8 +9,9 @@ from collections import Counter
 import pytest
 from dassl.config import get_cfg_default
 from dassl.data.datasets import DATASET_REGISTRY
-from datasets_helpers import EXPECTED, GOLDEN, build, entries, golden_folder, move, published, touch
+from datasets_helpers import EXPECTED, GOLDEN, build, entries, golden_folder, kind_of, move, published, touch
 
+import datasets
 from datasets.listed import SplitFileDataset
 
 CONFIGS = GOLDEN.parents[1] / "configs" / "datasets"
@@ -42,24 +43,24 @@ def pick_roots(tmp_path_factory):
 
 
 @pytest.mark.parametrize("case", EXPECTED, ids=case_name)
-def test_reader_returns_what_the_published_one_returns(case, data):
+def test_reader_equals_published_reader(case, data):
     name, shots = case["dataset"], case["shots"]
-    shutil.rmtree(data / DATASET_REGISTRY.get(name).dataset_dir / "split_fewshot", ignore_errors=True)
-    random.seed(99)  # what happened before must not matter
+    shutil.rmtree(data / kind_of(name).dataset_dir / "split_fewshot", ignore_errors=True)
+    random.seed(99)  # the global random state must not matter
     dataset = build(name, data, shots, case["seed"], case["subsample"])
     assert dataset.classnames == case["classnames"] and dataset.num_classes == case["num_classes"]
     for part in ("train_x", "val", "test"):
         ours, theirs = entries(getattr(dataset, part), data), case[part]
         if not name.startswith("ImageNet"):
             assert ours == theirs, part
-        elif part == "train_x" and shots > 0:  # their picks hang on the file system's order
+        elif part == "train_x" and shots > 0:  # the published picks depend on the file system's order
             assert Counter(label for _, label, _ in ours) == Counter(label for _, label, _ in theirs)
         else:
             assert sorted(ours) == sorted(theirs), part
 
 
 @pytest.mark.parametrize("case", PICKS["cases"], ids=case_name)
-def test_few_shot_picks(case, pick_roots):
+def test_few_shot_picks_equal_published_picks(case, pick_roots):
     root = pick_roots[case["split"]]
     shutil.rmtree(root / "oxford_pets" / "split_fewshot", ignore_errors=True)
     dataset = build("OxfordPets", root, case["shots"], case["seed"], case["subsample"])
@@ -68,14 +69,14 @@ def test_few_shot_picks(case, pick_roots):
     assert dataset.classnames == case["classnames"] and dataset.num_classes == case["num_classes"]
 
 
-def test_imagenet_family_is_sorted(data):
+def test_imagenet_images_are_sorted(data):
     for name in ("ImageNet", "ImageNetSketch", "ImageNetA"):
         images = entries(build(name, data).test, data)
         assert images == sorted(images)
 
 
-def test_imagenetv2_labels_are_the_folders_names(data):
-    # ten folders more, so that the order of numbers ("10" after "9") differs from that of text
+def test_imagenetv2_labels_are_folder_names(data):
+    # more than ten folders: numeric order ("10" after "9") differs from alphabetical order
     folder = data / "imagenetv2"
     images = "imagenetv2-matched-frequency-format-val"
     touch(folder / images, *(f"{label}/a.jpeg" for label in range(15)))
@@ -87,18 +88,18 @@ def test_imagenetv2_labels_are_the_folders_names(data):
 
 
 @pytest.mark.parametrize("name", ["ImageNetA", "ImageNetSketch"])
-def test_nothing_is_drawn_from_a_test_set(name, data):
+def test_no_draw_from_test_set(name, data):
     dataset = build(name, data, shots=1)
     assert len(dataset.test) == len(published(name)["test"])
-    assert not (data / DATASET_REGISTRY.get(name).dataset_dir / "split_fewshot").exists()
+    assert not (data / kind_of(name).dataset_dir / "split_fewshot").exists()
 
 
-def test_a_test_set_can_be_halved_too(data):
+def test_base_and_new_classes_of_test_set(data):
     assert build("ImageNetA", data, subsample="base").classnames == ["goldfish", "great white shark"]
     assert {item.label for item in build("ImageNetA", data, subsample="new").test} == {0}
 
 
-def test_root_may_be_relative_or_start_with_the_home(data, monkeypatch):
+def test_root_relative_or_in_home(data, monkeypatch):
     monkeypatch.chdir(data.parent)
     monkeypatch.setenv("HOME", str(data.parent))
     for root in ("data", "~/data"):
@@ -159,8 +160,8 @@ ANNOTATED = {
 
 
 def without_split(name, data, tmp_path):
-    """A copy of the dataset without its split file: (root, folder, the split)."""
-    kind = DATASET_REGISTRY.get(name)
+    """Copy a dataset without its split file; return (root, folder, the split)."""
+    kind = kind_of(name)
     folder = shutil.copytree(data / kind.dataset_dir, tmp_path / "data" / kind.dataset_dir)
     shutil.rmtree(folder / "split_fewshot", ignore_errors=True)
     split = json.loads((folder / f"split_zhou_{name}.json").read_text())
@@ -189,7 +190,7 @@ def test_raw_annotations(name, data, tmp_path, caplog):
 @pytest.mark.parametrize("name", ["Caltech101", "DescribableTextures", "EuroSAT", "Food101"])
 def test_raw_class_folders(name, data, tmp_path, caplog):
     root, folder, split = without_split(name, data, tmp_path)
-    images = folder / DATASET_REGISTRY.get(name).image_dir
+    images = folder / kind_of(name).image_dir
     if name == "Caltech101":
         touch(images, "BACKGROUND_Google/1.jpg", "Faces_easy/1.jpg")
     dataset = build(name, root)
@@ -227,7 +228,7 @@ def test_raw_flowers(tmp_path, caplog):
     assert "not the published split" in caplog.text
 
 
-def test_own_division_is_kept_and_does_not_hang_on_the_seed(data, tmp_path, caplog):
+def test_own_split_is_kept_and_independent_of_seed(data, tmp_path, caplog):
     root, folder, _ = without_split("Food101", data, tmp_path)
     first = build("Food101", root, seed=1)
     kept = (folder / "split_own.json").read_text()
@@ -235,7 +236,7 @@ def test_own_division_is_kept_and_does_not_hang_on_the_seed(data, tmp_path, capl
     second = build("Food101", root, seed=2)
     assert entries(first.train_x, root) == entries(second.train_x, root)
     assert (folder / "split_own.json").read_text() == kept
-    assert "not the published split" in caplog.text  # said again: the kept division is not the published one either
+    assert "not the published split" in caplog.text  # repeated: the kept split is not the published one either
     (folder / "split_own.json").unlink()
     assert entries(build("Food101", root, seed=3).train_x, root) == entries(first.train_x, root)
 
@@ -243,11 +244,11 @@ def test_own_division_is_kept_and_does_not_hang_on_the_seed(data, tmp_path, capl
 # ------------------------------------------------------------------------------ names and configurations
 
 
-def test_registered_names():
+def test_readers_are_registered():
     assert {*FAMILY, "ImageFolder", "ImageCSV"} <= set(DATASET_REGISTRY.registered_names())
 
 
-def test_every_configuration_names_a_dataset_and_every_dataset_has_one():
+def test_readers_and_configurations_match():
     named = []
     for path in sorted(CONFIGS.glob("*.yaml")):
         cfg = get_cfg_default()
@@ -258,12 +259,12 @@ def test_every_configuration_names_a_dataset_and_every_dataset_has_one():
     ours = {
         name
         for name in DATASET_REGISTRY.registered_names()
-        if DATASET_REGISTRY.get(name).__module__.split(".")[0] == "datasets"
+        if kind_of(name).__module__.startswith(f"{datasets.__name__}.")
     }
     assert sorted(named) == sorted(ours)
 
 
-def test_split_files_have_the_published_names(data):
-    kinds = [DATASET_REGISTRY.get(name) for name in FAMILY]
+def test_split_files_have_published_names(data):
+    kinds = [kind_of(name) for name in FAMILY]
     with_split = {f"{k.dataset_dir}/split_zhou_{k.__name__}.json" for k in kinds if issubclass(k, SplitFileDataset)}
     assert with_split == {str(path.relative_to(data)) for path in data.glob("*/split_zhou_*.json")}

@@ -1,4 +1,4 @@
-"""Few-shot draws on disk: kept, found again, shared between processes, and read from the family's pickles safely."""
+"""Few-shot draws on disk: saved, reused, shared between processes, read safely from the family's pickles."""
 
 import builtins
 import json
@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from datasets_helpers import build, entries, golden_folder, published
 
-from datasets import DatasetError, files
+from datasets import DatasetError, kept_files
 
 DATUM = "dassl.data.datasets.base_dataset"
 
@@ -27,21 +27,21 @@ def pets(tmp_path):
 
 @pytest.fixture
 def locked(monkeypatch):
-    """A function that makes a folder read-only for this process (file permissions do not stop root)."""
+    """Return a function that makes a folder read-only for this process (root ignores file permissions)."""
     really_open, really_make = builtins.open, os.mkdir
 
     def lock(folder):
-        def refuse(path):
+        def reject(path):
             if Path(os.fspath(path)).is_relative_to(folder):
                 raise PermissionError(13, "Permission denied", str(path))
 
         def guarded_open(file, mode="r", *args, **kwargs):
             if set(mode) & set("wxa+"):
-                refuse(file)
+                reject(file)
             return really_open(file, mode, *args, **kwargs)
 
         def guarded_make(path, *args, **kwargs):
-            refuse(path)
+            reject(path)
             return really_make(path, *args, **kwargs)
 
         monkeypatch.setattr(builtins, "open", guarded_open)
@@ -52,7 +52,7 @@ def locked(monkeypatch):
 
 @pytest.fixture
 def written_elsewhere(monkeypatch):
-    """Pickle {part: [(path, label, name), ...]} as the CoOp repository does, with Dassl's own Datum."""
+    """Return a function that pickles {part: [(path, label, name), ...]} like the CoOp repository."""
 
     class Datum:
         def __init__(self, impath, label, classname):
@@ -73,7 +73,7 @@ def written_elsewhere(monkeypatch):
 
 
 def a_draw(root):
-    """One image a class of OxfordPets, not the ones that a seed would give: the last of each class."""
+    """Return a draw of OxfordPets that differs from that of any seed: the last image of each class."""
     theirs = published("OxfordPets")
     last = {part: {label: (path, label, name) for path, label, name in theirs[part]} for part in ("train_x", "val")}
     parts = {"train": list(last["train_x"].values()), "val": list(last["val"].values())}
@@ -83,15 +83,15 @@ def a_draw(root):
     return parts
 
 
-def test_draw_is_kept_as_json_with_relative_paths_and_used_again(pets):
+def test_draw_is_saved_with_relative_paths_and_reused(pets):
     first = build("OxfordPets", pets, shots=2)
     path = pets / "oxford_pets/split_fewshot/shot_2-seed_1.json"
     kept = json.loads(path.read_text())
     assert kept["train"] == entries(first.train_x, pets / "oxford_pets")
     assert kept["val"] == entries(first.val, pets / "oxford_pets")
-    assert os.listdir(path.parent) == [path.name]  # nothing left from writing it
+    assert os.listdir(path.parent) == [path.name]  # no temporary files left
     (pets / "new file").touch()
-    assert path.stat().st_mode == (pets / "new file").stat().st_mode  # others may read it
+    assert path.stat().st_mode == (pets / "new file").stat().st_mode  # readable for others
 
     kept["train"].reverse()  # recognisable
     path.write_text(json.dumps(kept))
@@ -103,7 +103,7 @@ def test_draw_is_kept_as_json_with_relative_paths_and_used_again(pets):
     assert entries(there.train_x, moved / "oxford_pets") == kept["train"]
 
 
-def test_draw_comes_before_the_classes_are_selected(pets):
+def test_draw_precedes_class_selection(pets):
     everything = entries(build("OxfordPets", pets, shots=2).train_x, pets)
     halves = [entries(build("OxfordPets", pets, shots=2, subsample=s).train_x, pets) for s in ("base", "new")]
     assert sorted(path for half in halves for path, _, _ in half) == sorted(path for path, _, _ in everything)
@@ -111,7 +111,7 @@ def test_draw_comes_before_the_classes_are_selected(pets):
     assert entries(build("OxfordPets", pets, shots=2, subsample="new").train_x, pets) == halves[1]
 
 
-def test_a_seed_below_zero_follows_the_global_random_state(pets):
+def test_negative_seed_uses_global_random_state(pets):
     picks = []
     for state in (1, 2):
         random.seed(state)
@@ -123,7 +123,7 @@ def test_a_seed_below_zero_follows_the_global_random_state(pets):
     assert picks[0] == entries(build("OxfordPets", pets, shots=1, seed=1).train_x, pets)
 
 
-def test_imagenet_draws_from_its_training_images_only(tmp_path):
+def test_imagenet_draws_training_images_only(tmp_path):
     root = golden_folder(tmp_path / "data", "imagenet")
     dataset = build("ImageNet", root, shots=1)
     kept = json.loads((root / "imagenet/split_fewshot/shot_1-seed_1.json").read_text())
@@ -135,7 +135,7 @@ def test_imagenet_draws_from_its_training_images_only(tmp_path):
 
 
 @pytest.mark.parametrize("prefix", [None, "/elsewhere/data"])
-def test_family_pickle_is_used(pets, written_elsewhere, prefix):
+def test_family_pickle_is_read(pets, written_elsewhere, prefix):
     draw = a_draw(pets)
     parts = {k: [(f"{prefix or pets}/{path}", y, name) for path, y, name in items] for k, items in draw.items()}
     written_elsewhere(parts, pets / "oxford_pets/split_fewshot/shot_1-seed_1.pkl")
@@ -155,16 +155,16 @@ def test_imagenet_pickle_has_train_only(tmp_path, written_elsewhere):
     assert entries(build("ImageNet", root, shots=1).train_x, root) == [list(entry) for entry in draw]
 
 
-def test_our_json_comes_before_a_pickle_and_the_log_says_so(pets, written_elsewhere, caplog):
+def test_json_draw_precedes_pickle_with_warning(pets, written_elsewhere, caplog):
     draw = a_draw(pets)
     ours = entries(build("OxfordPets", pets, shots=1).train_x, pets)
     written_elsewhere(draw, pets / "oxford_pets/split_fewshot/shot_1-seed_1.pkl")
     assert entries(build("OxfordPets", pets, shots=1).train_x, pets) == ours
-    assert "shot_1-seed_1.pkl exist" in caplog.text
+    assert "shot_1-seed_1.pkl exist: using the first" in caplog.text
 
 
 class _Call:
-    """Pickles into a call."""
+    """Pickles as a function call."""
 
     def __init__(self, function, *arguments):
         self.call = function, arguments
@@ -181,37 +181,37 @@ def _malicious(kind, mark):
         return pickle.dumps({"train": [_Call(eval, code)], "val": []})
     if kind == "as a path":
         return pickle.dumps({"train": [("x", 0, _Call(exec, code))], "val": []}, protocol=0)
-    # Datum's own name, with an attribute of another module behind a dot
+    # Datum's name followed by an attribute of another module
     attribute = f"{DATUM}\nDatum.__init__.__globals__"
     return b"c" + attribute.encode() + b"\n."
 
 
 @pytest.mark.parametrize("kind", ["instead of the draw", "inside a list", "as a path", "an attribute of Datum"])
-def test_a_pickle_that_runs_something_is_refused(pets, tmp_path, kind):
+def test_pickle_with_code_is_rejected(pets, tmp_path, kind):
     mark = tmp_path / "it ran"
     content = _malicious(kind, mark)
     if kind != "an attribute of Datum":
         pickle.loads(content)
-        assert mark.exists()  # it would
+        assert mark.exists()  # unprotected loading runs the code
         mark.unlink()
     path = pets / "oxford_pets/split_fewshot/shot_1-seed_1.pkl"
     path.parent.mkdir()
     path.write_bytes(content)
-    with pytest.raises(DatasetError, match="shot_1-seed_1.pkl is refused"):
+    with pytest.raises(DatasetError, match="shot_1-seed_1.pkl: not a safe few-shot pickle"):
         build("OxfordPets", pets, shots=1)
     assert not mark.exists()
 
 
 @pytest.mark.parametrize("content", [b"", b"garbage", pickle.dumps([1, 2]), pickle.dumps({"train": ["x"]})])
-def test_a_pickle_that_is_no_draw_is_refused(pets, content):
+def test_pickle_without_draw_is_rejected(pets, content):
     path = pets / "oxford_pets/split_fewshot/shot_1-seed_1.pkl"
     path.parent.mkdir()
     path.write_bytes(content)
-    with pytest.raises(DatasetError, match="shot_1-seed_1.pkl is refused"):
+    with pytest.raises(DatasetError, match="shot_1-seed_1.pkl: not a safe few-shot pickle"):
         build("OxfordPets", pets, shots=1)
 
 
-# ------------------------------------------------------------------------------ draws that do not fit
+# ------------------------------------------------------------------------------ draws that do not match
 
 
 def _stranger(draw):
@@ -241,15 +241,15 @@ def _no_labels(draw):
 @pytest.mark.parametrize(
     ("spoil", "fault"),
     [
-        (_stranger, '"images/stranger_1.jpg" is not among the train images'),
-        (_test_image, "is not among the train images"),
-        (_other_label, "in the split it has"),
+        (_stranger, '"images/stranger_1.jpg" is not one of the train images'),
+        (_test_image, "is not one of the train images"),
+        (_other_label, "expected 1 as in the split|expected 0 as in the split"),
         (_class_missing, "no train image of label 2"),
         (_no_val, 'no "val" images'),
-        (_no_labels, "is not a few-shot draw"),
+        (_no_labels, "not a few-shot draw"),
     ],
 )
-def test_a_draw_from_other_data_is_refused(pets, spoil, fault):
+def test_draw_of_other_data_is_rejected(pets, spoil, fault):
     build("OxfordPets", pets, shots=1)
     path = pets / "oxford_pets/split_fewshot/shot_1-seed_1.json"
     draw = json.loads(path.read_text())
@@ -257,13 +257,13 @@ def test_a_draw_from_other_data_is_refused(pets, spoil, fault):
     path.write_text(json.dumps(draw))
     with pytest.raises(DatasetError, match=fault) as error:
         build("OxfordPets", pets, shots=1)
-    assert str(path) in str(error.value) and "delete it" in str(error.value)
+    assert str(path) in str(error.value) and "Delete" in str(error.value)
 
 
 # ------------------------------------------------------------------------------ writing
 
 
-def test_read_only_data_keeps_the_draw_under_the_output(pets, tmp_path, locked, caplog):
+def test_read_only_data_saves_draw_in_output(pets, tmp_path, locked, caplog):
     unlocked = entries(build("OxfordPets", pets, shots=1).train_x, pets)
     path = pets / "oxford_pets/split_fewshot/shot_1-seed_1.json"
     path.unlink()
@@ -273,7 +273,7 @@ def test_read_only_data_keeps_the_draw_under_the_output(pets, tmp_path, locked, 
     assert entries(dataset.train_x, pets) == unlocked
     kept = tmp_path / "run/split_fewshot/OxfordPets-shot_1-seed_1.json"
     assert json.loads(kept.read_text())["train"] == entries(dataset.train_x, pets / "oxford_pets")
-    assert f"Cannot write {path} (Permission denied): keeping it as {kept}" in caplog.text
+    assert f"Cannot write {path} (Permission denied): writing {kept}" in caplog.text
 
     draw = json.loads(kept.read_text())
     draw["train"].reverse()
@@ -282,7 +282,7 @@ def test_read_only_data_keeps_the_draw_under_the_output(pets, tmp_path, locked, 
     assert entries(again.train_x, pets / "oxford_pets") == draw["train"]
 
 
-def test_read_only_data_keeps_the_division_under_the_output(pets, tmp_path, locked):
+def test_read_only_data_saves_split_in_output(pets, tmp_path, locked):
     root = golden_folder(tmp_path / "data", "food-101")
     (root / "food-101/split_zhou_Food101.json").unlink()
     locked(root)
@@ -291,24 +291,26 @@ def test_read_only_data_keeps_the_division_under_the_output(pets, tmp_path, lock
     assert [e[0] for e in kept["test"]] == [e[0] for e in entries(dataset.test, root / "food-101/images")]
 
 
-def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch):
+def test_failed_write_keeps_old_file(tmp_path, monkeypatch):
     path = tmp_path / "draw.json"
-    files.write_json(path, {"train": 1})
+    kept_files.write_json(path, {"train": 1})
 
     def full(_):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(OSError, match="No space left"):
-        files.write_json(path, {"train": 2})
+        kept_files.write_json(path, {"train": 2})
     assert json.loads(path.read_text()) == {"train": 1} and os.listdir(tmp_path) == ["draw.json"]
 
 
-def test_a_reader_never_meets_half_a_file(tmp_path):
+def test_readers_see_complete_files_only(tmp_path):
     path = tmp_path / "draw.json"
     contents = [{"train": [number] * 5000} for number in range(4)]
-    files.write_json(path, contents[0])
-    writers = [threading.Thread(target=lambda c=c: [files.write_json(path, c) for _ in range(15)]) for c in contents]
+    kept_files.write_json(path, contents[0])
+    writers = [
+        threading.Thread(target=lambda c=c: [kept_files.write_json(path, c) for _ in range(15)]) for c in contents
+    ]
     for writer in writers:
         writer.start()
     while any(writer.is_alive() for writer in writers):
@@ -323,7 +325,7 @@ def _build_and_report(root, barrier, reports, number):
 
 
 @pytest.mark.skipif("fork" not in multiprocessing.get_all_start_methods(), reason="needs fork")
-def test_processes_that_start_together_agree(pets):
+def test_concurrent_processes_share_draw(pets):
     alone = [entries(build("OxfordPets", pets, shots=2, subsample=s).train_x, pets) for s in ("base", "new")]
     path = pets / "oxford_pets/split_fewshot/shot_2-seed_1.json"
     path.unlink()

@@ -1,4 +1,4 @@
-"""Your own images: ImageFolder and ImageCSV."""
+"""A user's own images: ImageFolder and ImageCSV."""
 
 import json
 
@@ -23,14 +23,14 @@ def divided(tmp_path):
 
 @pytest.fixture
 def together(tmp_path):
-    """One folder with the classes car (10 images) and train (20), with things that are no images."""
+    """One folder with the classes car (10 images) and train (20), and other files."""
     root = tmp_path / "mine"
     touch(root, *(f"car/{i:02d}.jpg" for i in range(10)), *(f"train/{i:02d}.jpeg" for i in range(20)))
     touch(root, "car/.hidden.jpg", "car/notes.txt", "car/Thumbs.db", ".git/x.jpg", "readme.md")
     return root
 
 
-def test_folder_divided_into_three(divided):
+def test_folder_with_three_parts(divided):
     dataset = build("ImageFolder", divided)
     assert dataset.classnames == ["cat", "dog"]
     found = relative(dataset, divided)
@@ -39,7 +39,7 @@ def test_folder_divided_into_three(divided):
         assert found[part] == [[f"{folder}/{n}/{i}.PNG", y, n] for n, y in pairs for i in range(count)]
 
 
-def test_folder_without_val_has_no_val_and_draws_all_the_same(divided):
+def test_folder_without_val(divided):
     for path in sorted((divided / "val").rglob("*"), reverse=True):
         path.rmdir() if path.is_dir() else path.unlink()
     (divided / "val").rmdir()
@@ -51,32 +51,32 @@ def test_folder_without_val_has_no_val_and_draws_all_the_same(divided):
     )
 
 
-def test_one_folder_is_divided_once(together):
+def test_folder_is_divided_once(together):
     dataset = build("ImageFolder", together)
-    assert dataset.classnames == ["car", "train"]  # a class may be called like a part
+    assert dataset.classnames == ["car", "train"]  # a class may have the name of a part
     found = relative(dataset, together)
     sizes = {p: [sum(y == label for _, y, _ in items) for label in (0, 1)] for p, items in found.items()}
     assert sizes == {"train_x": [5, 10], "val": [2, 4], "test": [3, 6]}
     assert len({path for items in found.values() for path, _, _ in items}) == 30
     assert relative(build("ImageFolder", together, seed=5), together) == found
 
-    build("ImageFolder", together, shots=1)  # leaves split_fewshot/ in the folder: no class
+    build("ImageFolder", together, shots=1)  # writes split_fewshot/, which is not a class
     assert build("ImageFolder", together).classnames == ["car", "train"]
 
     touch(together, "car/new.jpg")
-    with pytest.raises(DatasetError, match="split_own.json is not a division of the images .* delete it"):
+    with pytest.raises(DatasetError, match="split_own.json: does not contain the current images .* Delete it"):
         build("ImageFolder", together)
     (together / "split_own.json").unlink()
     assert sum(len(items) for items in relative(build("ImageFolder", together), together).values()) == 31
 
 
-def test_class_names_from_a_file(together):
+def test_class_names_file(together):
     (together / "classnames.txt").write_text("train railway train\n# a comment\ncar motor car\nbus omnibus\n")
     dataset = build("ImageFolder", together)
     assert dataset.classnames == ["motor car", "railway train"]
 
 
-def test_class_names_of_folders_with_spaces(tmp_path):
+def test_class_names_file_with_tabs(tmp_path):
     touch(tmp_path, *(f"{name}/{i}.jpg" for name in ("my cat", "my dog") for i in range(4)))
     (tmp_path / "classnames.txt").write_text("my dog\tgrey hound\nmy cat\ttabby\n")
     assert build("ImageFolder", tmp_path).classnames == ["tabby", "grey hound"]
@@ -86,26 +86,26 @@ def test_class_names_of_folders_with_spaces(tmp_path):
     ("text", "fault"),
     [
         ("car motor car\n", 'no class name for the folder "train"'),
-        ("car\ntrain x\n", '"car" should be a folder name'),
-        ("car a\ncar b\ntrain x\n", '"car" is named twice'),
-        ("car vehicle\ntrain vehicle\n", 'class name "vehicle" stands for labels 0 and 1'),
+        ("car\ntrain x\n", 'line "car"; expected a folder name'),
+        ("car a\ncar b\ntrain x\n", '"car" occurs twice'),
+        ("car vehicle\ntrain vehicle\n", 'labels 0 and 1 have the same class name "vehicle"'),
     ],
 )
-def test_class_names_file_with_a_fault(together, text, fault):
+def test_invalid_class_names_file(together, text, fault):
     (together / "classnames.txt").write_text(text)
     with pytest.raises(DatasetError, match=fault):
         build("ImageFolder", together)
 
 
-def test_folder_with_a_fault(divided, caplog):
+def test_invalid_folder(divided, caplog):
     touch(divided, "valid/cat/1.jpg")
     build("ImageFolder", divided)
-    assert "not read: ['valid']" in caplog.text
+    assert "did not read the other folders: ['valid']" in caplog.text
     touch(divided, "test/bird/1.jpg")
     with pytest.raises(DatasetError, match='class "bird" .* has no training images'):
         build("ImageFolder", divided)
     (divided / "train/bird").mkdir()
-    with pytest.raises(DatasetError, match="train/bird holds no images"):
+    with pytest.raises(DatasetError, match="train/bird: no images"):
         build("ImageFolder", divided)
 
 
@@ -115,17 +115,17 @@ def test_folder_without_test(divided):
         build("ImageFolder", divided)
 
 
-def test_folder_that_is_not_there_or_flat(tmp_path):
+def test_missing_or_flat_folder(tmp_path):
     with pytest.raises(DatasetNotFoundError, match="(?s)nowhere does not exist.*train/<class>/<image>"):
         build("ImageFolder", tmp_path / "nowhere")
     touch(tmp_path, "flat/1.jpg")
-    with pytest.raises(DatasetError, match="has no class folders"):
+    with pytest.raises(DatasetError, match="no class folders"):
         build("ImageFolder", tmp_path / "flat")
 
 
 def test_class_too_small_to_divide(together):
     touch(together, "bus/1.jpg", "bus/2.jpg", "bus/3.jpg")
-    with pytest.raises(DatasetError, match='class "bus" has 3 images, too few'):
+    with pytest.raises(DatasetError, match='class "bus" has 3 images; expected 4 or more'):
         build("ImageFolder", together)
     touch(together, "bus/4.jpg")
     assert build("ImageFolder", together).classnames == ["bus", "car", "train"]
@@ -136,7 +136,7 @@ def test_class_too_small_to_divide(together):
 
 @pytest.fixture
 def table(tmp_path):
-    """A function that writes images.csv and its images; returns the folder."""
+    """Return a function that writes images.csv and its images, and returns the folder."""
     root = tmp_path / "mine"
 
     def write(text, images=("a.jpg", "b.jpg", "c.jpg", "d.jpg", "sub/e.jpg"), encoding="utf-8"):
@@ -149,7 +149,7 @@ def table(tmp_path):
 
 @pytest.mark.parametrize("head", ["path,classname,split", "Split , Path,Class name"])
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])
-def test_csv_with_a_split(table, head, encoding):
+def test_csv_with_split(table, head, encoding):
     columns = [name.strip().lower() for name in head.split(",")]
     rows = [("sub/e.jpg", "zebra", "train"), ("a.jpg", "ant, red", "train"), ("b.jpg", "zebra", "test")]
     cells = [{"path": p, "class": c, "split": s} for p, c, s in rows]
@@ -161,7 +161,7 @@ def test_csv_with_a_split(table, head, encoding):
     assert entries(dataset.test, root) == [["b.jpg", 1, "zebra"]]
 
 
-def test_csv_without_a_split_is_divided(table):
+def test_csv_without_split_is_divided(table):
     images = [f"{name}{i}.jpg" for name in ("x", "y") for i in range(10)]
     root = table("path,classname\n" + "".join(f"{image},class {image[0]}\n" for image in images), images)
     dataset = build("ImageCSV", root, shots=1)
@@ -171,10 +171,10 @@ def test_csv_without_a_split_is_divided(table):
     assert sorted(path for items in kept.values() for path, _, _ in items) == sorted(images)
     (root / "split_own.json").unlink()
     table("path,classname\n" + "".join(f"{image},class {image[0]}\n" for image in reversed(images)), images)
-    assert entries(build("ImageCSV", root).test, root) == entries(dataset.test, root)  # whatever the rows' order
+    assert entries(build("ImageCSV", root).test, root) == entries(dataset.test, root)  # independent of the rows' order
 
 
-def test_csv_with_absolute_paths_outside(table, tmp_path):
+def test_csv_with_absolute_paths(table, tmp_path):
     touch(tmp_path / "store", "1.jpg", "2.jpg")
     root = table(f"path,classname,split\n{tmp_path}/store/1.jpg,x,train\n{tmp_path}/store/2.jpg,x,test\n")
     first = build("ImageCSV", root, shots=1)
@@ -185,8 +185,8 @@ def test_csv_with_absolute_paths_outside(table, tmp_path):
 @pytest.mark.parametrize(
     ("text", "fault"),
     [
-        ("", r"has the columns \[\]: expected path,classname"),
-        ("a.jpg,x,train\n", "has the columns .*'a.jpg'"),
+        ("", r"columns \[\]; expected path,classname"),
+        ("a.jpg,x,train\n", "columns .*'a.jpg'"),
         ("path;classname;split\na.jpg;x;train\n", "path;classname;split"),
         ("path,classname,split\na.jpg,x,train\nb.jpg,x,dev\n", "line 3: .*'dev'"),
         ("path,classname,split\na.jpg,x\n", "line 2"),
@@ -197,24 +197,24 @@ def test_csv_with_absolute_paths_outside(table, tmp_path):
         ("path,classname,split\na.jpg,x,test\n", "no training images"),
         ("path,classname\n", "no training images"),
         ("path,classname,split\na.jpg,x,train\n./a.jpg,x,test\n", '"a.jpg" is listed more than once'),
-        ("path,classname,split\na.jpg,x,train\nno.jpg,x,test\n", "1 of its 2 images do not exist.*mine/no.jpg"),
+        ("path,classname,split\na.jpg,x,train\nno.jpg,x,test\n", "1 of 2 listed images do not exist.*mine/no.jpg"),
         ("path,classname,split\na.jpg,x,train\nb.jpg,y,test\n", 'class "y" .* has no training images'),
-        ("path,classname\na.jpg,x\nb.jpg,x\nc.jpg,x\n", "3 images, too few"),
+        ("path,classname\na.jpg,x\nb.jpg,x\nc.jpg,x\n", "has 3 images; expected 4 or more"),
     ],
 )
-def test_csv_with_a_fault(table, text, fault):
+def test_invalid_csv(table, text, fault):
     root = table(text)
     with pytest.raises(DatasetError, match=fault) as error:
         build("ImageCSV", root)
     assert str(root / "images.csv") in str(error.value)
 
 
-def test_csv_in_another_encoding(table):
+def test_csv_with_another_encoding(table):
     root = table("path,classname,split\na.jpg,caf\xe9,train\n", encoding="latin-1")
-    with pytest.raises(DatasetError, match="images.csv .*UTF-8"):
+    with pytest.raises(DatasetError, match="images.csv: not UTF-8"):
         build("ImageCSV", root)
 
 
-def test_csv_that_is_not_there(tmp_path):
+def test_missing_csv(tmp_path):
     with pytest.raises(DatasetNotFoundError, match="(?s)images.csv does not exist.*path,classname,split"):
         build("ImageCSV", tmp_path)

@@ -1,24 +1,23 @@
-"""Every dataset through one training step of a trainer on the toy CLIP, and one batch of its test images."""
+"""Train one step and evaluate one batch of every dataset on the toy CLIP."""
 
 import pytest
 import torch
 import toy
-from dassl.data.datasets import DATASET_REGISTRY
 from dassl.engine import build_trainer
 from dassl.utils import set_random_seed
-from datasets_helpers import golden_folder
+from datasets_helpers import golden_folder, kind_of
 from PIL import Image
 from test_datasets import CONFIGS, FAMILY
 
 import train
-from datasets.rendered import RenderedDataset
+from datasets.shapes.dataset import RenderedDataset
 
 RENDERED = sorted(name for name in ("Shapes", *(f"Shapes{part}" for part in "Colours Forms V2 Sketch A R".split())))
 
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    """The mini datasets, and images of one's own in folders and a CSV; the student beside them."""
+    """The mini datasets, own images in folders and a CSV, and the student's weights."""
     root = golden_folder(tmp_path_factory.mktemp("data"))
     toy.save_clip(root / "student.pt")
     rows = [f"own/{label}/{number}.png" for label in ("cat", "dog") for number in range(6)]
@@ -30,13 +29,13 @@ def data(tmp_path_factory):
     return root
 
 
-def test_these_are_all_datasets_that_have_a_configuration():
+def test_all_configured_datasets_are_tested():
     assert len([*FAMILY, *RENDERED, "ImageFolder", "ImageCSV"]) == len(list(CONFIGS.glob("*.yaml")))
 
 
 @pytest.mark.parametrize("name", [*FAMILY, *RENDERED, "ImageFolder", "ImageCSV"])
-def test_a_training_step(name, data, tmp_path, monkeypatch):
-    kind = DATASET_REGISTRY.get(name)
+def test_training_step(name, data, tmp_path, monkeypatch):
+    kind = kind_of(name)
     if issubclass(kind, RenderedDataset):
         monkeypatch.setattr(kind, "sizes", dict.fromkeys(kind.sizes, 1))
     root = data / "own" if name.startswith("Image") and not kind.dataset_dir else data

@@ -1,4 +1,4 @@
-"""The embedded dataset `shapes`, and the two small CLIPs that come with it."""
+"""The embedded dataset `shapes` and its two small CLIPs."""
 
 import dataclasses
 import hashlib
@@ -7,7 +7,6 @@ import json
 import multiprocessing
 import os
 import signal
-import sys
 from itertools import islice
 
 import numpy as np
@@ -21,13 +20,12 @@ from dassl.data.datasets import build_dataset
 from PIL import Image
 from torch.nn import functional as F
 
-from datasets import DatasetError, render, rendered, shapes
-from datasets.shapes import Shapes
-
-sys.path.append(str(ROOT / "scripts" / "shapes"))
-import captions  # noqa: E402
-import train_clips  # noqa: E402
-import training  # noqa: E402
+from datasets import DatasetError
+from datasets.readers import shapes
+from datasets.readers.shapes import Shapes
+from datasets.shapes import dataset as rendered
+from datasets.shapes import rendering
+from scripts.shapes import captions, contrastive, train_clips
 
 WEIGHTS = {name: ROOT / "trainers/engine/weights" / f"shapes-{name}.pt" for name in ("student", "teacher")}
 CLASSES = tuple(Shapes.classes)
@@ -36,21 +34,21 @@ FORK = multiprocessing.get_context("fork")
 
 @pytest.fixture
 def small(monkeypatch):
-    """Few pictures a class, to save time."""
+    """Reduce the number of images per class."""
     sizes = {"train": 2, "val": 1, "test": 1}
     monkeypatch.setattr(Shapes, "sizes", sizes)
     return sizes
 
 
 def files(folder):
-    """{relative path: content} of everything below a folder."""
+    """Return {relative path: content} of all files below a folder."""
     return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
 
 
-# ---------------------------------------- classes and pictures
+# ---------------------------------------- classes and images
 
 
-def test_classes_are_compositions_and_every_shape_is_in_both_halves():
+def test_every_shape_occurs_in_base_and_new_classes():
     assert len(set(CLASSES)) == len(CLASSES) >= 24
     assert list(CLASSES) == sorted(CLASSES)
     half = len(CLASSES) // 2
@@ -59,26 +57,26 @@ def test_classes_are_compositions_and_every_shape_is_in_both_halves():
     assert not {fill for fill, _ in base} & {fill for fill, _ in new}
 
 
-def test_there_are_enough_pictures_of_each_class():
+def test_number_of_images_per_class():
     for part, least in (("train", 40), ("val", 4), ("test", 40)):
         labels = [label for _, label, _ in Shapes.members(part)]
         assert min(np.bincount(labels, minlength=len(CLASSES))) >= least
 
 
-@pytest.mark.parametrize("domain", [render.SOURCE, render.TARGET])
-def test_a_picture_depends_on_all_of_its_seed_and_on_nothing_else(domain):
-    first = render.draw("wavy", "star", "red", domain, (1, 2, 3))
-    other = render.draw("wavy", "star", "red", domain, (1, 2, 4))
+@pytest.mark.parametrize("domain", [rendering.SOURCE, rendering.TARGET])
+def test_image_depends_on_seed_only(domain):
+    first = rendering.render("wavy", "star", "red", domain, (1, 2, 3))
+    other = rendering.render("wavy", "star", "red", domain, (1, 2, 4))
     np.random.seed(0)
-    again = render.draw("wavy", "star", "red", domain, (1, 2, 3))
-    assert first.dtype == np.uint8 and first.shape == (render.PIXELS, render.PIXELS, 3)
+    again = rendering.render("wavy", "star", "red", domain, (1, 2, 3))
+    assert first.dtype == np.uint8 and first.shape == (rendering.PIXELS, rendering.PIXELS, 3)
     assert np.array_equal(first, again)
     assert np.abs(first.astype(int) - other).mean() > 2
 
 
-def test_fills_and_shapes_are_drawn_as_named():
-    """Without nuisance, the share of the shape's tone in the picture tells the fills and shapes apart."""
-    calm = render.Domain(
+def test_fills_and_shapes_cover_expected_area():
+    """Without nuisance factors, the area of the shape's tone identifies fills and shapes."""
+    calm = rendering.Domain(
         **{field: (0.8, 0.8) for field in ("radius", "ground", "second")},
         **dict.fromkeys(("offset", "rotation", "texture", "cast", "blur", "noise"), 0),
         **{field: (0, 1) for field in ("clutter", "bars")},
@@ -86,7 +84,7 @@ def test_fills_and_shapes_are_drawn_as_named():
     )
 
     def share(fill, shape):
-        green = render.draw(fill, shape, "red", calm, (1,))[..., 1].astype(float)
+        green = rendering.render(fill, shape, "red", calm, (1,))[..., 1].astype(float)
         return (green < (green.min() + green.max()) / 2).mean()
 
     square = {fill: share(fill, "square") for fill in shapes.FILLS}
@@ -102,7 +100,7 @@ def test_fills_and_shapes_are_drawn_as_named():
 # ---------------------------------------- on the disk
 
 
-def test_the_rendered_folder_has_the_layout_of_the_coop_family(small, tmp_path):
+def test_rendered_folder_has_family_layout(small, tmp_path):
     Shapes.render_folder(tmp_path / "shapes")
     split = json.loads((tmp_path / "shapes/split_zhou_Shapes.json").read_text())
     listed = [path for part in split.values() for path, _, _ in part]
@@ -112,10 +110,10 @@ def test_the_rendered_folder_has_the_layout_of_the_coop_family(small, tmp_path):
         assert [entry[1:] for entry in split[part]] == expected
         assert all(path.startswith(f"{part}/{name.replace(' ', '_')}/") for path, _, name in split[part])
     with Image.open(tmp_path / "shapes" / listed[0]) as picture:
-        assert (picture.format, picture.mode, picture.size) == ("JPEG", "RGB", (render.PIXELS, render.PIXELS))
+        assert (picture.format, picture.mode, picture.size) == ("JPEG", "RGB", (rendering.PIXELS, rendering.PIXELS))
 
 
-def test_rendering_twice_gives_the_same_files_and_a_second_call_touches_nothing(small, tmp_path):
+def test_rendering_is_reproducible_and_keeps_existing_files(small, tmp_path):
     for name in ("a", "b"):
         Shapes.render_folder(tmp_path / name)
     assert files(tmp_path / "a") == files(tmp_path / "b")
@@ -126,7 +124,7 @@ def test_rendering_twice_gives_the_same_files_and_a_second_call_touches_nothing(
 
 
 @pytest.mark.parametrize("pictures", [0, 50, 71])
-def test_a_killed_run_leaves_nothing_that_looks_complete(small, tmp_path, monkeypatch, pictures):
+def test_killed_run_leaves_no_complete_folder(small, tmp_path, monkeypatch, pictures):
     encode, done = rendered.encode, []
 
     def die(picture):
@@ -147,10 +145,10 @@ def test_a_killed_run_leaves_nothing_that_looks_complete(small, tmp_path, monkey
     Shapes.render_folder(tmp_path / "shapes")
     Shapes.render_folder(tmp_path / "whole")
     assert files(tmp_path / "shapes") == files(tmp_path / "whole")
-    assert not list(tmp_path.glob(".*")), "what the killed run has left is swept"
+    assert not list(tmp_path.glob(".*")), "the killed run's folder must be removed"
 
 
-def test_an_interrupted_run_tidies_up(small, tmp_path, monkeypatch):
+def test_interrupted_run_removes_its_folder(small, tmp_path, monkeypatch):
     def interrupt(picture):
         raise KeyboardInterrupt
 
@@ -160,7 +158,7 @@ def test_an_interrupted_run_tidies_up(small, tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
-def test_two_processes_that_start_together_do_not_disturb_each_other(small, tmp_path):
+def test_concurrent_rendering(small, tmp_path):
     runs = [FORK.Process(target=Shapes.render_folder, args=(tmp_path / "shapes",)) for _ in range(2)]
     for run in runs:
         run.start()
@@ -172,7 +170,7 @@ def test_two_processes_that_start_together_do_not_disturb_each_other(small, tmp_
     assert sorted(path.name for path in tmp_path.iterdir()) == ["alone", "shapes"]
 
 
-def test_a_folder_with_something_else_in_it_is_refused(small, tmp_path):
+def test_folder_with_other_files_is_rejected(small, tmp_path):
     (tmp_path / "shapes").mkdir()
     (tmp_path / "shapes/mine.txt").write_text("mine")
     with pytest.raises(DatasetError, match="split_zhou_Shapes.json"):
@@ -181,7 +179,7 @@ def test_a_folder_with_something_else_in_it_is_refused(small, tmp_path):
 
 
 @pytest.mark.parametrize("subset", ["all", "base", "new"])
-def test_the_data_set_is_registered_and_divided_into_base_and_new(small, tmp_path, subset):
+def test_base_and_new_classes(small, tmp_path, subset):
     cfg = get_cfg_default()
     cfg.DATASET.NAME, cfg.DATASET.ROOT, cfg.OUTPUT_DIR = "Shapes", str(tmp_path), str(tmp_path / "output")
     cfg.DATASET.SUBSAMPLE_CLASSES = subset
@@ -195,7 +193,7 @@ def test_the_data_set_is_registered_and_divided_into_base_and_new(small, tmp_pat
 
 # ---------------------------------------- its relatives
 
-RELATIVES = {  # registry name: classes, whether there is something to train on
+RELATIVES = {  # registry name: (number of classes, whether it has training images)
     "ShapesColours": (24, True),
     "ShapesForms": (8, True),
     **{f"Shapes{name}": (36, False) for name in ("V2", "Sketch", "A", "R")},
@@ -215,12 +213,12 @@ def test_relatives_are_rendered_and_read(name, tmp_path, monkeypatch):
     assert (tmp_path / kind.dataset_dir / "split_fewshot").exists() is trained
     assert (dataset.classnames == list(CLASSES)) is not trained
     words = {word for item in dataset.classnames for word in item.split()}
-    assert words <= {*captions.COLOURS, *captions.FILLS, *captions.SHAPES}, "words that the small CLIPs know"
+    assert words <= {*captions.COLOURS, *captions.FILLS, *captions.SHAPES}, "the small CLIPs must know all words"
 
 
-def test_relatives_differ_in_pictures_from_shapes_and_a_sketch_has_no_colour():
+def test_shifted_images_differ_and_sketch_is_grey():
     pictures = {
-        kind: np.asarray(next(kind.pictures("test")))
+        kind: np.asarray(next(kind.images("test")))
         for kind in (Shapes, shapes.ShapesV2, shapes.ShapesSketch, shapes.ShapesA, shapes.ShapesR)
     }
     assert len({picture.tobytes() for picture in pictures.values()}) == len(pictures)
@@ -228,20 +226,20 @@ def test_relatives_differ_in_pictures_from_shapes_and_a_sketch_has_no_colour():
     assert grey == {"ShapesSketch"}
 
 
-def test_a_class_of_forms_comes_in_every_fill_and_colour(monkeypatch):
+def test_forms_have_every_fill_and_colour(monkeypatch):
     seen = []
-    monkeypatch.setattr(rendered, "draw", lambda *args: (seen.append(args[:3]), np.zeros((2, 2, 3), np.uint8))[1])
-    list(shapes.ShapesForms.pictures("test"))
+    monkeypatch.setattr(rendered, "render", lambda *args: (seen.append(args[:3]), np.zeros((2, 2, 3), np.uint8))[1])
+    list(shapes.ShapesForms.images("test"))
     assert {shape for _, shape, _ in seen} == set(captions.SHAPES)
     stars = {values for values in seen if values[1] == "star"}
     assert {fill for fill, _, _ in stars} == set(shapes.FILLS) and {c for _, _, c in stars} == set(captions.COLOURS)
     seen.clear()
-    list(shapes.ShapesColours.pictures("train"))
+    list(shapes.ShapesColours.images("train"))
     assert {colour for _, _, colour in seen[:60]} == {"blue"}, "the first three classes"
 
 
-def test_pictures_of_shapes_stay_as_they_are():
-    digest = hashlib.sha256(np.stack([np.asarray(p) for p in islice(Shapes.pictures("test"), 9)]).tobytes())
+def test_images_of_shapes_are_unchanged():
+    digest = hashlib.sha256(np.stack([np.asarray(p) for p in islice(Shapes.images("test"), 9)]).tobytes())
     assert digest.hexdigest() == "1fc76fd8712a7ee5ad17496a32fcb01ff117a304ff4347a36652eebc40089d04"
 
 
@@ -249,7 +247,7 @@ def test_pictures_of_shapes_stay_as_they_are():
 
 
 def load(name):
-    """A stock CLIP in float32, built straight from a stored state dict, and its input size."""
+    """Build a stock float32 CLIP from a stored state dict."""
     state = torch.load(WEIGHTS[name], weights_only=True)
     width, _, patch, _ = state["visual.conv1.weight"].shape
     side = patch * round((len(state["visual.positional_embedding"]) - 1) ** 0.5)
@@ -267,7 +265,7 @@ def load(name):
     return model.float().eval()
 
 
-def test_the_stored_models_are_small_stock_clips_in_float16():
+def test_stored_models_are_small_float16_clips():
     assert sum(path.stat().st_size for path in WEIGHTS.values()) <= 12e6
     for name, path in WEIGHTS.items():
         state = torch.load(path, weights_only=True)
@@ -280,18 +278,18 @@ def test_the_stored_models_are_small_stock_clips_in_float16():
 
 
 @pytest.mark.parametrize("name", ["student", "teacher"])
-def test_every_word_of_the_class_names_is_known_to_both_models(name):
+def test_models_know_all_words_of_class_names(name):
     rows = load(name).token_embedding.weight[tokenize(list(CLASSES))]
     assert (rows.norm(dim=-1)[tokenize(list(CLASSES)) > 0] > 0).all()
 
 
 @torch.no_grad()
-def test_the_teacher_beats_the_student_in_zero_shot_accuracy(monkeypatch):
+def test_teacher_beats_student_zero_shot(monkeypatch):
     monkeypatch.setattr(Shapes, "sizes", {**Shapes.sizes, "test": 8})
-    stored = [Image.open(io.BytesIO(rendered.encode(picture))) for picture in Shapes.pictures("test")]
+    stored = [Image.open(io.BytesIO(rendered.encode(picture))) for picture in Shapes.images("test")]
     pictures = torch.from_numpy(np.stack([np.asarray(picture) for picture in stored])).permute(0, 3, 1, 2)
     labels = torch.tensor([label for _, label, _ in Shapes.members("test")])
-    images, accuracy = training.prepare(pictures), {}
+    images, accuracy = contrastive.prepare(pictures), {}
     for name in WEIGHTS:
         model = load(name)
         texts = model.encode_text(tokenize([f"a photo of a {name}." for name in CLASSES]))
@@ -305,14 +303,14 @@ def test_the_teacher_beats_the_student_in_zero_shot_accuracy(monkeypatch):
 # ---------------------------------------- their training
 
 
-def test_training_is_reproducible_and_saves_what_it_trained(tmp_path):
+def test_training_is_reproducible(tmp_path):
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    stages = training.Stage(render.SOURCE, 4, 1e-3), training.Stage(render.WIDE, 4, 1e-3)
-    recipe = dataclasses.replace(train_clips.RECIPES["student"], stages=stages, pool=128, warmup=2)
+    stages = contrastive.Stage(rendering.SOURCE, 4, 1e-3), contrastive.Stage(rendering.WIDE, 4, 1e-3)
+    spec = dataclasses.replace(train_clips.SPECS["student"], stages=stages, pool=128, warmup=2)
     try:
         for path in (tmp_path / "a.pt", tmp_path / "b.pt"):
-            model, used = training.train("student", recipe, 1, 1)
+            model, used = contrastive.train("student", spec, 1, 1)
             train_clips.save(model, used, path)
     finally:
         torch.set_num_threads(threads)
@@ -320,11 +318,11 @@ def test_training_is_reproducible_and_saves_what_it_trained(tmp_path):
     stored = torch.load(tmp_path / "a.pt", weights_only=True)
     assert torch.equal(stored["token_embedding.weight"][used], model.token_embedding.weight.half())
     assert stored["token_embedding.weight"].count_nonzero(1).bool().sum() == len(used)
-    fresh = training.new_model(recipe, training.Vocabulary())
+    fresh = contrastive.new_model(spec, contrastive.Vocabulary())
     assert not torch.equal(stored["visual.proj"], fresh.visual.proj.half())
 
 
-def test_captions_say_what_is_true_and_the_student_misses_pairs_of_both_halves():
+def test_captions_are_true_and_student_misses_pairs():
     wavy_star = captions.Scene("wavy", "star", "red")
     said = [
         ("wavy", "star", ""),
@@ -333,7 +331,7 @@ def test_captions_say_what_is_true_and_the_student_misses_pairs_of_both_halves()
         ("dotted", "star", ""),
         ("", "star", "blue"),
     ]
-    assert training.truth([wavy_star], said).tolist() == [[True, True, True, False, False]]
+    assert contrastive.truth([wavy_star], said).tolist() == [[True, True, True, False, False]]
     fills = {fill for fill, _ in captions.LEFT_OUT}
     assert fills & set(shapes.FILLS[:3]) and fills & set(shapes.FILLS[3:])
     seen = {(s.fill, s.shape) for s in captions.scenes(captions.LEFT_OUT)}
@@ -341,11 +339,11 @@ def test_captions_say_what_is_true_and_the_student_misses_pairs_of_both_halves()
     assert {f for f, _ in seen} >= set(shapes.FILLS) and {s for _, s in seen} >= set(shapes.SHAPES)
 
 
-def test_cut_captions_have_the_features_of_padded_ones():
-    vocabulary = training.Vocabulary()
-    model = training.new_model(train_clips.RECIPES["student"], vocabulary)
+def test_truncated_captions_equal_padded_captions():
+    vocabulary = contrastive.Vocabulary()
+    model = contrastive.new_model(train_clips.SPECS["student"], vocabulary)
     lines = ["a photo of a wavy star.", "a star", "itap of a small red plain circle."]
     padded = vocabulary.number[tokenize(lines)].clamp(min=0)
     with torch.no_grad():
         expected = model.encode_text(padded)
-        assert torch.allclose(training.encode_text(model, vocabulary(lines)), expected, atol=1e-5)
+        assert torch.allclose(contrastive.encode_text(model, vocabulary(lines)), expected, atol=1e-5)

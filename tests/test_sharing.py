@@ -15,7 +15,8 @@ from conftest import ROOT
 from test_kill import assert_same
 
 from datasets.errors import DatasetError
-from datasets.files import KeptFiles, read_json
+from datasets.kept_files import KeptFiles
+from datasets.text_files import read_json
 from trainers.files import locked, replacing
 
 RUN = "base2new/toy/CasPL_PromptSRC/shots_2/seed_{}"
@@ -97,5 +98,5 @@ def test_concurrent_writers_leave_whole_files(tmp_path):
     kept = KeptFiles(tmp_path, tmp_path, "Toy")
     assert read_json(kept.write("draw.json", [1])) == [1]
     (tmp_path / "draw.json").write_text("[1")
-    with pytest.raises(DatasetError, match=r"draw\.json is not JSON .*: fetch it again, or delete it"):
+    with pytest.raises(DatasetError, match=r"draw\.json: not JSON .* Download it again or delete it"):
         read_json(tmp_path / "draw.json")

@@ -1,13 +1,14 @@
-"""What the small CLIPs are trained on: scenes of the source domain, and captions that are true of them."""
+"""Training data of the small CLIPs: scenes of the source domain and captions that are true of them."""
 
 import random
+from collections.abc import Collection
 from typing import NamedTuple
 
 COLOURS = ("red", "orange", "yellow", "green", "cyan", "blue", "purple", "pink")
 FILLS = ("checkered", "dotted", "hollow", "plain", "shaded", "striped", "wavy")
 SHAPES = ("circle", "cross", "heart", "hexagon", "moon", "square", "star", "triangle")
 
-# Fill-shape pairs that the student never sees; each fill and each shape is left out at most twice.
+# Fill-shape pairs that the student never sees; each fill and each shape occurs at most twice.
 LEFT_OUT = {
     ("checkered", "cross"),
     ("checkered", "star"),
@@ -59,15 +60,15 @@ FILLER = tuple(sorted({word for line in TEMPLATES for word in line.strip(".").re
 
 
 class Scene(NamedTuple):
-    """What a picture shows, or what a caption says of it (empty: an attribute that it does not mention)."""
+    """The attributes of an image, or those that a caption mentions (others are empty)."""
 
     fill: str
     shape: str
     colour: str
 
 
-def scenes(left_out: set[tuple[str, str]]) -> list[Scene]:
-    """Every combination of fill, shape and colour whose fill-shape pair is not left out."""
+def scenes(left_out: Collection[tuple[str, str]]) -> list[Scene]:
+    """Return every combination of fill, shape and colour whose fill-shape pair is not in `left_out`."""
     return [
         Scene(fill, shape, colour)
         for fill in FILLS
@@ -77,10 +78,10 @@ def scenes(left_out: set[tuple[str, str]]) -> list[Scene]:
     ]
 
 
-def caption(scene: Scene, draw: random.Random) -> tuple[str, Scene]:
-    """A sentence about a scene, and what it says."""
+def caption(scene: Scene, rng: random.Random) -> tuple[str, Scene]:
+    """Return a random sentence about a scene, and the attributes that it mentions."""
     fill, shape, colour = scene.fill, scene.shape, scene.colour
-    phrase, said = draw.choices(
+    phrase, mentioned = rng.choices(
         (
             (f"{fill} {shape}", Scene(fill, shape, "")),
             (f"{colour} {fill} {shape}", scene),
@@ -91,5 +92,5 @@ def caption(scene: Scene, draw: random.Random) -> tuple[str, Scene]:
         ),
         weights=(50, 12, 8, 10, 10, 10),
     )[0]
-    template = USUAL_TEMPLATE if draw.random() < 0.3 else draw.choice(TEMPLATES)
-    return template.format(phrase), said
+    template = USUAL_TEMPLATE if rng.random() < 0.3 else rng.choice(TEMPLATES)
+    return template.format(phrase), mentioned

@@ -1,19 +1,19 @@
-"""`Shapes`, the embedded default, and its relatives: declarations of pictures that are rendered on first use.
+"""`Shapes`, the embedded default dataset, and its relatives; their images are rendered on first use.
 
-`Shapes` has 36 classes, each a fill and a shape ("wavy star"). In the order of labels (alphabetical) its base half has
-the fills checkered, dotted and hollow, the new half plain, striped and wavy; every shape is in both.
+`Shapes` has 36 classes, each a fill and a shape ("wavy star"). In alphabetical order, the base half has the fills
+checkered, dotted and hollow, the new half plain, striped and wavy; every shape occurs in both.
 
-`ShapesColours` ("red star") and `ShapesForms` ("star") are other classes in the same world; `ShapesV2`, `ShapesSketch`,
-`ShapesA` and `ShapesR` are test sets with the classes of `Shapes`, as ImageNetV2, -Sketch, -A and -R are of ImageNet.
+`ShapesColours` ("red star") and `ShapesForms` ("star") have other classes in the same domain; `ShapesV2`,
+`ShapesSketch`, `ShapesA` and `ShapesR` are shifted test sets of `Shapes`, like ImageNetV2, -Sketch, -A and -R of ImageNet.
 """
 
 from dataclasses import replace
 
 from dassl.data.datasets import DATASET_REGISTRY
 
-from .render import COLOURS, TARGET
-from .render import SHAPES as FORMS
-from .rendered import RenderedDataset
+from ..shapes.dataset import RenderedDataset
+from ..shapes.rendering import COLOURS, TARGET
+from ..shapes.rendering import SHAPES as FORMS
 
 FILLS = ("checkered", "dotted", "hollow", "plain", "striped", "wavy")
 SHAPES = ("circle", "cross", "heart", "square", "star", "triangle")
@@ -22,7 +22,7 @@ ANY_FILL, ANY_COLOUR = FILLS, tuple(COLOURS)
 
 @DATASET_REGISTRY.register()
 class Shapes(RenderedDataset):
-    """Filled shapes in clutter, noise and odd light: "wavy star", 36 classes."""
+    """Filled shapes with clutter, noise and colour casts: "wavy star", 36 classes."""
 
     dataset_dir = "shapes"
     classes = {f"{fill} {shape}": ((fill,), (shape,), ANY_COLOUR) for fill in FILLS for shape in SHAPES}
@@ -62,7 +62,7 @@ class _ShiftedShapes(Shapes):
 
 @DATASET_REGISTRY.register()
 class ShapesV2(_ShiftedShapes):
-    """Fresh pictures of the same domain, as in ImageNetV2."""
+    """New images of the same domain, as in ImageNetV2."""
 
     dataset_dir = "shapes_v2"
     seed = 2027
@@ -79,7 +79,7 @@ class ShapesSketch(_ShiftedShapes):
 
 @DATASET_REGISTRY.register()
 class ShapesA(_ShiftedShapes):
-    """More in the way and more noise, as the hard pictures of ImageNet-A."""
+    """More clutter, bars and noise: hard images, as in ImageNet-A."""
 
     dataset_dir = "shapes_a"
     domain = replace(TARGET, clutter=(8, 15), bars=(1, 3), texture=0.26, noise=0.11)
@@ -88,7 +88,7 @@ class ShapesA(_ShiftedShapes):
 
 @DATASET_REGISTRY.register()
 class ShapesR(_ShiftedShapes):
-    """Odd colours, sizes and angles, as the renditions of ImageNet-R."""
+    """Unusual colours, sizes and angles, like the renditions of ImageNet-R."""
 
     dataset_dir = "shapes_r"
     domain = replace(TARGET, radius=(0.34, 0.95), rotation=30, ground=(0.02, 0.36), cast=0.55)

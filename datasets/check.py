@@ -1,0 +1,149 @@
+"""Report on a dataset: which files exist, which are missing, which are damaged. Writes nothing."""
+
+import os
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from dassl.data.datasets import Datum
+from dassl.utils import read_image
+from tqdm import tqdm
+
+from .base import FewShotDataset
+from .errors import DatasetError, MissingImagesError
+from .facts import COLUMNS
+from .shapes.dataset import RenderedDataset
+from .splits import PARTS
+
+EXAMPLES = 5  # number of damaged images that a report names
+
+Parts = Mapping[str, list[Datum] | None]
+
+
+@dataclass
+class Report:
+    """The result of a check.
+
+    Attributes:
+        name: of the dataset's file in configs/datasets.
+        folder: the folder that was checked.
+        split: the origin of the division into train, val and test ("": unknown).
+        found, published: {"classes"|"train"|"val"|"test": number}; empty if nothing was found, or is published.
+        notes, problems: one sentence each; a dataset with a problem is incomplete.
+        help: where to get missing files.
+    """
+
+    name: str
+    folder: Path
+    split: str = ""
+    found: dict[str, int] = field(default_factory=dict)
+    published: dict[str, int | None] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+    help: list[str] = field(default_factory=list)
+
+    @property
+    def complete(self) -> bool:
+        """Whether nothing is missing or damaged."""
+        return not self.problems
+
+    def lines(self) -> list[str]:
+        """Return the report as lines of text."""
+        lines = [f"{self.name}: {'complete' if self.complete else 'INCOMPLETE'}", f"  folder     {self.folder}"]
+        if self.split:
+            lines.append(f"  split      {self.split}")
+        if self.found:
+            lines.append("             " + "".join(f"{column:>9}" for column in COLUMNS))
+            lines.append(_row("found", self.found))
+            if self.published:
+                lines.append(_row("published", self.published))
+        for title, texts in (("note", self.notes), ("PROBLEM", self.problems), ("get it", self.help)):
+            for text in texts:
+                first, *others = text.splitlines()
+                lines += [f"  {title:<11}{first}", *(f"  {'':<11}{line}" for line in others)]
+        return lines
+
+
+def _row(title: str, numbers: Mapping[str, int | None]) -> str:
+    cells = ("-" if numbers.get(column) is None else str(numbers[column]) for column in COLUMNS)
+    return f"  {title:<11}" + "".join(f"{cell:>9}" for cell in cells)
+
+
+def check(name: str, kind: type[FewShotDataset], data: Path, output: Path, quick: bool = False) -> Report:
+    """Check a dataset.
+
+    Args:
+        name: of the dataset's file in configs/datasets.
+        kind: the dataset's class.
+        data, output: `DATASET.ROOT`, and the folder where splits made here are kept if `data` is read-only.
+        quick: do not decode the images.
+    """
+    dataset = kind.located(data, output)
+    report = Report(name, dataset.folder, published=kind.expected_counts())
+    if isinstance(dataset, RenderedDataset) and not dataset.folder.exists():
+        report.notes.append("does not exist yet: rendered on first use")
+        return report
+    parts: Parts
+    try:
+        parts = dict(zip(PARTS, dataset.read(dataset.root), strict=True))
+    except MissingImagesError as error:
+        parts = error.parts
+        report.problems.append(str(error))
+    except (DatasetError, OSError, ImportError) as error:
+        report.problems.append(str(error))
+        report.help = kind.facts.links
+        return report
+    report.split = dataset.split_in_use
+    report.found = counts(parts)
+    if "train" in parts:  # otherwise the division is not known because images are missing
+        report.problems += differences(report.found, report.published)
+    report.problems += filter(None, [dataset.incomplete])
+    decode_images(report, parts, quick)
+    kept = sorted(path.name for path in (dataset.folder / "split_fewshot").glob("shot_*"))
+    if kept:
+        report.notes.append(f"few-shot draws in the data folder: {', '.join(kept)}")
+    if report.problems:
+        report.help = [kind.source, *kind.facts.links]
+    return report
+
+
+def counts(parts: Parts) -> dict[str, int]:
+    """Count classes and images of {"train": list of Datum, ...}; the images of a test set count once."""
+    test = parts.get("test")
+    numbers = {part: len(items) for part, items in parts.items() if items and (part == "test" or items is not test)}
+    return {"classes": len({item.label for items in parts.values() for item in items or ()}), **numbers}
+
+
+def differences(found: Mapping[str, int], published: Mapping[str, int | None]) -> list[str]:
+    """Return a sentence for each number that differs from the published one."""
+    pairs = [(column, found.get(column, 0), number) for column, number in published.items() if number is not None]
+    return [f"{column}: {ours} found, {theirs} published" for column, ours, theirs in pairs if ours != theirs]
+
+
+def decode_images(report: Report, parts: Parts, quick: bool) -> None:
+    """Decode all images as in training; add their number to the notes and damaged ones to the problems.
+
+    Args:
+        report: is extended.
+        parts: {"train": list of Datum, ...}.
+        quick: only count the images.
+    """
+    paths = sorted({item.impath for items in parts.values() for item in items or ()})
+    if quick:
+        report.notes.append(f"{len(paths)} images listed, all exist; not decoded (--quick)")
+        return
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        faults = [f for f in tqdm(pool.map(_fault, paths), report.name, len(paths), unit=" images", disable=None) if f]
+    report.notes.append(f"{len(paths) - len(faults)} of {len(paths)} images decoded")
+    if faults:
+        more = f"\n… and {len(faults) - EXAMPLES} more" if len(faults) > EXAMPLES else ""
+        report.problems.append(f"{len(faults)} unreadable images:\n" + "\n".join(faults[:EXAMPLES]) + more)
+
+
+def _fault(path: str) -> str | None:
+    try:
+        read_image(path)
+    except Exception as error:  # Pillow reports damage with many exception types
+        return str(error) if path in str(error) else f"{path}: {error}"
+    return None

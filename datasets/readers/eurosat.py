@@ -1,0 +1,32 @@
+"""EuroSAT, RGB (Helber et al., 2019)."""
+
+from dassl.data.datasets import DATASET_REGISTRY
+
+from ..facts import Download, Facts
+from ..listed import SplitFileDataset
+
+
+@DATASET_REGISTRY.register()
+class EuroSAT(SplitFileDataset):
+    """EuroSAT: satellite images of land use, 10 classes."""
+
+    dataset_dir = "eurosat"
+    image_dir = "2750"
+    rename = {
+        "AnnualCrop": "Annual Crop Land",
+        "Forest": "Forest",
+        "HerbaceousVegetation": "Herbaceous Vegetation Land",
+        "Highway": "Highway or Road",
+        "Industrial": "Industrial Buildings",
+        "Pasture": "Pasture Land",
+        "PermanentCrop": "Permanent Crop Land",
+        "Residential": "Residential Buildings",
+        "River": "River",
+        "SeaLake": "Sea or Lake",
+    }
+    source = "the EuroSAT repository (github.com/phelber/EuroSAT; torchvision.datasets.EuroSAT downloads it)"
+    facts = Facts(
+        *(10, 13500, 5400, 8100),
+        link="https://github.com/phelber/EuroSAT",
+        download=Download("EuroSAT", {"eurosat/2750": "2750"}),
+    )

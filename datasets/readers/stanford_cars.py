@@ -1,0 +1,53 @@
+"""Stanford Cars (Krause et al., 2013)."""
+
+from pathlib import Path
+
+from dassl.data.datasets import DATASET_REGISTRY
+
+from ..annotations import read_matlab
+from ..class_folders import Entry
+from ..errors import DatasetError
+from ..facts import Download, Facts
+from ..listed import SplitFileDataset
+from ..splits import Split
+
+_MOVED = ("cars_train", "cars_test", "devkit", "cars_test_annos_withlabels.mat")
+
+
+@DATASET_REGISTRY.register()
+class StanfordCars(SplitFileDataset):
+    """Stanford Cars: makes and models, 196 classes; class names start with the year."""
+
+    dataset_dir = "stanford_cars"
+    image_folders = ("cars_train", "cars_test")
+    annotations = ("devkit/cars_train_annos.mat", "devkit/cars_meta.mat", "cars_test_annos_withlabels.mat")
+    source = "the Stanford Cars page (its links are often dead: look for a mirror of the same layout)"
+    facts = Facts(
+        *(196, 6509, 1635, 8041),
+        link="http://ai.stanford.edu/~jkrause/cars/car_dataset.html",
+        download=Download("StanfordCars", {f"stanford_cars/{name}": name for name in _MOVED}),
+    )
+
+    def list_raw(self) -> tuple[Split, Path]:
+        """Read Matlab structures: `annotations` with `fname` and `class` from 1, and `class_names`."""
+        train, meta, test = (self.require(name) for name in self.annotations)
+        names = [_year_first(str(cell[0])) for cell in read_matlab(meta, "class_names")[0]]
+        return {
+            "trainval": _entries(train, "cars_train", names),
+            "test": _entries(test, "cars_test", names),
+        }, train.parent
+
+
+def _entries(path: Path, folder: str, names: list[str]) -> list[Entry]:
+    entries = []
+    for row in read_matlab(path, "annotations")[0]:
+        label = int(row["class"][0, 0]) - 1
+        if not 0 <= label < len(names):
+            raise DatasetError(f"{path}: class {label + 1}; expected 1 to {len(names)}")
+        entries.append((f"{folder}/{row['fname'][0]}", label, names[label]))
+    return entries
+
+
+def _year_first(name: str) -> str:
+    words = name.split(" ")
+    return " ".join([words[-1], *words[:-1]])
