@@ -1,4 +1,4 @@
-"""What every test needs: the repository on the path, the surroundings that `trainers.compat` provides, `--golden`."""
+"""What every test needs: the repository on the path, Dassl or its stand-in, `--golden`."""
 
 import sys
 from pathlib import Path
@@ -6,12 +6,14 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
+sys.path[:0] = [str(ROOT)]
 
-from trainers import compat  # noqa: E402
 
-compat.ensure_torchvision()
-compat.ensure_dassl()
+def pytest_configure(config):
+    """Make `dassl` and `torchvision` importable before any test module is."""
+    import trainers
+
+    trainers.activate()
 
 
 def pytest_addoption(parser):

@@ -11,16 +11,13 @@ import traceback
 from pathlib import Path
 from unittest import mock
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
-import torch
-
-import train  # isort: skip (it makes `dassl` importable)
 import clip.model
+import torch
 import toy  # noqa: F401  (registers the toys)
 
-from trainers import parallel
-from trainers.training import PromptTrainer
+from trainers.cli import train
+from trainers.training import parallel
+from trainers.training.trainer import PromptTrainer
 
 
 class Stopped(Exception):

@@ -26,15 +26,21 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+import toy
+
+from trainers.cli import train
+from trainers.cli.program import guarded
+from trainers.experiments import runs
+
 ROOT = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(ROOT), str(ROOT / "tests"), str(ROOT / "scripts" / "caspl")]
 
-import runs  # noqa: E402
-import toy  # noqa: E402
-
-import train  # noqa: E402
-
-ALONE = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}  # a process that may fork
+PATH = os.pathsep.join([str(ROOT), str(ROOT / "tests")])  # of a process of its own
+ALONE = {
+    **os.environ,
+    "PYTHONPATH": PATH,
+    "OMP_NUM_THREADS": "1",
+    "CUDA_VISIBLE_DEVICES": "",
+}  # a process that may fork
 HOST = "PromptSRC"  # it has the most to remember
 
 
@@ -44,10 +50,11 @@ class ToySetting(runs.Setting):
 
     epochs: int = 3
 
-    def arguments(self, trainer, seed, folder):
-        """See `runs.Setting`."""
+    def configuration(self, trainer, seed, folder, options=None, dataset=""):
+        """The toys' in place of a recipe's."""
         more = {"OPTIM__MAX_EPOCH": self.epochs, "TRAINER__PROMPTSRC__GPA_MEAN": 2, "SEED": seed}
-        return toy.command(self.data, trainer, folder, **more)
+        line = toy.command(self.data, trainer, folder, **more)
+        return train.setup_cfg(train.parse([*line, *(options or [])]))
 
 
 def prepare(root):
@@ -149,7 +156,7 @@ def stop(root):
 def interruptible(line):
     """Run `train.py`; Ctrl-C reaches it even where these tests were started in the background, which ignores it."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    return train.guarded(lambda: train.run(line))
+    return guarded(lambda: train.run(line))
 
 
 def fill(root):
@@ -157,7 +164,7 @@ def fill(root):
 
     def work():
         resource.setrlimit(resource.RLIMIT_FSIZE, (12_000, resource.RLIM_INFINITY))
-        return train.guarded(lambda: train.run(toy.command(root, "CasPL", root / "run", OPTIM__MAX_EPOCH=2)))
+        return guarded(lambda: train.run(toy.command(root, "CasPL", root / "run", OPTIM__MAX_EPOCH=2)))
 
     return [child(work)]
 
@@ -167,7 +174,7 @@ def spoil(root):
     bad = root / "toy" / "train_1_2.png"
     bad.write_bytes(bad.read_bytes()[:200])
     line = toy.command(root, "CoOp", root / "run", DATALOADER__NUM_WORKERS=2)
-    return [child(lambda: train.guarded(lambda: train.run(line)))]
+    return [child(lambda: guarded(lambda: train.run(line)))]
 
 
 def kill(root):

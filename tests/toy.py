@@ -9,11 +9,11 @@ from dassl.data.datasets import DATASET_REGISTRY, Datum
 from PIL import Image
 from recipe import Spec, clip_state_dict
 
-import train
 from datasets.base import FewShotDataset
-from trainers.engine import tokenizer
+from trainers.backbones import tokenizer
 from trainers.engine.tokens import EOT, SOS
-from trainers.templates import ensemble
+from trainers.experiments.setup import nodes_read
+from trainers.method.templates import ensemble
 
 STUDENT = Spec(vision_width=64, text_width=64, embed_dim=32, vision_layers=3, text_layers=3, patch=8, grid=2)
 TEACHER = Spec(vision_width=128, text_width=64, embed_dim=64, vision_layers=2, text_layers=2, patch=8, grid=2)
@@ -99,7 +99,7 @@ def command(root, trainer, folder, *flags, **more):
     """Return the arguments of train.py that run a trainer on the toys."""
     start = ["--root", str(root), "--trainer", trainer, "--seed", "1", "--output-dir", str(folder), *flags]
     pairs = options(root, **more)
-    nodes = train.nodes_read(trainer)
+    nodes = nodes_read(trainer)
     read = [i for i in range(0, len(pairs), 2) if nodes is None or not unread(nodes, pairs[i])]
     return [*start, *(item for i in read for item in pairs[i : i + 2])]
 

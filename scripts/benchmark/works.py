@@ -9,18 +9,19 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from types import MethodType
 
-import plain
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from trainers.boosting import build_student, distillation_loss
-from trainers.engine import Learner, PromptedCLIP, PromptGroup, tokenizer, worded_texts
+from tests import plain
+from trainers.backbones import tokenizer
+from trainers.engine import Learner, PromptedCLIP, PromptGroup, worded_texts
 from trainers.engine.blocks import at_least_float32
 from trainers.engine.precision import cast_clip
 from trainers.engine.symbols import arrange, slots
 from trainers.engine.tokens import BOOSTING, SOS
 from trainers.hosts import cocoop, coop, maple, promptsrc
+from trainers.method.boosting import build_student, distillation_loss
 
 
 @dataclass(frozen=True)

@@ -1,65 +1,18 @@
-"""Boosting-prompt files: import from and export to the published code's checkpoints, and a look inside.
+"""`caspl convert` in a checkout that is not installed."""
 
-python scripts/caspl/convert.py import PUBLISHED FILE.safetensors [--dataset NAME] [--template T] ...
-python scripts/caspl/convert.py export FILE.safetensors FOLDER
-python scripts/caspl/convert.py inspect FILE.safetensors
-"""
-
-import argparse
-import dataclasses
+import runpy
+import sys
 from pathlib import Path
 
-from runs import as_program, checkpoint, sha256
+runpy.run_path(str(Path(__file__).resolve().parents[2] / "train.py"))  # puts the checkout on the path
 
 
-def main() -> None:
-    """Command line, see above."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    commands = parser.add_subparsers(dest="command", required=True)
-    command = commands.add_parser("import", help="read a published checkpoint; nothing pickled in it is executed")
-    command.add_argument("source", type=Path, help="model.pth.tar-N, or the folder that it is in")
-    command.add_argument("target", type=Path, help="the boosting-prompt file to write")
-    for name in ("student", "teacher", "dataset", "template"):
-        command.add_argument(f"--{name}", default="", help=f"the {name}, which the checkpoint does not tell")
-    command.add_argument("--temperature", type=float, default=1.0, help="of the distillation (default 1)")
-    command.add_argument("--seed", type=int, default=1, help="of its training (default 1)")
-    command = commands.add_parser("export", help="write the published layout")
-    command.add_argument("source", type=Path, help="a boosting-prompt file, or the folder of its run")
-    command.add_argument("target", type=Path, help="folder; CasPL/model.pth.tar-N is written in it")
-    command = commands.add_parser("inspect", help="print what a file holds")
-    command.add_argument("source", type=Path, help="a boosting-prompt file, or the folder of its run")
-    args = parser.parse_args()
-    {"import": import_published, "export": export_published, "inspect": inspect}[args.command](args)
+def main() -> int:
+    """Run the command and return its exit code."""
+    from trainers.cli.convert import main
 
-
-def import_published(args: argparse.Namespace) -> None:
-    """The command `import`."""
-    known = {key: getattr(args, key) for key in ("student", "teacher", "dataset", "template", "temperature", "seed")}
-    group, info = checkpoint.import_published(args.source, **known)
-    checkpoint.save_boosting(args.target, group, info)
-    show(args.target)
-
-
-def export_published(args: argparse.Namespace) -> None:
-    """The command `export`."""
-    print(checkpoint.export_published(args.target, *checkpoint.load_boosting(checkpoint.find_boosting(args.source))))
-
-
-def inspect(args: argparse.Namespace) -> None:
-    """The command `inspect`."""
-    show(checkpoint.find_boosting(args.source))
-
-
-def show(path: Path) -> None:
-    """Print a boosting-prompt file's tensors and metadata."""
-    group, info = checkpoint.load_boosting(path)
-    print(f"{path}\n  sha256: {sha256(path)}")
-    for name, stack in group.named_parameters():
-        depth, tokens, width = stack.shape
-        print(f"  {name}: depth {depth}, {tokens} tokens, width {width}, std {stack.std():.4f}")
-    for key, value in dataclasses.asdict(info).items():
-        print(f"  {key}: {value if value is False or value not in ('', 0, []) else 'unknown'}")
+    return main()
 
 
 if __name__ == "__main__":
-    as_program(main)
+    sys.exit(main())

@@ -3,4 +3,4 @@
 # [--data DIR] [--output DIR] [--baseline] [KEY VALUE ...]; --help says more.
 set -euo pipefail
 . "$(dirname "${BASH_SOURCE[0]}")/../setup.sh"
-exec "$PYTHON" "$root/scripts/caspl/driver.py" few_shot "$@"
+PYTHONPATH="$root${PYTHONPATH:+:$PYTHONPATH}" exec "$PYTHON" -m trainers few-shot "$@"

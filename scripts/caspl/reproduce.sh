@@ -3,4 +3,4 @@
 # [--seeds ...] [--miniature] [--cluster local|slurm --jobs N]; --help says more.
 set -euo pipefail
 . "$(dirname "${BASH_SOURCE[0]}")/../setup.sh"
-exec "$PYTHON" "$root/scripts/caspl/driver.py" reproduce "$@"
+PYTHONPATH="$root${PYTHONPATH:+:$PYTHONPATH}" exec "$PYTHON" -m trainers reproduce "$@"

@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 from recipe import STUDENT, TEACHER, clip_state_dict
 
-from trainers.engine import tokenizer
+from trainers.backbones import tokenizer
 from trainers.engine.tokens import EOT, SOS
 
 HERE = Path(__file__).resolve().parent

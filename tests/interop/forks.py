@@ -13,7 +13,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from trainers.engine import tokenizer
+from trainers.backbones import tokenizer
 from trainers.engine.tokens import EOT, SOS
 
 KINDS = {"CoOp": "stock", "CoCoOp": "stock", "MaPLe": "listing", "PromptSRC": "replacing"}

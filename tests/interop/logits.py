@@ -112,7 +112,6 @@ def logits_of(file, words):
 
 if __name__ == "__main__":
     drive.prepare()
-    sys.path.append(str(Path(__file__).resolve().parents[1]))  # for recipe.py
     import caspl  # noqa: F401
     import clip
 

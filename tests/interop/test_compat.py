@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler
 
-from trainers import compat
+from trainers.plugin import compat
 
 
 def dassls_warmup():

@@ -14,12 +14,12 @@ from dassl.utils import load_checkpoint
 from forks import Fork
 from torch.nn import functional as F
 
-import train
 import trainers
-from trainers import checkpoint
-from trainers.engine.loading import load_clip
-from trainers.family import HostError
+from trainers.backbones import load_clip
+from trainers.cli import train
 from trainers.hosts import coop
+from trainers.method import prompt_file as checkpoint
+from trainers.plugin.family import HostError
 
 
 @TRAINER_REGISTRY.register()

@@ -5,7 +5,6 @@ The package takes plain arguments and depends on torch alone. Start reading at `
 """
 
 from .layout import TextLayout
-from .loading import BackboneError, load_clip, tokenizer
 from .model import Learner, PromptedCLIP
 from .prompts import PromptGroup, Stack
 from .symbols import ORDERS, ClassText, Slot
@@ -27,7 +26,6 @@ __all__ = [
     "HOST",
     "ORDERS",
     "POSITIONS",
-    "BackboneError",
     "ClassText",
     "Learner",
     "PromptGroup",
@@ -40,8 +38,6 @@ __all__ = [
     "host_texts",
     "initial_context",
     "layout_of",
-    "load_clip",
-    "tokenizer",
     "worded_texts",
     "words_to_start_from",
 ]

@@ -6,10 +6,10 @@ from dassl.metrics import compute_accuracy
 from torch import Tensor, nn
 
 from .. import config
-from ..engine import PromptedCLIP, load_clip
-from ..engine.loading import image_size
+from ..backbones import image_size, load_clip
+from ..engine import PromptedCLIP
 from ..engine.precision import cast_clip, choose
-from ..training import PromptTrainer
+from ..training.trainer import PromptTrainer
 
 
 class HostTrainer(PromptTrainer):

@@ -7,7 +7,8 @@ import torch
 from dassl.engine import TRAINER_REGISTRY
 from torch import Tensor, nn
 
-from ..engine import Learner, PromptedCLIP, Stack, host_texts, initial_context, tokenizer
+from ..backbones import tokenizer
+from ..engine import Learner, PromptedCLIP, Stack, host_texts, initial_context
 from .base import HostTrainer
 
 

@@ -7,7 +7,8 @@ from dassl.engine import TRAINER_REGISTRY
 from torch import Tensor, nn
 
 from .. import config
-from ..engine import HOST, POSITIONS, Learner, PromptedCLIP, Stack, host_texts, initial_context, tokenizer
+from ..backbones import tokenizer
+from ..engine import HOST, POSITIONS, Learner, PromptedCLIP, Stack, host_texts, initial_context
 from .base import HostTrainer
 
 

@@ -7,6 +7,7 @@ import torch
 from dassl.engine import TRAINER_REGISTRY
 from torch import Tensor, nn
 
+from ..backbones import tokenizer
 from ..config import ConfigError
 from ..engine import (
     Learner,
@@ -14,7 +15,6 @@ from ..engine import (
     Stack,
     host_texts,
     initial_context,
-    tokenizer,
     words_to_start_from,
 )
 from .base import HostTrainer

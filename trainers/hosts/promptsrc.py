@@ -8,6 +8,7 @@ from dassl.engine import TRAINER_REGISTRY
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..backbones import tokenizer
 from ..config import ConfigError
 from ..engine import (
     Learner,
@@ -18,12 +19,11 @@ from ..engine import (
     host_texts,
     initial_context,
     layout_of,
-    tokenizer,
     worded_texts,
     words_to_start_from,
 )
 from ..engine.blocks import at_least_float32
-from ..templates import ensemble
+from ..method.templates import ensemble
 from .base import HostTrainer
 
 

@@ -5,11 +5,11 @@ import logging
 from dassl.engine import TRAINER_REGISTRY
 
 from .. import config
-from ..engine import Learner, PromptedCLIP, load_clip, tokenizer, worded_texts
-from ..engine.loading import image_size
+from ..backbones import image_size, load_clip, tokenizer
+from ..engine import Learner, PromptedCLIP, worded_texts
 from ..engine.precision import cast_clip, choose
-from ..templates import template_of
-from ..training import PromptTrainer
+from ..method.templates import template_of
+from ..training.trainer import PromptTrainer
 
 logger = logging.getLogger(__name__)
 

@@ -1,0 +1,122 @@
+"""Check that the benchmark compares equal computations and that its counts are correct."""
+
+import json
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from scripts.benchmark import measure, works
+from scripts.benchmark import program as bench
+from trainers.engine.kernels import linear
+
+CPU, SMALL = torch.device("cpu"), works.SIZES["small"]
+
+
+@pytest.mark.parametrize("host", works.HOSTS)
+def test_engine_step_matches_plain_and_differs_from_host(host):
+    torch.manual_seed(0)
+    made = works.host_works(host, SMALL, 7, CPU, torch.float32, batch=3)
+    losses = {key: work().item() for key, work in made.items()}
+    assert losses["engine"] == pytest.approx(losses["plain"], rel=1e-5)
+    assert abs(losses["host"] - losses["plain"]) > 1e-4
+
+
+def test_engine_phase_1_matches_plain():
+    torch.manual_seed(0)
+    made = works.boosting_works(SMALL, 7, CPU, torch.float32)
+    losses = {key: work().item() for key, work in made.items()}
+    assert losses["engine"] == pytest.approx(losses["plain"], rel=1e-4)
+    assert losses["cached"] != losses["engine"]  # its teacher's features are drawn
+
+
+def test_engine_needs_fewer_operations_and_less_memory():
+    for made in (
+        works.host_works("MaPLe", SMALL, 30, CPU, torch.float32),
+        works.evaluation_works("CoOp", SMALL, 30, CPU, torch.float32, 8, 4),
+    ):
+        assert measure.operations(made["plain"]) > 2 * measure.operations(made["engine"])
+        assert measure.peak_bytes(made["plain"], CPU) > 2 * measure.peak_bytes(made["engine"], CPU)
+
+
+def test_operation_counts_are_exact():
+    a, b = torch.randn(3, 4), torch.randn(4, 5)
+    assert measure.operations(lambda: a @ b) == 2 * 3 * 4 * 5
+    layer = torch.nn.Linear(4, 5).requires_grad_(False)
+    x = torch.randn(2, 3, 4, requires_grad=True)
+    assert measure.operations(lambda: linear(x, layer.weight, layer.bias).sum().backward()) == 2 * (2 * 6 * 4 * 5)
+    q = torch.randn(2, 3, 10, 16, requires_grad=True)
+    forward = 2 * (2 * 2 * 3 * 10 * 10 * 16)
+    assert measure.operations(lambda: F.scaled_dot_product_attention(q, q, q)) == forward
+    both = measure.operations(lambda: F.scaled_dot_product_attention(q, q, q).sum().backward())
+    assert both == forward * 3.5  # backward: the scores and four products
+
+
+@pytest.mark.parametrize("host", works.HOSTS)
+def test_evaluation_covers_all_images(host, monkeypatch):
+    seen = []
+    monkeypatch.setattr(works.PromptedCLIP, "image_features", _spy(works.PromptedCLIP.image_features, seen))
+    works.evaluation_works(host, SMALL, 5, CPU, torch.float32, images=10, batch=4)["engine"]()
+    assert [len(image) for image in seen] == [4, 4, 2]
+
+
+def _spy(method, seen):
+    def spied(self, image):
+        seen.append(image)
+        return method(self, image)
+
+    return spied
+
+
+def test_peak_memory_counts_live_tensors():
+    def work():
+        a = torch.zeros(1000, 1000)
+        b = a + 1
+        del a
+        return (b + 1).sum().item()
+
+    assert 8e6 <= measure.peak_bytes(work, CPU) <= 8.1e6
+
+
+def test_timing_alternates_order_and_returns_medians(monkeypatch):
+    order = []
+    monkeypatch.setattr(measure, "seconds", lambda work, device: (order.append(work), work + len(order) % 3)[1])
+    medians = measure.in_turns([100, 200, 300], 9, CPU)
+    assert all(work <= median <= work + 2 for work, median in zip([100, 200, 300], medians, strict=True))
+    rounds = [tuple(order[start : start + 3]) for start in range(0, 27, 3)]
+    assert all(sorted(turn) == [100, 200, 300] for turn in rounds)
+    assert len(set(rounds)) == 6 and [turn[0] for turn in rounds] == [100, 200, 300] * 3
+
+
+def test_program_writes_one_row_per_work(tmp_path, capsys):
+    line = [
+        "--size",
+        "small",
+        "--classes",
+        "5",
+        "--images",
+        "4",
+        "--rounds",
+        "1",
+        "--json",
+        str(tmp_path / "bench.json"),
+    ]
+    bench.main(line)
+    figures = json.loads((tmp_path / "bench.json").read_text())
+    assert [row["work"] for row in figures["rows"]] == bench.NAMES and figures["matrix_rate"] > 1e8
+    for row in figures["rows"]:
+        assert all(value > 0 for part in ("operations", "memory", "seconds") for value in row[part].values())
+    assert capsys.readouterr().out.count("CasPL_MaPLe") == 2
+
+
+def test_engine_only_leaves_ratios_empty(capsys):
+    bench.main("--size small --classes 5 --rounds 0 --works CasPL_CoOp --engine-only".split())
+    row = [line for line in capsys.readouterr().out.splitlines() if "CasPL_CoOp" in line][-1]
+    assert [cell.strip() for cell in row.split("|")[3:10]] == [""] * 7 and row.split("|")[-2].strip().isdigit()
+
+
+def test_class_names_have_eight_tokens_on_average():
+    from trainers.engine import tokenizer
+
+    lengths = [len(tokenizer().encode(name)) for name in works.class_names(200)]
+    assert min(lengths) == 6 and max(lengths) == 10 and sum(lengths) / 200 == pytest.approx(8, abs=0.3)

@@ -1,0 +1,316 @@
+"""Tables and plots of results: every figure against one computed by hand, nothing missing left out, nothing invented."""
+
+import csv
+import io
+import json
+
+import matplotlib.image
+import pytest
+from conftest import ROOT
+
+from trainers.cli import results
+from trainers.results import formats, plots, read, summary
+
+PHASE_1 = {"phase": "boosting", "dataset": "DescribableTextures", "images": 9, "labels": False}
+
+
+def put(folder, protocol, dataset, trainer, seed, shots=16, classes="all", **figures):
+    """Write a result.json as the protocols do."""
+    place = folder / protocol / dataset / trainer
+    if seed is not None:
+        place = place / f"shots_{shots}" / f"seed_{seed}"
+    place.mkdir(parents=True, exist_ok=True)
+    if "base" in figures:
+        figures["hm"] = 2 * figures["base"] * figures["new"] / (figures["base"] + figures["new"])
+    ledger = [PHASE_1 | {"classes": classes}] if trainer.startswith("CasPL") else []
+    ledger.append({"phase": "adapting", "dataset": dataset, "images": 9, "labels": True, "classes": "new"})
+    result = {"protocol": protocol, "dataset": dataset, "trainer": trainer, "ledger": ledger}
+    result |= {"seed": seed, "shots": None if seed is None else shots} | figures
+    (place / "result.json").write_text(json.dumps(result))
+    return place / "result.json"
+
+
+def records(folder, *options, capsys):
+    """What `--format json` prints, by (dataset, trainer, metric or shots)."""
+    results.main([str(folder), "--format", "json", *options])
+    found = json.loads(capsys.readouterr().out)
+    return {(r["dataset"], r["trainer"], r["shots"] if r["protocol"] == "few_shot" else r["metric"]): r for r in found}
+
+
+@pytest.fixture
+def output(tmp_path):
+    """Two datasets, two seeds, CoOp alone and cascaded; on EuroSAT the host is missing."""
+    put(tmp_path, "base2new", "dtd", "ZeroshotCLIP", None, base=50, new=60)
+    for seed, alone, cascaded in ((1, (80, 40), (82, 58)), (2, (84, 60), (86, 62))):
+        put(tmp_path, "base2new", "dtd", "CoOp", seed, base=alone[0], new=alone[1])
+        put(tmp_path, "base2new", "dtd", "CasPL_CoOp", seed, base=cascaded[0], new=cascaded[1])
+        put(tmp_path, "base2new", "eurosat", "CasPL_CoOp", seed, base=90, new=70)
+    return tmp_path
+
+
+def test_mean_std_gain_and_the_paper(output, capsys):
+    found = records(output, capsys=capsys)
+    base, hm = (found["DescribableTextures", "CasPL_CoOp", metric] for metric in ("base", "hm"))
+    paper = {(r["dataset"], r["method"]): r for r in csv.DictReader((ROOT / "scripts/paper/base2new.csv").open())}
+    published = float(paper["DescribableTextures", "CasPL_CoOp"]["base"])
+    assert (base["mean"], base["std"], base["seeds"], base["of_seeds"]) == (84, pytest.approx(8**0.5), 2, 2)
+    assert base["gain"] == 84 - 82
+    assert (base["paper"], base["difference"]) == (published, pytest.approx(84 - published))
+    first, second = 2 * 82 * 58 / 140, 2 * 86 * 62 / 148
+    assert hm["mean"] == pytest.approx((first + second) / 2)
+    assert hm["std"] == pytest.approx(abs(first - second) / 2**0.5)
+    zero_shot = found["DescribableTextures", "ZeroshotCLIP", "base"]
+    assert (zero_shot["mean"], zero_shot["std"], zero_shot["seeds"], zero_shot["gain"]) == (50, None, 1, None)
+    assert zero_shot["paper"] == float(paper["DescribableTextures", "CLIP"]["base"])
+
+
+def test_an_average_says_over_what_it_is(output, capsys):
+    found = records(output, capsys=capsys)
+    cascaded, hm = (found["Average", "CasPL_CoOp", metric] for metric in ("base", "hm"))
+    assert (cascaded["mean"], cascaded["datasets"], cascaded["of_datasets"]) == (87, 2, 11)
+    assert cascaded["std"] == pytest.approx(2**0.5)  # of the seeds' averages, 86 and 88
+    assert hm["mean"] == pytest.approx(2 * 87 * 65 / (87 + 65))  # of the averages, not the average of the HMs
+    assert hm["std"] == pytest.approx((2 * 88 * 66 / 154 - 2 * 86 * 64 / 150) / 2**0.5)
+    # Only DTD has both.
+    assert (cascaded["gain"], cascaded["gain_datasets"]) == (2, 1)
+    # An average over two datasets is not set against one over eleven.
+    assert cascaded["paper"] == 84.78 and cascaded["difference"] is None
+    results.main([str(output)])
+    printed = capsys.readouterr().out
+    assert "87.00 ± 1.41 (2 of 11 datasets)" in printed and "(—)" in printed
+    assert "Average of CasPL_CoOp, base, new, hm: the gain is over what both have (1)." in printed
+
+
+def test_a_whole_average_is_set_against_the_paper(tmp_path, capsys):
+    names = {name: stem for stem, name in read.registry_names().items()}
+    paper = read.read_paper()
+    for dataset in dict.fromkeys(key[1] for key in paper if key[1] != "Average"):
+        figures = {half: paper["base2new", dataset, "CasPL_MaPLe", half] + 1 for half in ("base", "new")}
+        put(tmp_path, "base2new", names[dataset], "CasPL_MaPLe", 1, **figures)
+    put(tmp_path, "base2new", "shapes", "CasPL_MaPLe", 1, base=10, new=10)  # is no part of the paper's average
+    results.main([str(tmp_path), "--format", "json"])
+    found = [
+        r for r in json.loads(capsys.readouterr().out) if (r["dataset"], r["trainer"]) == ("Average", "CasPL_MaPLe")
+    ]
+    for record in found[:3]:
+        assert record["difference"] == pytest.approx(1, abs=0.02)
+        assert record["datasets"] == record["of_datasets"] == 11
+    assert [record["mean"] for record in found[3:]] == [10, 10, 10] and found[3]["paper"] is None
+    results.main([str(tmp_path)])
+    headings = [line for line in capsys.readouterr().out.splitlines() if line.startswith("## ")]
+    assert [heading.partition(" shots")[2] for heading in headings] == ["", " (not the paper's datasets)"]
+
+
+def test_what_is_missing_is_shown(output, capsys):
+    found = records(output, capsys=capsys)
+    for key in (("EuroSAT", "CoOp", "base"), ("Food101", "CasPL_CoOp", "new")):
+        assert found[key]["mean"] is None and found[key]["seeds"] == 0 and found[key]["difference"] is None
+    assert found["EuroSAT", "CasPL_CoOp", "base"]["gain"] is None
+    results.main([str(output)])
+    lines = capsys.readouterr().out.splitlines()
+    (row,) = [index for index, line in enumerate(lines) if line.startswith("| EuroSAT")]
+    coop = [cell.strip() for cell in lines[row + 1].split("|")]
+    assert coop[2:5] == ["CoOp", "", "—"] and "(—)" in coop[5] + coop[6]
+
+
+def test_a_missing_seed_is_said(output, capsys):
+    put(output, "base2new", "dtd", "CoOp", 3, base=82, new=50)
+    results.main([str(output)])
+    printed = capsys.readouterr().out
+    assert "3 unless n is given" in printed and "84.00 ± 2.83 (n = 2)" in printed
+
+
+@pytest.mark.parametrize("values, collapsed", [((70, 71, 72), ()), ((70, 59, 72), (2,)), ((70, 61, 70), ())])
+def test_a_collapsed_seed_is_marked_and_counted(tmp_path, capsys, values, collapsed):
+    for seed, new in enumerate(values, 1):
+        put(tmp_path, "base2new", "shapes", "CasPL_CoOp", seed, base=80, new=new)
+    found = records(tmp_path, capsys=capsys)["Shapes", "CasPL_CoOp", "new"]
+    assert found["collapsed"] == ({"Shapes": list(collapsed)} if collapsed else {})
+    assert found["mean"] == pytest.approx(sum(values) / 3)
+    results.main([str(tmp_path)])
+    printed = capsys.readouterr().out
+    note = "† CasPL_CoOp on Shapes, new: seed 2 collapsed to 59.00 (median of its siblings 71.00); it is counted."
+    assert (note in printed) == ("67.00 ± 7.00†" in printed) == bool(collapsed)
+
+
+def test_two_seeds_cannot_tell_which_one_collapsed():
+    assert summary.collapsed_seeds({1: 80.0, 2: 20.0}) == ()
+
+
+@pytest.mark.parametrize("classes", ["all", "base"])
+def test_which_classes_phase_1_saw(tmp_path, capsys, classes):
+    put(tmp_path, "base2new", "shapes", "CoOp", 1, base=80, new=70)
+    put(tmp_path, "base2new", "shapes", "CasPL_CoOp", 1, classes=classes, base=80, new=70)
+    found = records(tmp_path, capsys=capsys)
+    assert found["Shapes", "CasPL_CoOp", "base"]["phase_1_classes"] == classes
+    assert found["Shapes", "CoOp", "base"]["phase_1_classes"] == ""
+    put(tmp_path, "base2new", "shapes", "CasPL_CoOp", 2, classes="another", base=80, new=70)
+    results.main([str(tmp_path)])
+    assert "runs of different phases 1" in capsys.readouterr().out
+
+
+def test_results_from_before_the_ledger_are_read(tmp_path, capsys):
+    path = put(tmp_path, "base2new", "shapes", "CasPL_CoOp", 1, base=80, new=70)
+    old = {key: value for key, value in json.loads(path.read_text()).items() if key not in ("protocol", "ledger")}
+    path.write_text(json.dumps(old))
+    found = records(tmp_path, capsys=capsys)["Shapes", "CasPL_CoOp", "new"]
+    assert (found["mean"], found["phase_1_classes"]) == (70, "not recorded")
+    assert records(tmp_path / "base2new" / "shapes", capsys=capsys)["Shapes", "CasPL_CoOp", "new"]["mean"] == 70
+
+
+@pytest.fixture
+def few_shot(tmp_path):
+    """Two shots of PromptSRC, alone and cascaded, on one dataset."""
+    put(tmp_path, "few_shot", "dtd", "ZeroshotCLIP", None, accuracy=45)
+    for seed in (1, 2):
+        for shots in (1, 16):
+            put(tmp_path, "few_shot", "dtd", "PromptSRC", seed, shots, accuracy=50 + shots + seed)
+            put(tmp_path, "few_shot", "dtd", "CasPL_PromptSRC", seed, shots, accuracy=55 + shots + seed)
+    return tmp_path
+
+
+def test_few_shot(few_shot, capsys):
+    found = records(few_shot, capsys=capsys)
+    for shots in (1, 16):
+        cell = found["DescribableTextures", "CasPL_PromptSRC", shots]
+        assert (cell["mean"], cell["std"], cell["gain"]) == (56.5 + shots, pytest.approx(0.5**0.5), 5)
+        assert cell["metric"] == "accuracy"
+    assert found["DescribableTextures", "CasPL_PromptSRC", 4]["mean"] is None  # one of the paper's, not run
+    assert found["DescribableTextures", "ZeroshotCLIP", None]["mean"] == 45
+    average = found["Average", "CasPL_PromptSRC", 16]
+    assert (average["mean"], average["paper"], average["difference"]) == (72.5, 84.49, None)
+
+
+def test_cross_dataset(tmp_path, capsys):
+    for seed in (1, 2):
+        targets = {"dtd": 40 + seed, "eurosat": 50, "imagenetv2": 60}
+        put(tmp_path, "cross_dataset", "imagenet", "MaPLe", seed, accuracy=70, targets=targets)
+        put(tmp_path, "cross_dataset", "imagenet", "CasPL_MaPLe", seed, accuracy=71, targets=targets | {"eurosat": 54})
+    found = records(tmp_path, capsys=capsys)
+    assert found["ImageNet", "CasPL_MaPLe", "accuracy"]["gain"] == 1
+    average = found["Average of targets", "CasPL_MaPLe", "accuracy"]
+    assert (average["mean"], average["gain"]) == (pytest.approx((41.5 + 54) / 2), 2)  # without the source
+    assert (average["datasets"], average["of_datasets"]) == (2, 10)
+    shifted = found["Average of shifted", "CasPL_MaPLe", "accuracy"]
+    assert (shifted["mean"], shifted["datasets"], shifted["of_datasets"]) == (60, 1, 4)
+    assert found["ImageNetSketch", "MaPLe", "accuracy"]["mean"] is None
+
+
+def test_only_the_protocol_that_was_asked_for(output, few_shot, capsys):
+    put(output, "few_shot", "dtd", "CoOp", 1, 1, accuracy=50).write_text("damaged")
+    results.main([str(output), "--protocol", "base2new", "--format", "json"])
+    assert {record["protocol"] for record in json.loads(capsys.readouterr().out)} == {"base2new"}
+
+
+def test_csv_and_json_hold_the_same(output, capsys):
+    results.main([str(output), "--format", "json"])
+    expected = json.loads(capsys.readouterr().out)
+    results.main([str(output), "--format", "csv"])
+    rows = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
+    assert list(rows[0]) == list(expected[0]) == formats.FIELDS
+    for row, record in zip(rows, expected, strict=True):
+        for key in set(formats.FIELDS) - {"collapsed"}:
+            assert row[key] == ("" if record[key] is None else str(record[key]))
+
+
+def test_latex_holds_what_markdown_holds(output, capsys):
+    results.main([str(output)])
+    rows = [line.split("|")[1:-1] for line in capsys.readouterr().out.splitlines() if line.startswith("| ")]
+    results.main([str(output), "--format", "latex"])
+    text = capsys.readouterr().out
+    assert text.isascii() and text.count("\\begin{table}") == text.count("\\end{tabular}") == 1
+    plain = {"$\\pm$": "±", "$-$": "−", "---": "—", "$^\\dagger$": "†", "\\_": "_", "\\\\": ""}
+    body = text[text.index("\\toprule") : text.index("\\bottomrule")]
+    for command, sign in plain.items():
+        body = body.replace(command, sign)
+    cells = [[cell.strip() for cell in line.split("&")] for line in body.splitlines() if "&" in line]
+    assert cells == [[cell.strip() for cell in row] for row in rows]
+
+
+@pytest.mark.parametrize(
+    "change, said",
+    [
+        (lambda result: "{", "no JSON"),
+        (lambda result: "[]", "remove it"),
+        (lambda result: json.dumps(result | {"new": 170}), "'new' is 170, expected an accuracy from 0 to 100"),
+        (lambda result: json.dumps(result | {"new": float("nan")}), "'new' is nan"),
+        (lambda result: json.dumps(result | {"seed": "1"}), "'seed' is '1'"),
+        (lambda result: json.dumps(result | {"protocol": "other"}), "expected one of base2new"),
+        (lambda result: json.dumps({key: result[key] for key in result if key != "base"}), "it has no 'base'"),
+        (lambda result: json.dumps(result | {"seed": 1}), "is of the same run as"),
+    ],
+)
+def test_a_damaged_result_is_named_and_the_others_are_shown(output, capsys, change, said):
+    path = output / "base2new/dtd/CasPL_CoOp/shots_16/seed_2/result.json"
+    path.write_text(change(json.loads(path.read_text())))
+    with pytest.raises(ValueError) as caught:
+        results.main([str(output)])
+    assert str(path) in str(caught.value) and said in str(caught.value)
+    assert "remove" in str(caught.value) or "move" in str(caught.value)
+    assert "82.00 (n = 1)" in capsys.readouterr().out
+
+
+def test_the_program_ends_with_an_exit_code(tmp_path, capsys):
+    with pytest.raises(SystemExit) as ended:
+        results.as_program(lambda: results.main([str(tmp_path)]))
+    error = capsys.readouterr().err
+    assert ended.value.code == 2 and f"under {tmp_path}" in error and "reproduce.sh" in error
+
+
+@pytest.mark.parametrize("ending, signature", [(".png", b"\x89PNG"), (".pdf", b"%PDF"), (".svg", b"<?xml")])
+def test_plots(tmp_path, ending, signature, capsys):
+    for trainer, gain in (("MaPLe", 0), ("CasPL_MaPLe", 4)):
+        put(tmp_path, "base2new", "shapes", trainer, 1, base=70 + gain, new=60 + gain)
+        put(tmp_path, "few_shot", "shapes", trainer, 1, shots=1, accuracy=50 + gain)
+        put(tmp_path, "few_shot", "shapes", trainer, 1, shots=4, accuracy=60 + gain)
+    path = tmp_path / "plots" / f"all{ending}"
+    results.main([str(tmp_path), "--plot", str(path)])
+    content = path.read_bytes()
+    assert content.startswith(signature) and len(content) > 10_000
+    if ending == ".png":
+        pixels = matplotlib.image.imread(path)[..., :3].reshape(-1, 3)
+        assert len({tuple(pixel) for pixel in pixels[::7]}) > 50  # curves, rings and texts, not a blank page
+
+
+def test_what_is_drawn(few_shot, capsys):
+    """Our curves, the paper's dashed average, and nothing for what was not run."""
+    runs, _ = read.read_runs(few_shot)
+    figure = plots.plt.figure()
+    (table,) = summary.summarise(runs, read.read_paper())
+    plots.DRAWN["few_shot"](table, figure)
+    titles = [panel.get_title() for panel in figure.axes]
+    assert len(titles) == 12 and titles[-1] == "Average"
+    (dtd,) = [panel for panel in figure.axes if panel.get_title() == "DescribableTextures"]
+    curves = {curve.get_label(): list(curve[0].get_ydata()) for curve in dtd.containers}
+    assert curves == {"PromptSRC": [52.5, 67.5], "CasPL_PromptSRC": [57.5, 72.5]}
+    dashed = {
+        line.get_label(): list(line.get_ydata()) for line in figure.axes[-1].lines if line.get_linestyle() == "--"
+    }
+    assert dashed["CasPL_PromptSRC, the paper's average"] == [75.91, 77.94, 80.45, 82.22, 84.49]
+    empty = figure.axes[0]
+    assert empty.get_title() == "ImageNet" and not empty.lines and not empty.containers
+    plots.plt.close(figure)
+
+
+def test_a_plot_of_nothing_is_refused(tmp_path, capsys):
+    put(tmp_path, "cross_dataset", "imagenet", "MaPLe", 1, accuracy=70, targets={"dtd": 40})
+    with pytest.raises(ValueError, match="nothing to draw"):
+        results.main([str(tmp_path), "--plot", str(tmp_path / "a.png")])
+    with pytest.raises(SystemExit):
+        results.main([str(tmp_path), "--plot", "a.jpeg"])
+    assert ".png, .pdf, .svg" in capsys.readouterr().err
+
+
+def test_the_papers_averages_follow_from_its_rows():
+    paper = read.read_paper()
+    trainers = dict.fromkeys(key[2] for key in paper if key[0] == "base2new")
+    assert len(trainers) == 9
+    datasets = dict.fromkeys(key[1] for key in paper if key[1] != "Average")
+    assert set(datasets) <= set(read.registry_names().values()) and len(datasets) == 11
+    for trainer in trainers:
+        base, new, hm = (paper["base2new", "Average", trainer, column] for column in ("base", "new", "hm"))
+        for half, average in (("base", base), ("new", new)):
+            mean = sum(paper["base2new", dataset, trainer, half] for dataset in datasets) / 11
+            assert mean == pytest.approx(average, abs=0.0101), (trainer, half)
+        assert 2 * base * new / (base + new) == pytest.approx(hm, abs=0.0101), trainer
+    assert paper["few_shot", "Average", "CasPL_PromptSRC", "16"] == 84.49

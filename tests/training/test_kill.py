@@ -1,0 +1,133 @@
+"""A run that is killed at random points, again and again, ends as one that was left alone: bit by bit, with the same files."""
+
+import json
+import signal
+
+import protocol
+import pytest
+import torch
+import toy
+
+from trainers.cli import train
+from trainers.cli.program import guarded
+
+FINAL = [
+    "boosting/toy/CasPL/model.pth.tar-3",
+    "base2new/toy/CasPL_PromptSRC/shots_2/seed_1/VLPromptLearner/model.pth.tar-3",
+]
+
+
+@pytest.fixture(scope="module")
+def killed():
+    """A folder with a run that was left alone and one that was killed; how many times."""
+    root, codes, _ = protocol.play()
+    codes = codes["kill"]
+    assert codes[-1] == 0 and set(codes[:-1]) == {-signal.SIGKILL}, codes
+    return root / "kill", len(codes) - 1
+
+
+def leaves(value, path=""):
+    """Everything in nested containers, by its place."""
+    if isinstance(value, dict | list | tuple):
+        pairs = value.items() if isinstance(value, dict) else enumerate(value)
+        return {place: leaf for key, item in pairs for place, leaf in leaves(item, f"{path}/{key}").items()}
+    return {path: value}
+
+
+def assert_same(ours, theirs):
+    """Bit-identical contents of two checkpoints."""
+    ours, theirs = leaves(ours), leaves(theirs)
+    assert ours.keys() == theirs.keys()
+    for place, value in ours.items():
+        other = theirs[place]
+        same = torch.equal(value, other) if isinstance(value, torch.Tensor) else value == other
+        assert same, f"{place}: {value} {other}"
+
+
+def test_it_was_killed_several_times(killed):
+    assert killed[1] >= 4
+
+
+@pytest.mark.parametrize("file", FINAL)
+def test_parameters_optimiser_schedule_sums_and_random_state_are_the_same_bits(killed, file):
+    ours, theirs = (torch.load(killed[0] / run / file, weights_only=True) for run in ("killed", "undisturbed"))
+    assert {"state_dict", "optimizer", "scheduler", "random_state"} <= ours.keys()
+    assert ("VLPromptLearner" in file) == any(key.endswith("_sum") for key in ours["state_dict"])
+    assert_same(ours, theirs)
+
+
+def test_the_boosting_prompt_the_draw_and_the_results_are_the_same(killed):
+    root = killed[0]
+    ours, theirs = (
+        (root / run / "boosting/toy/boosting.safetensors").read_bytes() for run in ("killed", "undisturbed")
+    )
+    assert ours == theirs
+    results = [
+        root / run / "base2new/toy/CasPL_PromptSRC/shots_2/seed_1/result.json" for run in ("killed", "undisturbed")
+    ]
+    ours, theirs = (json.loads(path.read_text()) for path in results)
+    differing = {place for place, value in leaves(ours).items() if value != leaves(theirs)[place]}
+    assert all("seconds" in place or "killed" in str(leaves(ours)[place]) for place in differing), differing
+
+
+def test_nothing_is_left_lying_about(killed):
+    names = [
+        sorted(str(path.relative_to(killed[0] / run)) for path in (killed[0] / run).rglob("*"))
+        for run in ("killed", "undisturbed")
+    ]
+    assert names[0] == names[1]
+    assert not [name for name in names[0] if "progress" in name or ".part" in name or ".tmp" in name or "lock" in name]
+
+
+def test_sigterm_and_ctrl_c_stop_cleanly_and_say_how_to_go_on():
+    root, codes, said = protocol.play()
+    assert codes["stop"] == [143, 130]
+    for name in ("SIGTERM", "SIGINT"):
+        assert f"stopped by {name}: the same command goes on from the last whole epoch" in said
+        run = root / "stop" / name
+        assert "Stopped: the same command goes on" in (run / "log.txt").read_text()
+        assert sorted(path.name for path in run.iterdir() if path.name != "tensorboard") == [
+            *("config.yaml", "ledger.json", "log.txt", "progress.pt")
+        ]
+    assert "Traceback" not in said and not list((root / "stop").glob(".*"))
+
+
+def test_a_run_that_is_not_finished_is_not_evaluated(killed, tmp_path, monkeypatch, capsys):
+    line = toy.command(killed[0], "CoOp", tmp_path / "run", OPTIM__MAX_EPOCH=2)
+    with monkeypatch.context() as patch:
+        patch.setattr("trainers.training.PromptTrainer.before_epoch", stop_at(1))
+        assert guarded(lambda: train.run(line)) == 130
+    capsys.readouterr()
+    evaluation = ["--eval-only", "--model-dir", str(tmp_path / "run")]
+    assert guarded(lambda: train.run(evaluation)) == 2
+    assert "is not finished: give its command again, it goes on" in capsys.readouterr().err
+    train.run(line)
+    assert guarded(lambda: train.run(evaluation)) == 0
+
+
+def stop_at(epoch):
+    """A `before_epoch` at which somebody presses Ctrl-C."""
+
+    def before_epoch(trainer):
+        if trainer.epoch == epoch:
+            raise KeyboardInterrupt
+
+    return before_epoch
+
+
+@pytest.mark.parametrize("damage", [b"", b"nothing like it", None])
+def test_a_damaged_progress_is_named_and_left_as_it_was(killed, tmp_path, monkeypatch, capsys, damage):
+    line = toy.command(killed[0], "CoOp", tmp_path / "run", OPTIM__MAX_EPOCH=2)
+    with monkeypatch.context() as patch:
+        patch.setattr("trainers.training.PromptTrainer.before_epoch", stop_at(1))
+        guarded(lambda: train.run(line))
+    path = tmp_path / "run" / "progress.pt"
+    damaged = path.read_bytes()[:1000] if damage is None else damage
+    path.write_bytes(damaged)
+    capsys.readouterr()
+    assert guarded(lambda: train.run(line)) == 2
+    error = capsys.readouterr().err
+    assert str(path) in error and "remove" in error and "Traceback" not in error
+    assert path.read_bytes() == damaged
+    path.unlink()
+    assert guarded(lambda: train.run(line)) == 0

@@ -1,0 +1,117 @@
+"""The same seed gives the same bits: in one process or two, whatever the number of data workers."""
+
+import json
+import os
+import random
+import subprocess
+import sys
+import time
+
+import numpy as np
+import protocol
+import pytest
+import torch
+import toy
+from test_kill import assert_same
+
+from trainers.cli import train
+from trainers.training import rng as randomness
+
+AUGMENTED = {
+    "INPUT__TRANSFORMS": "('random_resized_crop', 'random_flip', 'colorjitter', 'random_translation', 'normalize')"
+}
+FINAL = {"CasPL": "CasPL/model.pth.tar-2", "CoCoOp": "prompt_learner/model.pth.tar-2"}
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    """Pictures, CLIPs, and a run of each trainer to compare with."""
+    root = tmp_path_factory.mktemp("repeat")
+    protocol.prepare(root)
+    for trainer in FINAL:
+        train.run(line(root, trainer, root / trainer))
+    return root
+
+
+def line(root, trainer, folder, *flags, **more):
+    """Two epochs with all kinds of augmentation."""
+    return toy.command(root, trainer, folder, *flags, OPTIM__MAX_EPOCH=2, **AUGMENTED | more)
+
+
+def final(root, trainer, folder):
+    """Both final checkpoints."""
+    return [torch.load(run / FINAL[trainer], weights_only=True) for run in (folder, root / trainer)]
+
+
+@pytest.mark.parametrize("trainer", FINAL)
+def test_the_same_seed_twice_in_one_process(root, tmp_path, trainer):
+    train.run(line(root, trainer, tmp_path / "run"))
+    assert_same(*final(root, trainer, tmp_path / "run"))
+
+
+def test_another_seed_gives_other_bits(root, tmp_path):
+    train.run([*line(root, "CasPL", tmp_path / "run"), "SEED", "2"])
+    ours, theirs = final(root, "CasPL", tmp_path / "run")
+    assert not torch.equal(ours["state_dict"]["text"], theirs["state_dict"]["text"])
+
+
+def test_the_same_seed_in_another_process(root, tmp_path):
+    script = "import json, sys, toy; from trainers.cli import train; train.run(json.loads(sys.argv[1]))"
+    arguments = json.dumps([str(item) for item in line(root, "CoCoOp", tmp_path / "run")])
+    environment = {**os.environ, "PYTHONHASHSEED": "7", "PYTHONPATH": protocol.PATH}
+    subprocess.run([sys.executable, "-c", script, arguments], check=True, capture_output=True, env=environment)
+    assert_same(*final(root, "CoCoOp", tmp_path / "run"))
+
+
+@pytest.mark.parametrize("trainer", FINAL)
+def test_four_data_workers_give_the_bits_of_none(root, tmp_path, trainer):
+    train.run(line(root, trainer, tmp_path / "run", DATALOADER__NUM_WORKERS=4))
+    assert_same(*final(root, trainer, tmp_path / "run"))
+
+
+def test_an_image_is_augmented_otherwise_in_every_epoch_and_run(root, tmp_path):
+    def image(epoch, seed):
+        cfg = train.setup_cfg(train.parse(line(root, "CasPL", tmp_path / "run", SEED=seed)))
+        loader = train.build_trainer(cfg).train_loader_x
+        loader.dataset.epoch = epoch
+        return loader.dataset[3]["img"]
+
+    first = image(0, 1)
+    assert torch.equal(first, image(0, 1))
+    assert not torch.equal(first, image(1, 1)) and not torch.equal(first, image(0, 2))
+
+
+def test_drawing_from_numbers_is_not_noticed_outside():
+    def draws():
+        return random.random(), np.random.rand(), torch.rand(1).item()
+
+    randomness.set_random_state(before := randomness.random_state())
+    expected = draws()
+    randomness.set_random_state(before)
+    with randomness.drawing_from(1, 2, 3):
+        inside = draws()
+    assert draws() == expected
+    with randomness.drawing_from(1, 2, 3):
+        assert draws() == inside
+    with randomness.drawing_from(1, 2, 4):
+        assert all(one != other for one, other in zip(draws(), inside, strict=True))
+
+
+def test_deterministic_switches_pytorch(root, tmp_path, monkeypatch):
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
+    try:
+        train.run(line(root, "CasPL", tmp_path / "run", "--deterministic"))
+        assert torch.are_deterministic_algorithms_enabled() and not torch.backends.cudnn.benchmark
+        assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
+    finally:
+        torch.use_deterministic_algorithms(False)
+        os.environ.pop("CUBLAS_WORKSPACE_CONFIG", None)
+    assert_same(*final(root, "CasPL", tmp_path / "run"))
+
+
+def test_the_price_of_it_is_small():
+    start = time.process_time()
+    for index in range(100):
+        with randomness.drawing_from(1, 2, index):
+            pass
+    assert time.process_time() - start < 0.1  # a millisecond an image would be too much: decoding takes several

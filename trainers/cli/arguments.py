@@ -1,0 +1,111 @@
+"""Arguments that several programs share, and KEY VALUE pairs anywhere on a command line."""
+
+import argparse
+import re
+import sys
+from pathlib import Path
+
+from .. import activate
+
+KEY = re.compile(r"[A-Z][A-Z0-9_]*(\.[A-Z][A-Z0-9_]*)*")  # of the configuration
+_TOP_LEVEL = ("OUTPUT_DIR", "RESUME", "SEED", "USE_CUDA", "VERBOSE", "VERSION")
+
+
+def parser(command: str, description: str | None, keys: bool = True) -> argparse.ArgumentParser:
+    """Return the parser of a command; `keys`: it takes KEY VALUE pairs."""
+    shape = argparse.RawDescriptionHelpFormatter
+    epilog = "KEY VALUE: any key of the configuration with its value, anywhere on the command line"
+    return argparse.ArgumentParser(
+        prog=f"caspl {command}", description=description, formatter_class=shape, epilog=epilog if keys else None
+    )
+
+
+def parse(parser: argparse.ArgumentParser, argv: list[str] | None, keys: bool = True) -> argparse.Namespace:
+    """Parse a command line; then make Dassl importable and register the trainers, which `--help` does not wait for.
+
+    Args:
+        keys: whether KEY VALUE pairs may be anywhere on it; they are in `opts` of the result.
+    """
+    words = sys.argv[1:] if argv is None else argv
+    options: list[str] = []
+    if keys:
+        words, options = split_options(words)
+    args = parser.parse_args(words)
+    args.opts = options
+    activate()
+    return args
+
+
+def split_options(argv: list[str]) -> tuple[list[str], list[str]]:
+    """Split a command line into the program's arguments and KEY VALUE pairs.
+
+    A word in capitals with a dot in it, or one of the configuration's top-level keys, is a KEY; the next one is its value.
+    """
+    words, options = [], []
+    waiting = list(argv)
+    while waiting:
+        word = waiting.pop(0)
+        if is_key(word):
+            options += [word, *waiting[:1]]
+            waiting = waiting[1:]
+        else:
+            words.append(word)
+    return words, options
+
+
+def is_key(word: str) -> bool:
+    """Return whether a word is a key of the configuration by its form."""
+    return bool(KEY.fullmatch(word)) and ("." in word or word in _TOP_LEVEL)
+
+
+def seed_number(text: str) -> int:
+    """Convert a seed, for argparse."""
+    if not text.lstrip("-").isdigit():
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number")
+    return int(text)
+
+
+def run_seed(text: str) -> int:
+    """Convert a protocol's seed, for argparse."""
+    seed = seed_number(text)
+    if seed < 0:
+        raise argparse.ArgumentTypeError(f"{text} is below 0: a run's seed is 0, 1, 2, ...")
+    return seed
+
+
+def shot_number(text: str) -> int:
+    """Convert a number of images a class, for argparse."""
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of images a class: 1, 2, 4, ...")
+    return int(text)
+
+
+def dataset_name(text: str) -> str:
+    """Check a dataset's name, for argparse."""
+    from ..experiments.places import dataset_files
+
+    return _known("dataset", text, list(dataset_files()))
+
+
+def host_name(text: str) -> str:
+    """Convert a host's command-line name to its trainer, for argparse; case does not matter."""
+    from ..experiments.places import host_names
+
+    hosts = host_names()
+    return hosts[_known("host", text.lower(), list(hosts))]
+
+
+def _known(what: str, text: str, known: list[str]) -> str:
+    from ..names import nearest
+
+    if text not in known:
+        raise argparse.ArgumentTypeError(f"unknown {what} {text!r}: {nearest(text, known)}")
+    return text
+
+
+def add_folders(parser: argparse.ArgumentParser) -> None:
+    """Add the folders that all protocols have."""
+    from ..experiments.places import ROOT
+
+    parser.add_argument("--data", type=Path, default=ROOT / "data", help="folder of the datasets (default: data/)")
+    parser.add_argument("--output", type=Path, default=ROOT / "output", help="folder of the runs (default: output/)")

@@ -1,0 +1,106 @@
+"""Check which files of a dataset exist, and download datasets.
+
+    caspl data check DATASET|all --data DIR [--output DIR] [--quick]
+    caspl data fetch DATASET --data DIR
+
+DATASET is the name of a file in configs/datasets. `check` writes nothing; its exit code is 0 if all checked datasets
+are complete, else 1. `fetch` ends with a quick check.
+"""
+
+import argparse
+import importlib
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import yaml
+
+from ..experiments import places
+from . import arguments
+from .program import guarded
+
+OWN = ("csv", "image_folder")  # `all` leaves them out: their folder is DATASET.ROOT itself
+
+
+def data(argv: list[str] | None = None) -> int:
+    """Run one of the two commands and return the exit code."""
+    parser = add_arguments(arguments.parser("data", __doc__, keys=False))
+    args = arguments.parse(parser, argv, keys=False)
+    logging.getLogger(places.datasets_package()).setLevel(logging.ERROR)  # the report contains the readers' warnings
+    lines = fetch_dataset(args.dataset, args.data) if args.command == "fetch" else ()
+    for line in lines:
+        print(line, flush=True)
+    incomplete = []
+    names = [name for name in places.dataset_files() if name not in OWN] if args.dataset == "all" else [args.dataset]
+    for name in names:
+        report = _part("check").check(name, registered(name), args.data, args.output, getattr(args, "quick", True))
+        print("\n".join(report.lines()), flush=True)
+        incomplete += [] if report.complete else [name]
+    if args.dataset == "all":
+        complete = len(names) - len(incomplete)
+        print(f"\n{complete} of {len(names)} complete; incomplete: {', '.join(incomplete) or 'none'}")
+    return 1 if incomplete else 0
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
+    """Add the commands check and fetch with their options; return the parser."""
+    commands = parser.add_subparsers(dest="command", required=True)
+    check_command = commands.add_parser("check", help="report which files exist and which are missing")
+    fetch_command = commands.add_parser("fetch", help="download a dataset, or print where to get it")
+    check_command.add_argument("dataset", type=dataset_or_all, metavar="DATASET", help="a dataset, or all")
+    fetch_command.add_argument("dataset", type=arguments.dataset_name, metavar="DATASET", help="a dataset")
+    for command in (check_command, fetch_command):
+        command.add_argument("--data", type=Path, required=True, help="folder of the datasets")
+        command.add_argument(
+            "--output", type=Path, default=places.ROOT / "output", help="folder of the runs (default: output/)"
+        )
+    check_command.add_argument("--quick", action="store_true", help="do not decode the images")
+    return parser
+
+
+def dataset_or_all(text: str) -> str:
+    """Parse a dataset's name or "all", for argparse."""
+    return text if text == "all" else arguments.dataset_name(text)
+
+
+def registered(name: str) -> Any:
+    """Return the dataset class that a file in configs/datasets names."""
+    _part("check")  # registers the datasets
+    registry = importlib.import_module("dassl.data.datasets").DATASET_REGISTRY
+    return registry.get(yaml.safe_load(places.dataset_files()[name].read_text())["DATASET"]["NAME"])
+
+
+def _part(name: str) -> ModuleType:
+    return importlib.import_module(f"{places.datasets_package()}.{name}")
+
+
+def fetch_dataset(dataset: str, data: Path) -> Iterator[str]:
+    """Download a dataset; yield lines that report the result, or where to get the data and the expected layout.
+
+    Raises:
+        OSError: the download failed.
+    """
+    kind = registered(dataset)
+    located = kind.located(data, data)
+    if kind.facts.download is None:
+        yield from (f"{dataset}: no automatic download. Get it from:", kind.source, *kind.facts.links)
+        yield from (f"Expected in {located.folder}:", *located.describe_layout())
+        return
+    try:
+        moved = _part("fetch").fetch(kind.facts.download, located.folder)
+    except OSError as error:
+        where = [
+            f"{error}\nGet it from:",
+            *kind.facts.links,
+            f"Expected in {located.folder}:",
+            *located.describe_layout(),
+        ]
+        raise OSError("\n".join(where)) from error
+    yield from [f"{path}: fetched" for path in moved] or [f"{located.folder}: the images exist already"]
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command and return its exit code."""
+    return guarded(lambda: data(argv))

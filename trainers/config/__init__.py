@@ -1,0 +1,25 @@
+"""The configuration: its keys, how files and options are merged, what is checked, and how a run keeps it."""
+
+from .errors import ConfigError, check_choice, nearest
+from .kept import check_kept, differences, differing, keep_config
+from .keys import check_cfg, check_image_size, extend_cfg
+from .merge import leaves, merge_file, merge_options, value_of
+from .values import check_values
+
+__all__ = [
+    "ConfigError",
+    "check_cfg",
+    "check_choice",
+    "check_image_size",
+    "check_kept",
+    "check_values",
+    "differences",
+    "differing",
+    "extend_cfg",
+    "keep_config",
+    "leaves",
+    "merge_file",
+    "merge_options",
+    "nearest",
+    "value_of",
+]

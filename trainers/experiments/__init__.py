@@ -1,0 +1,1 @@
+"""The paper's protocols: recipes, runs, grids of runs, and their results."""

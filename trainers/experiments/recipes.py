@@ -1,0 +1,62 @@
+"""What protocols and datasets change in the published base-to-new recipes of configs/trainers/*/vit_b16.yaml.
+
+Where nothing stands here, the base-to-new recipe holds. What the publications say, and where they are silent:
+
+- Few-shot is published for PromptSRC alone; the other hosts cascaded keep their base-to-new recipes. CoOp alone has its
+  own paper's few-shot recipe, which is known for 16 shots and used for fewer, too.
+- Cross-dataset: the boosting prompt's recipe is given with PromptSRC; one prompt of this recipe serves all hosts. Learning
+  rate and epochs of its phase 1 are not given: the base-to-new ones.
+- What is given for a cascaded PromptSRC or MaPLe is used for the host alone as well (its own tokens, of course).
+"""
+
+PAPER_HOSTS = ("CoOp", "CoCoOp", "MaPLe", "PromptSRC")
+
+# {(protocol, what): {key: value}}; `what` is a host's name, which stands for CasPL_<host> as well, or a trainer's.
+_BY_PROTOCOL = {
+    ("few_shot", "PromptSRC"): {
+        "OPTIM.MAX_EPOCH": 50,
+        "TRAINER.PROMPTSRC.GPA_MEAN": 45,
+        "TRAINER.PROMPTSRC.GPA_STD": 5,
+    },
+    ("few_shot", "CoOp alone"): {"OPTIM.MAX_EPOCH": 200, "TRAINER.COOP.N_CTX": 16, "TRAINER.COOP.CTX_INIT": ""},
+    ("cross_dataset", "CasPL"): {
+        "DATALOADER.TRAIN_X.BATCH_SIZE": 128,
+        "TRAINER.CASPL.N_CTX_TEXT": 4,
+        "TRAINER.CASPL.N_CTX_VISION": 4,
+        "TRAINER.CASPL.DEPTH_TEXT": 1,
+        "TRAINER.CASPL.DEPTH_VISION": 1,
+    },
+    ("cross_dataset", "PromptSRC"): {
+        "TRAINER.PROMPTSRC.PROMPT_DEPTH_TEXT": 3,
+        "TRAINER.PROMPTSRC.PROMPT_DEPTH_VISION": 3,
+        "TRAINER.PROMPTSRC.GPA_MEAN": 6,
+        "TRAINER.PROMPTSRC.GPA_STD": 10,
+    },
+    ("cross_dataset", "MaPLe"): {"OPTIM.LR": 0.0026, "OPTIM.MAX_EPOCH": 2},
+}
+# Few-shot PromptSRC weighs the epochs early on datasets near to what CLIP was trained on.
+_EARLY = ("imagenet", "caltech101", "oxford_pets", "food101", "ucf101", "sun397")
+_BY_DATASET = {
+    **{
+        ("few_shot", dataset, "PromptSRC"): {"TRAINER.PROMPTSRC.GPA_MEAN": 30, "TRAINER.PROMPTSRC.GPA_STD": 30}
+        for dataset in _EARLY
+    },
+    **{
+        (protocol, "imagenet", "CasPL"): {"DATALOADER.TRAIN_X.BATCH_SIZE": 128}
+        for protocol in ("base2new", "few_shot", "cross_dataset")
+    },
+}
+
+
+def changes(protocol: str, dataset: str, trainer: str) -> list[str]:
+    """KEY VALUE pairs that a trainer's base-to-new recipe changes by in a protocol, on a dataset.
+
+    Args:
+        dataset: name of a file in configs/datasets.
+        trainer: `CasPL`, a host, or `CasPL_<host>`.
+    """
+    host = trainer.removeprefix("CasPL_")
+    found = {}
+    for what in (host, f"{trainer} alone"):
+        found |= _BY_PROTOCOL.get((protocol, what), {}) | _BY_DATASET.get((protocol, dataset, what), {})
+    return [str(item) for pair in found.items() for item in pair]

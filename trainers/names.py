@@ -1,0 +1,14 @@
+"""Near matches of a name that is not known, for messages."""
+
+import difflib
+
+
+def nearest(name: str, known: list[str]) -> str:
+    """The known names nearest to one that is not, in words for an error message."""
+    close = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+    if not close:
+        lower = {k.lower(): k for k in known}
+        close = [lower[k] for k in difflib.get_close_matches(name.lower(), lower, n=3, cutoff=0.5)]
+    if close:
+        return f"did you mean {' or '.join(close)}?"
+    return f"known are {', '.join(sorted(known)[:40])}" if known else "there are none here"

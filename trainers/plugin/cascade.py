@@ -1,0 +1,138 @@
+"""Phase 2: `CasPL_<Host>` for any registered host: build the host, load the boosting prompt, cascade them
+(arXiv 2409.17805, section 3.3)."""
+
+import logging
+import shutil
+from pathlib import Path
+
+import torch
+from dassl.engine import TRAINER_REGISTRY
+
+from .. import config
+from ..method.prompt_file import FILE_NAME, CheckpointError, boosting_item, check_fits, find_boosting, load_boosting
+from ..storage.atomic import replacing
+from ..training import parallel, provenance
+from .family import find_parts
+from .inject import inject
+
+logger = logging.getLogger(__name__)
+
+HOSTS = ("CoOp", "CoCoOp", "MaPLe", "PromptSRC")  # the paper's; `wrap` takes any other
+
+
+class Cascaded:
+    """What a host's trainer gains: put ahead of it in a class's bases, it cascades the host with a boosting prompt.
+
+    The host's model, loss, optimiser and schedule stay as they are. The boosting prompt is frozen and in eval mode.
+    """
+
+    def check_cfg(self, cfg) -> None:
+        """Dassl's hook: check both configurations, and that the boosting prompt is there, before anything is built."""
+        config.check_cfg(cfg)
+        self.boosting_file = find_boosting(cfg.TRAINER.CASPL.CHECKPOINT)
+        super().check_cfg(cfg)
+
+    def build_model(self) -> None:
+        """Dassl's hook: build the host, then cascade it."""
+        group, info = load_boosting(self.boosting_file)
+        super().build_model()
+        order = self.cfg.TRAINER.CASPL.TEXT_ORDER
+        if hasattr(self.model, "cascade"):  # one of our own hosts
+            check_fits(self.boosting_file, group, info, self.model.clip.visual, self.model.clip)
+            self.model.cascade(group.to(self.device), order)
+        else:
+            parts = find_parts(self.model)
+            check_fits(self.boosting_file, group, info, parts.image, parts.text)
+            names = [name for _, name in sorted(self.lab2cname.items())]
+            self.injection = inject(self.model, group, order, class_names=names)
+        self.boosting, self.boosting_info = group, info
+        logger.info(
+            "Cascaded with %s (%s): %s text x %s, %s vision x %s tokens, %s",
+            self.boosting_file,
+            info.dataset or "unknown dataset",
+            *group.text.shape[:2],
+            *group.vision.shape[:2],
+            order,
+        )
+
+    def before_train(self) -> None:
+        """Dassl's hook: keep a copy of the boosting prompt with the run, so that its folder alone can be evaluated."""
+        kept = Path(self.output_dir) / FILE_NAME
+        self._check_same(kept)
+        parallel.on_main(lambda: self._keep_boosting(kept))
+        super().before_train()
+        parallel.on_main(
+            lambda: provenance.keep(self.output_dir, self.data_seen())
+        )  # a foreign host's trainer does not
+
+    def _keep_boosting(self, kept: Path) -> None:
+        if not kept.is_file():
+            with replacing(kept) as aside:
+                shutil.copyfile(self.boosting_file, aside)
+
+    def data_seen(self) -> list[dict]:
+        """What both phases see (see `ledger`)."""
+        return [boosting_item(self.boosting_info), provenance.training_item(self)]
+
+    def load_model(self, directory: str, epoch: int | None = None) -> None:
+        """As the host's; refuses a run that was trained with another boosting prompt.
+
+        Raises:
+            CheckpointError: see there.
+        """
+        if directory:
+            self._check_same(Path(directory) / FILE_NAME)
+        super().load_model(directory, epoch)
+
+    def _check_same(self, kept: Path) -> None:
+        """Refuse to go on if the run has kept another boosting prompt than the one that was loaded."""
+        if not kept.is_file():
+            return
+        ours, theirs = self.boosting, load_boosting(kept)[0]
+        if any(not torch.equal(getattr(ours, name).cpu(), getattr(theirs, name)) for name in ("text", "vision")):
+            raise CheckpointError(
+                f"the run in {kept.parent} was trained with the boosting prompt {kept}, but TRAINER.CASPL.CHECKPOINT is "
+                f"{self.boosting_file}, which differs: give the run's folder as TRAINER.CASPL.CHECKPOINT to evaluate it, or "
+                "another --output-dir to train anew"
+            )
+
+
+def wrap(host: str) -> None:
+    """Register `CasPL_<host>` (and `CasPL-<host>`) with Dassl.
+
+    The host is looked up when the trainer is built, so it may be registered later, and a toolbox's own class wins over
+    this package's. Wrapping a host twice does no harm.
+
+    Args:
+        host: the name that the host is (or will be) registered under.
+    """
+    for name in (f"CasPL_{host}", f"CasPL-{host}"):
+        if name in TRAINER_REGISTRY.registered_names():
+            continue
+
+        def build(cfg):
+            return cascaded(host)(cfg)
+
+        build.__name__ = name
+        build.__doc__ = f"{host}, cascaded with a boosting prompt."
+        TRAINER_REGISTRY.register(build)
+
+
+def cascaded(host: str) -> type:
+    """The trainer class of a registered host, cascaded.
+
+    Raises:
+        ConfigError: no host of this name is registered.
+    """
+    known = TRAINER_REGISTRY.registered_names()
+    if host not in known:
+        hosts = [name for name in known if not name.startswith("CasPL")]
+        raise config.ConfigError(
+            f"CasPL_{host} wraps the trainer {host}, which is not registered: import the module that defines it in train.py "
+            f"(registered are {', '.join(hosts)})"
+        )
+    return type(f"CasPL_{host}", (Cascaded, TRAINER_REGISTRY.get(host)), {})
+
+
+for _host in HOSTS:
+    wrap(_host)

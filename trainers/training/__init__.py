@@ -1,0 +1,1 @@
+"""What a run needs: trainer base class, resuming, random numbers, provenance, loaders, several processes."""

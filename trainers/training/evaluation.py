@@ -1,0 +1,61 @@
+"""What an evaluation returns: a mapping of metric names to figures."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from torch import Tensor
+
+from ..metrics import Metric, all_metrics
+
+
+class Metrics(Mapping[str, float]):
+    """The figures of one evaluation, by metric name."""
+
+    def __init__(self, figures: Mapping[str, float]):
+        self._figures = dict(figures)
+
+    def __getitem__(self, name: str) -> float:
+        return self._figures[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._figures)
+
+    def __len__(self) -> int:
+        return len(self._figures)
+
+    def __repr__(self) -> str:
+        return f"Metrics({self._figures})"
+
+
+class Measuring:
+    """Dassl's evaluator, with this package's metrics computed alongside.
+
+    Args:
+        evaluator: Dassl's, which logs its own figures.
+
+    Attributes:
+        metrics: the figures of the last evaluation; None before the first.
+    """
+
+    def __init__(self, evaluator: Any):
+        self.evaluator = evaluator
+        self.metrics: Metrics | None = None
+        self._running: list[Metric] = []
+        self.reset()
+
+    def reset(self) -> None:
+        """Start a new evaluation."""
+        self._running = [kind() for kind in all_metrics()]
+        self.evaluator.reset()
+
+    def process(self, output: Tensor, label: Tensor) -> None:
+        """Take in a batch: logits (B, C) and labels (B,)."""
+        for metric in self._running:
+            metric.update(output.detach().cpu(), label.cpu())
+        self.evaluator.process(output, label)
+
+    def evaluate(self) -> Any:
+        """Return Dassl's results; the metrics are then in `metrics`."""
+        results = self.evaluator.evaluate()
+        self.metrics = Metrics({metric.name: metric.compute() for metric in self._running})
+        return results
