@@ -27,20 +27,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import toy
+from children import ALONE, program
 
 from trainers.cli import train
 from trainers.cli.program import guarded
 from trainers.experiments import runs
 
-ROOT = Path(__file__).resolve().parents[1]
-
-PATH = os.pathsep.join([str(ROOT), str(ROOT / "tests")])  # of a process of its own
-ALONE = {
-    **os.environ,
-    "PYTHONPATH": PATH,
-    "OMP_NUM_THREADS": "1",
-    "CUDA_VISIBLE_DEVICES": "",
-}  # a process that may fork
 HOST = "PromptSRC"  # it has the most to remember
 
 
@@ -207,7 +199,7 @@ def play():
     """Run the program, once for all tests; returns (ROOT, {what: its children's exit codes}, what it wrote on stderr)."""
     root = Path(tempfile.mkdtemp(prefix="protocol-"))
     atexit.register(shutil.rmtree, root, ignore_errors=True)
-    command = [sys.executable, __file__, str(root)]
+    command = program(__file__, root)
     done = subprocess.run(command, capture_output=True, text=True, env=ALONE)
     if done.returncode:
         raise RuntimeError(done.stdout[-2000:] + done.stderr[-2000:])

@@ -19,7 +19,6 @@ class features do, on a hundredth of the images.
 import argparse
 import json
 import logging
-import sys
 from pathlib import Path
 
 import torch
@@ -149,4 +148,3 @@ def _line(row: dict) -> str:
 
 def _device(device: torch.device) -> str:
     return torch.cuda.get_device_name(device) if device.type == "cuda" else f"{torch.get_num_threads()} CPU threads"
-

@@ -10,10 +10,11 @@ import pytest
 import torch
 import toy
 import yaml
+from dassl.engine import build_trainer
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
-from test_checkpoint import Bomb
+from test_prompt_file import Bomb
 
 from datasets.draw_files import load_draw
 from datasets.errors import DatasetError
@@ -51,9 +52,7 @@ def root(tmp_path_factory):
 @pytest.fixture(scope="module")
 def learner(root):
     """A CoOp's learner."""
-    return train.build_trainer(
-        train.setup_cfg(train.parse(toy.command(root, "CoOp", root / "build")))
-    ).model.prompt_learner
+    return build_trainer(train.setup_cfg(train.parse(toy.command(root, "CoOp", root / "build")))).model.prompt_learner
 
 
 def damaged(data):

@@ -104,7 +104,7 @@ def test_a_full_disk_is_named_and_takes_nothing_away():
     assert codes["fill"] == [2] and len(lines) == 1 and "free some space" in lines[0]
     left = {path.name for path in run.rglob("*") if path.is_file() and "tensorboard" not in str(path)}
     assert left <= {"config.yaml", "ledger.json", "log.txt"} and not list((root / "fill").glob(".*"))
-    assert guarded(lambda: train.run(toy.command(root / "fill", "CasPL", run, OPTIM__MAX_EPOCH=2))) == 0
+    assert train.main(toy.command(root / "fill", "CasPL", run, OPTIM__MAX_EPOCH=2)) == 0
 
 
 @pytest.mark.parametrize("error", [OSError(28, "No space left on device"), RuntimeError("file write failed")])
@@ -126,7 +126,7 @@ def test_a_missing_gpu_that_was_asked_for(root, tmp_path, monkeypatch, capsys):
     error = capsys.readouterr().err
     assert "CUDA_VISIBLE_DEVICES is '0', but PyTorch" in error and "USE_CUDA False" in error
     assert not (tmp_path / "run").exists()
-    assert guarded(lambda: train.run([*line, "USE_CUDA", "False"])) == 0
+    assert train.main([*line, "USE_CUDA", "False"]) == 0
 
 
 def test_a_damaged_checkpoint_of_a_run_is_named(root, tmp_path, capsys):

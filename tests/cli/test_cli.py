@@ -106,7 +106,7 @@ def test_mistakes_in_the_arguments(root, capsys, arguments, message):
 def test_a_seed_that_is_no_number(capsys):
     with pytest.raises(SystemExit) as caught:
         train.parse(["--seed", "one"])
-    assert caught.value.code == 2 and "'one' is no whole number" in capsys.readouterr().err
+    assert caught.value.code == 2 and "'one' is not a whole number" in capsys.readouterr().err
 
 
 def test_evaluating_what_was_never_trained(root, tmp_path, capsys):

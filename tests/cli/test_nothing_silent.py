@@ -16,8 +16,8 @@ from trainers.experiments.setup import default_cfg
 LOADERS = {  # whatever can execute what is in a file, and where it may be named
     "pickle.load": [],
     "pickle.loads": [],
-    "pickle.Unpickler": ["datasets/draws.py", "trainers/restricted.py"],  # bases of restricted ones
-    "torch.jit.load": ["trainers/engine/loading.py"],  # OpenAI's archives: TorchScript, no Python in it
+    "pickle.Unpickler": ["datasets/draws.py", "trainers/storage/tensors.py"],  # bases of restricted ones
+    "torch.jit.load": ["trainers/backbones/openai.py"],  # OpenAI's archives: TorchScript, no Python in it
     "numpy.load": [],
     "np.load": [],
     "joblib.load": [],

@@ -7,7 +7,6 @@ from types import SimpleNamespace
 
 import pytest
 import torchvision.datasets
-from conftest import ROOT
 from datasets_helpers import golden_folder, kind_of, published, touch
 from PIL import Image
 from test_datasets import FAMILY
@@ -40,7 +39,7 @@ def run(monkeypatch, *arguments):
     """Run the program; return its exit code."""
     monkeypatch.setattr(sys, "argv", ["data.py", *map(str, arguments)])
     with pytest.raises(SystemExit) as stop:
-        program.as_program(program.main)
+        sys.exit(program.main())
     return stop.value.code
 
 

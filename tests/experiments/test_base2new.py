@@ -9,7 +9,7 @@ import sys
 import pytest
 from conftest import ROOT
 
-from trainers.cli.program import guarded
+from trainers.cli import protocols as driver
 
 SHORT = ["OPTIM.MAX_EPOCH", "1"]
 
@@ -88,12 +88,10 @@ def test_a_second_call_reads_what_is_there(first, places):
     ],
 )
 def test_mistakes_end_in_one_line_and_leave_nothing(first, places, arguments, message, capsys):
-    import driver
-
     before = sorted(places[3].rglob("*"))
     line = [str(argument) for argument in [*arguments, *places]]
     try:
-        code = guarded(lambda: driver.main(["base2new", *line]))
+        code = driver.main("base2new", line)
     except SystemExit as stopped:  # argparse
         code = stopped.code
     assert code == 2 and message in capsys.readouterr().err

@@ -7,7 +7,7 @@ import random
 import subprocess
 import sys
 
-import protocol
+import children
 import pytest
 import torch
 import toy
@@ -20,7 +20,7 @@ from safetensors.torch import load_file
 import trainers
 from trainers.backbones import load_clip
 from trainers.cli import train
-from trainers.config import ConfigError
+from trainers.config import ConfigError, keep_config
 from trainers.engine import precision
 from trainers.hosts.promptsrc import gaussian_weights
 from trainers.method import prompt_file as checkpoint
@@ -88,7 +88,7 @@ def trained(root):
     runs = {}
     for trainer in LEARNING:
         built = build(arguments(root, trainer, root / trainer))
-        train.keep_config(built.cfg, root / trainer / "config.yaml")
+        keep_config(built.cfg, root / trainer / "config.yaml")
         before = {key: value.clone() for key, value in built.model.state_dict().items()}
         built.train()
         runs[trainer] = (built, before)
@@ -149,8 +149,9 @@ def test_zero_shot_is_stock_clip(root):
 
 FRESH = """
 import json, sys, torch
-import toy
+import trainers, toy
 from trainers.cli import train
+from trainers.config import keep_config
 from dassl.engine import build_trainer
 for name, arguments in json.loads(sys.argv[1]).items():
     args = train.parse(arguments)
@@ -173,7 +174,7 @@ def test_a_run_folder_alone_gives_the_same_logits_in_a_fresh_process_on_other_cl
         with torch.no_grad():
             expected[name] = other.model_inference(next(iter(other.test_loader))["img"])
     subprocess.run(
-        [sys.executable, "-c", FRESH, json.dumps(jobs)], check=True, env=os.environ | {"PYTHONPATH": protocol.PATH}
+        [sys.executable, "-c", FRESH, json.dumps(jobs)], check=True, env=os.environ | {"PYTHONPATH": children.PATH}
     )
     for name, logits in expected.items():
         assert logits.shape[1] == 3

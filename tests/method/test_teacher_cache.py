@@ -8,12 +8,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import children
 import numpy as np
 import protocol
 import pytest
 import torch
 import toy
-from conftest import ROOT
 from safetensors.torch import load_file
 
 from trainers.cli import train
@@ -288,8 +288,8 @@ def killing(root, folder):
 
 
 def test_killed_at_random_writes_or_beside_another_run_it_ends_as_one_left_alone(root, tmp_path):
-    command = [sys.executable, __file__, str(root), str(tmp_path)]
-    done = subprocess.run(command, capture_output=True, text=True, env=protocol.ALONE)
+    command = children.program(__file__, root, tmp_path)
+    done = subprocess.run(command, capture_output=True, text=True, env=children.ALONE)
     assert done.returncode == 0, done.stderr[-3000:]
     assert json.loads(done.stdout.splitlines()[-1]) == [-signal.SIGKILL] * 2 + [0] * 4
     alone = load_file(tmp_path / "alone" / "boosting.safetensors")
@@ -300,7 +300,6 @@ def test_killed_at_random_writes_or_beside_another_run_it_ends_as_one_left_alone
 
 
 if __name__ == "__main__":
-    assert ROOT  # conftest has set the path up
     codes = killing(Path(sys.argv[1]), Path(sys.argv[2]))
     sys.stdout.write(f"\n{json.dumps(codes)}\n")
 

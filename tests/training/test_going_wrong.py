@@ -6,6 +6,7 @@ import protocol
 import pytest
 import torch
 import toy
+from dassl.engine import TRAINER_REGISTRY, build_trainer
 from test_kill import assert_same
 
 from trainers.cli import train
@@ -32,7 +33,7 @@ def line(root, folder):
 
 def at_batch(epoch, batch, change):
     """A `compute_loss` whose loss is changed in one batch (both counted from 1)."""
-    compute = train.TRAINER_REGISTRY.get("CoOp").compute_loss
+    compute = TRAINER_REGISTRY.get("CoOp").compute_loss
 
     def compute_loss(trainer, images):
         loss, figures = compute(trainer, images)
@@ -46,7 +47,7 @@ def at_batch(epoch, batch, change):
 @pytest.mark.parametrize("value", ["nan", "inf"])
 def test_a_loss_that_is_not_finite(root, tmp_path, monkeypatch, capsys, value):
     with monkeypatch.context() as patch:
-        patch.setattr(train.TRAINER_REGISTRY.get("CoOp"), "compute_loss", at_batch(2, 3, lambda x: x * float(value)))
+        patch.setattr(TRAINER_REGISTRY.get("CoOp"), "compute_loss", at_batch(2, 3, lambda x: x * float(value)))
         assert guarded(lambda: train.run(line(root, tmp_path / "run"))) == 2
     error = capsys.readouterr().err
     assert f"error: the loss is {value} (epoch 2, batch 3 of 6); the run stops" in error
@@ -71,7 +72,7 @@ def test_a_parameter_that_is_not_finite_is_not_saved(root, tmp_path, monkeypatch
 
 def scaled(root, folder, scale, overflowing):
     """A trainer with a scaled loss, whose gradients overflow in these steps (counted from 1)."""
-    trainer = train.build_trainer(train.setup_cfg(train.parse(line(root, folder))))
+    trainer = build_trainer(train.setup_cfg(train.parse(line(root, folder))))
     trainer.scaler = torch.amp.GradScaler("cpu", init_scale=scale)
     steps, seen = [0], []
 

@@ -95,14 +95,14 @@ def test_sigterm_and_ctrl_c_stop_cleanly_and_say_how_to_go_on():
 def test_a_run_that_is_not_finished_is_not_evaluated(killed, tmp_path, monkeypatch, capsys):
     line = toy.command(killed[0], "CoOp", tmp_path / "run", OPTIM__MAX_EPOCH=2)
     with monkeypatch.context() as patch:
-        patch.setattr("trainers.training.PromptTrainer.before_epoch", stop_at(1))
+        patch.setattr("trainers.training.trainer.PromptTrainer.before_epoch", stop_at(1))
         assert guarded(lambda: train.run(line)) == 130
     capsys.readouterr()
     evaluation = ["--eval-only", "--model-dir", str(tmp_path / "run")]
     assert guarded(lambda: train.run(evaluation)) == 2
     assert "is not finished: give its command again, it goes on" in capsys.readouterr().err
     train.run(line)
-    assert guarded(lambda: train.run(evaluation)) == 0
+    assert train.main(evaluation) == 0
 
 
 def stop_at(epoch):
@@ -119,7 +119,7 @@ def stop_at(epoch):
 def test_a_damaged_progress_is_named_and_left_as_it_was(killed, tmp_path, monkeypatch, capsys, damage):
     line = toy.command(killed[0], "CoOp", tmp_path / "run", OPTIM__MAX_EPOCH=2)
     with monkeypatch.context() as patch:
-        patch.setattr("trainers.training.PromptTrainer.before_epoch", stop_at(1))
+        patch.setattr("trainers.training.trainer.PromptTrainer.before_epoch", stop_at(1))
         guarded(lambda: train.run(line))
     path = tmp_path / "run" / "progress.pt"
     damaged = path.read_bytes()[:1000] if damage is None else damage
@@ -130,4 +130,4 @@ def test_a_damaged_progress_is_named_and_left_as_it_was(killed, tmp_path, monkey
     assert str(path) in error and "remove" in error and "Traceback" not in error
     assert path.read_bytes() == damaged
     path.unlink()
-    assert guarded(lambda: train.run(line)) == 0
+    assert train.main(line) == 0

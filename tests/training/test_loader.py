@@ -9,6 +9,7 @@ import pytest
 import torch
 import toy
 from dassl.data import data_manager
+from dassl.engine import build_trainer
 from test_repeat import AUGMENTED
 
 from trainers.cli import train
@@ -27,7 +28,7 @@ def root(tmp_path_factory):
 def loader(root, workers):
     """The training loader of phase 1 on the toys, with many augmentations."""
     line = toy.command(root, "CasPL", root / "run", DATALOADER__NUM_WORKERS=workers, **AUGMENTED)
-    return train.build_trainer(train.setup_cfg(train.parse(line))).train_loader_x
+    return build_trainer(train.setup_cfg(train.parse(line))).train_loader_x
 
 
 def images(loader, epoch):

@@ -7,8 +7,8 @@ import json
 import os
 import socket
 import subprocess
-import sys
 
+import children
 import protocol
 import pytest
 import torch
@@ -17,6 +17,7 @@ from conftest import ROOT
 from parallel_worker import recorded
 
 from trainers.cli import train
+from trainers.config import keep_config
 
 TRAINERS = ("CasPL", "CasPL_CoOp", "CoCoOp", "MaPLe", "PromptSRC")
 TEST_IMAGES = 18  # in batches of 4: 4 + 4 + 4 + 4 + 2, so one process takes three and the other two
@@ -42,9 +43,9 @@ def start(lines, folder):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
-    place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": "2", "PYTHONPATH": protocol.PATH}
+    place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": "2", "PYTHONPATH": children.PATH}
     quiet = ["-W", "ignore:pkg_resources is deprecated"]  # of openai-clip
-    command = [sys.executable, *quiet, str(ROOT / "tests" / "parallel_worker.py"), json.dumps(lines), str(folder)]
+    command = children.program(ROOT / "tests" / "parallel_worker.py", json.dumps(lines), folder, python=quiet)
     return [
         subprocess.Popen(
             command,
@@ -69,7 +70,7 @@ def outcomes(tmp_path_factory):
     (root / "two" / "kept_otherwise").mkdir(parents=True)
     other = line(root, "CoOp", root / "two" / "kept_otherwise", OPTIM__LR=7)
     cfg = train.setup_cfg(train.parse(other))
-    train.keep_config(cfg, root / "two" / "kept_otherwise" / "config.yaml")
+    keep_config(cfg, root / "two" / "kept_otherwise" / "config.yaml")
     lines.append(("kept_otherwise", line(root, "CoOp", root / "two" / "kept_otherwise")))
     lines.append(("resumed", line(root, "CoOp", root / "two" / "resumed", OPTIM__MAX_EPOCH=2)))
     both = start(lines, root)

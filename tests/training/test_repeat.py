@@ -7,11 +7,13 @@ import subprocess
 import sys
 import time
 
+import children
 import numpy as np
 import protocol
 import pytest
 import torch
 import toy
+from dassl.engine import build_trainer
 from test_kill import assert_same
 
 from trainers.cli import train
@@ -56,9 +58,9 @@ def test_another_seed_gives_other_bits(root, tmp_path):
 
 
 def test_the_same_seed_in_another_process(root, tmp_path):
-    script = "import json, sys, toy; from trainers.cli import train; train.run(json.loads(sys.argv[1]))"
+    script = "import json, sys, trainers, toy; from trainers.cli import train; train.run(json.loads(sys.argv[1]))"
     arguments = json.dumps([str(item) for item in line(root, "CoCoOp", tmp_path / "run")])
-    environment = {**os.environ, "PYTHONHASHSEED": "7", "PYTHONPATH": protocol.PATH}
+    environment = {**os.environ, "PYTHONHASHSEED": "7", "PYTHONPATH": children.PATH}
     subprocess.run([sys.executable, "-c", script, arguments], check=True, capture_output=True, env=environment)
     assert_same(*final(root, "CoCoOp", tmp_path / "run"))
 
@@ -72,7 +74,7 @@ def test_four_data_workers_give_the_bits_of_none(root, tmp_path, trainer):
 def test_an_image_is_augmented_otherwise_in_every_epoch_and_run(root, tmp_path):
     def image(epoch, seed):
         cfg = train.setup_cfg(train.parse(line(root, "CasPL", tmp_path / "run", SEED=seed)))
-        loader = train.build_trainer(cfg).train_loader_x
+        loader = build_trainer(cfg).train_loader_x
         loader.dataset.epoch = epoch
         return loader.dataset[3]["img"]
 

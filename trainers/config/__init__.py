@@ -2,11 +2,13 @@
 
 from .errors import ConfigError, check_choice, nearest
 from .kept import check_kept, differences, differing, keep_config
-from .keys import check_cfg, check_image_size, extend_cfg
+from .keys import CLASSES, PRECISIONS, check_cfg, check_image_size, extend_cfg
 from .merge import leaves, merge_file, merge_options, value_of
 from .values import check_values
 
 __all__ = [
+    "CLASSES",
+    "PRECISIONS",
     "ConfigError",
     "check_cfg",
     "check_choice",

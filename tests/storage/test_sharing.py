@@ -52,7 +52,7 @@ def test_lock_wait_logs_holder(shared):
     root, stderr = shared
     place = re.escape(str(root / "shared" / "boosting" / "toy"))
     assert len(re.findall(rf"Waiting for process \d+ on .+, which works on {place}\n", stderr)) == 2
-    assert not list((root / "shared").rglob(".*"))
+    assert all(path.name.endswith(".lock") for path in (root / "shared").rglob(".*"))
 
 
 def test_lock_is_released_after_kill(tmp_path, caplog):
@@ -60,7 +60,7 @@ def test_lock_is_released_after_kill(tmp_path, caplog):
         "import runpy, sys, time; locked = runpy.run_path(sys.argv[1])['locked']\n"
         "with locked(sys.argv[2]): print('locked', flush=True); time.sleep(60)"
     )
-    command = [sys.executable, "-c", script, str(ROOT / "trainers" / "files.py"), str(tmp_path / "run")]
+    command = [sys.executable, "-c", script, str(ROOT / "trainers" / "storage" / "locks.py"), str(tmp_path / "run")]
     holder = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     assert holder.stdout.readline() == "locked\n"
     holder.kill()
@@ -68,14 +68,14 @@ def test_lock_is_released_after_kill(tmp_path, caplog):
     start = time.monotonic()
     with locked(tmp_path / "run"), locked(tmp_path / "run"):  # the lock is reentrant
         assert (tmp_path / ".run.lock").read_text().startswith(f"process {os.getpid()} on ")
-    assert time.monotonic() - start < 5 and not list(tmp_path.iterdir())
+    assert time.monotonic() - start < 5 and [path.name for path in tmp_path.iterdir()] == [".run.lock"]
 
 
 def test_missing_lock_support_warns(tmp_path, monkeypatch, caplog):
-    def no_locks(*args):
+    def no_locks(*args, **kwargs):
         raise OSError(95, "Operation not supported")
 
-    monkeypatch.setattr("trainers.files.fcntl.flock", no_locks)
+    monkeypatch.setattr("trainers.storage.locks.FileLock.acquire", no_locks)
     with caplog.at_level(logging.WARNING), locked(tmp_path / "run"):
         pass
     assert "cannot be locked" in caplog.text and "Operation not supported" in caplog.text
