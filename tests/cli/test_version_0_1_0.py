@@ -18,7 +18,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 FILES = ROOT / "tests" / "golden" / "version_0_1_0"
 RECORDED = json.loads((FILES / "figures.json").read_text())
 LEARNERS = {"CasPL": "CasPL", "CasPL_CoOp": "prompt_learner", "PromptSRC": "VLPromptLearner"}
