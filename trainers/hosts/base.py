@@ -2,13 +2,15 @@
 
 from collections.abc import Sequence
 
+import torch
 from dassl.metrics import compute_accuracy
 from torch import Tensor, nn
+from yacs.config import CfgNode
 
 from .. import config
 from ..backbones import image_size, load_clip
 from ..engine import PromptedCLIP
-from ..engine.precision import cast_clip, choose
+from ..engine.precision import Precision, cast_clip, choose
 from ..training.trainer import PromptTrainer
 
 
@@ -24,23 +26,44 @@ class HostTrainer(PromptTrainer):
     defaults: dict
     learner_name: str
 
-    def make_model(self, clip_model: nn.Module, names: Sequence[str], options: dict) -> PromptedCLIP:
-        """The model for these class names; `options` are the node's keys in lower case."""
+    @classmethod
+    def make_model(cls, clip_model: nn.Module, names: Sequence[str], options: dict) -> PromptedCLIP:
+        """Build the model for these class names; `options` are the node's keys in lower case."""
         raise NotImplementedError
+
+    @classmethod
+    def build_classifier(
+        cls, cfg: CfgNode, names: Sequence[str], device: torch.device
+    ) -> tuple[PromptedCLIP, Precision]:
+        """Build the model that a configuration describes, without any data: here the configuration ends.
+
+        Args:
+            cfg: the whole configuration.
+            names: the class names.
+            device: where the model is placed.
+
+        Returns:
+            The model, with CLIP's weights in the precision that is returned with it.
+
+        Raises:
+            ConfigError: a value does not fit the backbone.
+            BackboneError: the backbone cannot be loaded.
+        """
+        options = {key.lower(): value for key, value in cfg.TRAINER[cls.node].items()}
+        precision = choose(options.pop("prec"), device)
+        clip_model = load_clip(cfg.MODEL.BACKBONE.NAME)
+        config.check_image_size(cfg, image_size(clip_model))
+        model = cls.make_model(clip_model, names, options)
+        cast_clip(model.clip, precision.weights)
+        return model.to(device), precision
 
     def check_cfg(self, cfg) -> None:
         """Dassl's hook: check the configuration before anything is built."""
         config.check_choice(f"TRAINER.{self.node}.PREC", cfg.TRAINER[self.node].PREC, config.PRECISIONS)
 
     def build_model(self) -> None:
-        """Dassl's hook: here the configuration ends."""
-        options = {key.lower(): value for key, value in self.cfg.TRAINER[self.node].items()}
-        precision = choose(options.pop("prec"), self.device)
-        clip_model = load_clip(self.cfg.MODEL.BACKBONE.NAME)
-        config.check_image_size(self.cfg, image_size(clip_model))
-        self.model = self.make_model(clip_model, self.dm.dataset.classnames, options)
-        cast_clip(self.model.clip, precision.weights)
-        self.model.to(self.device)
+        """Build the model and register its learner."""
+        self.model, precision = self.build_classifier(self.cfg, self.dm.dataset.classnames, self.device)
         self.register_learner(self.learner_name, self.model.prompt_learner, precision)
 
     def compute_loss(self, batch: dict) -> tuple[Tensor, dict[str, Tensor]]:

@@ -65,6 +65,7 @@ class CoCoOp(HostTrainer):
     learner_name = "prompt_learner"
     defaults = {"N_CTX": 16, "CTX_INIT": "", "PREC": "fp16"}
 
-    def make_model(self, clip_model: nn.Module, names: Sequence[str], options: dict) -> PromptedCLIP:
+    @classmethod
+    def make_model(cls, clip_model: nn.Module, names: Sequence[str], options: dict) -> PromptedCLIP:
         """See `build`."""
         return build(clip_model, names, **options)

@@ -69,6 +69,7 @@ class CoOp(HostTrainer):
         key = f"TRAINER.{self.node}.CLASS_TOKEN_POSITION"
         config.check_choice(key, cfg.TRAINER[self.node].CLASS_TOKEN_POSITION, POSITIONS)
 
-    def make_model(self, clip_model: nn.Module, names: Sequence[str], options: dict) -> PromptedCLIP:
+    @classmethod
+    def make_model(cls, clip_model: nn.Module, names: Sequence[str], options: dict) -> PromptedCLIP:
         """See `build`."""
         return build(clip_model, names, **options)

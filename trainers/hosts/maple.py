@@ -77,6 +77,7 @@ class MaPLe(HostTrainer):
     learner_name = "MultiModalPromptLearner"
     defaults = {"N_CTX": 2, "CTX_INIT": "a photo of a", "PREC": "fp16", "PROMPT_DEPTH": 9}
 
-    def make_model(self, clip_model: nn.Module, names: Sequence[str], options: dict) -> PromptedCLIP:
+    @classmethod
+    def make_model(cls, clip_model: nn.Module, names: Sequence[str], options: dict) -> PromptedCLIP:
         """See `build`."""
         return build(clip_model, names, **options)

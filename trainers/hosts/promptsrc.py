@@ -173,13 +173,18 @@ class PromptSRC(HostTrainer):
         "GPA_STD": 1,
     }
 
-    def make_model(self, clip_model: nn.Module, names: Sequence[str], options: dict) -> PromptedCLIP:
+    @classmethod
+    def make_model(cls, clip_model: nn.Module, names: Sequence[str], options: dict) -> PromptedCLIP:
         """See `build`."""
-        mean, std = options.pop("gpa_mean"), options.pop("gpa_std")
-        if std <= 0:
-            raise ConfigError(f"TRAINER.PROMPTSRC.GPA_STD is {std}, expected a number above 0")
-        self.epoch_weights = gaussian_weights(self.cfg.OPTIM.MAX_EPOCH, mean, std)
-        return build(clip_model, names, **options)
+        return build(clip_model, names, **{key: value for key, value in options.items() if not key.startswith("gpa_")})
+
+    def build_model(self) -> None:
+        """Build the model, and the weights of its epochs."""
+        node = self.cfg.TRAINER.PROMPTSRC
+        if node.GPA_STD <= 0:
+            raise ConfigError(f"TRAINER.PROMPTSRC.GPA_STD is {node.GPA_STD}, expected a number above 0")
+        self.epoch_weights = gaussian_weights(self.cfg.OPTIM.MAX_EPOCH, node.GPA_MEAN, node.GPA_STD)
+        super().build_model()
 
     def finish_epoch(self) -> None:
         """Aggregate the prompts; behind the last epoch, go on with the aggregate."""
