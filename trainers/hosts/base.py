@@ -32,8 +32,12 @@ class HostTrainer(PromptTrainer):
         raise NotImplementedError
 
     @classmethod
+    def prepare_training(cls, model: PromptedCLIP, names: Sequence[str]) -> None:
+        """Compute what only the loss needs, in float32; nothing by default."""
+
+    @classmethod
     def build_classifier(
-        cls, cfg: CfgNode, names: Sequence[str], device: torch.device
+        cls, cfg: CfgNode, names: Sequence[str], device: torch.device, training: bool = False
     ) -> tuple[PromptedCLIP, Precision]:
         """Build the model that a configuration describes, without any data: here the configuration ends.
 
@@ -41,6 +45,7 @@ class HostTrainer(PromptTrainer):
             cfg: the whole configuration.
             names: the class names.
             device: where the model is placed.
+            training: also prepare what only the loss needs.
 
         Returns:
             The model, with CLIP's weights in the precision that is returned with it.
@@ -54,6 +59,8 @@ class HostTrainer(PromptTrainer):
         clip_model = load_clip(cfg.MODEL.BACKBONE.NAME)
         config.check_image_size(cfg, image_size(clip_model))
         model = cls.make_model(clip_model, names, options)
+        if training:
+            cls.prepare_training(model, names)
         cast_clip(model.clip, precision.weights)
         return model.to(device), precision
 
@@ -63,7 +70,7 @@ class HostTrainer(PromptTrainer):
 
     def build_model(self) -> None:
         """Build the model and register its learner."""
-        self.model, precision = self.build_classifier(self.cfg, self.dm.dataset.classnames, self.device)
+        self.model, precision = self.build_classifier(self.cfg, self.dm.dataset.classnames, self.device, training=True)
         self.register_learner(self.learner_name, self.model.prompt_learner, precision)
 
     def compute_loss(self, batch: dict) -> tuple[Tensor, dict[str, Tensor]]:

@@ -71,7 +71,7 @@ class SelfRegulatedModel(PromptedCLIP):
         others: as for `PromptedCLIP`.
     """
 
-    def __init__(self, *others, frozen_text: Tensor, text_weight: float, image_weight: float):
+    def __init__(self, *others, frozen_text: Tensor | None, text_weight: float, image_weight: float):
         super().__init__(*others)
         self.register_buffer("frozen_text", frozen_text, persistent=False)
         self.text_weight, self.image_weight = text_weight, image_weight
@@ -124,7 +124,7 @@ def build(
     prompt_depth_text: int = 9,
     text_loss_weight: float = 25,
     image_loss_weight: float = 10,
-    templates: Sequence[str] | None = None,
+    templates: Sequence[str] = (),
 ) -> SelfRegulatedModel:
     """PromptSRC's model for these class names.
 
@@ -132,7 +132,7 @@ def build(
         n_ctx_vision, n_ctx_text: tokens in each layer; prompt_depth_vision, prompt_depth_text: in how many blocks.
         ctx_init: as for MaPLe.
         text_loss_weight, image_loss_weight: of the L1 losses.
-        templates: for the frozen text features; None: the method's 60.
+        templates: for the frozen text features; empty: they are set before training.
 
     Raises:
         ConfigError: a text depth below 1.
@@ -148,7 +148,7 @@ def build(
         clip_model,
         IndependentPrompts(torch.cat([first[None], deeper]), vision),
         host_texts(encode, names, n_ctx_text, words),
-        frozen_text=ensemble_features(clip_model, names, ensemble() if templates is None else templates),
+        frozen_text=ensemble_features(clip_model, names, templates) if templates else None,
         text_weight=text_loss_weight,
         image_weight=image_loss_weight,
     )
@@ -176,7 +176,13 @@ class PromptSRC(HostTrainer):
     @classmethod
     def make_model(cls, clip_model: nn.Module, names: Sequence[str], options: dict) -> PromptedCLIP:
         """See `build`."""
-        return build(clip_model, names, **{key: value for key, value in options.items() if not key.startswith("gpa_")})
+        of_model = {key: value for key, value in options.items() if not key.startswith("gpa_")}
+        return build(clip_model, names, **of_model, templates=())
+
+    @classmethod
+    def prepare_training(cls, model: PromptedCLIP, names: Sequence[str]) -> None:
+        """Compute frozen CLIP's text features over the method's templates."""
+        model.frozen_text = ensemble_features(model.clip, names, ensemble())
 
     def build_model(self) -> None:
         """Build the model, and the weights of its epochs."""
