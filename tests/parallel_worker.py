@@ -50,13 +50,13 @@ class Recorder:
         self.trainer = trainer
         return figures
 
-    def outcome(self, accuracy):
+    def outcome(self, metrics):
         """All of it, to be compared."""
         (learner,) = self.trainer._models.values()
         parameters = {name: p.detach().clone() for name, p in learner.named_parameters()}
         logits = torch.cat(self.evaluated) if self.evaluated else None
         return {
-            "accuracy": accuracy,
+            "metrics": dict(metrics),
             "gradients": self.gradients,
             "parameters": parameters,
             "figures": [figures for figures, _ in self.steps],

@@ -12,6 +12,7 @@ from test_kill import assert_same
 from trainers.cli import train
 from trainers.cli.program import guarded
 from trainers.training.resume import DivergedError
+from trainers.training.run import logging_to
 from trainers.training.trainer import PromptTrainer
 
 CHECKPOINT = "prompt_learner/model.pth.tar-3"
@@ -87,7 +88,7 @@ def scaled(root, folder, scale, overflowing):
 
 def test_an_overflow_under_amp_is_skipped_and_counted(root, tmp_path, capsys):
     trainer, seen = scaled(root, tmp_path, 1024.0, {2, 9})
-    with train.logging_to(str(tmp_path)):
+    with logging_to(str(tmp_path)):
         trainer.train()
     same = [step for step, (one, other) in enumerate(itertools.pairwise(seen), 1) if torch.equal(one, other)]
     assert (trainer.skipped, same) == (2, [2, 9])

