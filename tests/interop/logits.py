@@ -90,7 +90,7 @@ def logits_of(file, words):
     """All logits of one fixture. The host's texts start with `words` where its context leaves some over."""
     from caspl.engine import tokenizer
     from caspl.engine.tokens import EOT, SOS
-    from caspl.inject import inject
+    from caspl.plugin.inject import inject
     from recipe import STUDENT, clip_state_dict, randn
 
     meta = json.loads(str(np.load(file)["meta"]))

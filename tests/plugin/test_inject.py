@@ -11,13 +11,15 @@ from interop.forks import Fork, ReplacingBlock
 from recipe import Spec, clip_state_dict, randn
 from torch import nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint_sequential
 
 from trainers.backbones import build_clip, tokenizer
 from trainers.engine import ORDERS, PromptGroup
 from trainers.engine.precision import cast_clip
 from trainers.engine.tokens import EOT, SOS
+from trainers.plugin.structure import HostError
+from trainers.plugin.texts import head_length
 from trainers.hosts import cocoop, coop, maple, promptsrc
-from trainers.plugin.family import HostError, find_parts, head_length
 from trainers.plugin.inject import inject
 
 LAYERS = 3
@@ -267,28 +269,39 @@ def too_long(fork):
     fork.tokenized_prompts[3, 71:73] = torch.tensor([5, EOT])
 
 
+def two_towers(fork):
+    fork.first, fork.second = fork.image_encoder, copy.deepcopy(fork.image_encoder)
+    del fork.image_encoder
+
+
+def without_mask(fork):
+    for block in fork.text_encoder.transformer.resblocks:
+        block.attn_mask = None
+
+
 BROKEN = {
-    "no text encoder": (lambda f: without(f, "text_encoder"), {}, r"CustomCLIP|Fork .* lacks text_encoder\.positional"),
-    "no ln_pre": (lambda f: without(f.image_encoder, "ln_pre"), {}, r"image_encoder\.ln_pre"),
-    "block without mlp": (lambda f: without(f.text_encoder.transformer.resblocks[1], "mlp"), {}, r"resblocks\.1\.mlp"),
-    "other attention": (
-        lambda f: setattr(f.image_encoder.transformer.resblocks[2], "attn", nn.Identity()),
+    "no text encoder": (lambda f: without(f, "text_encoder"), {}, "Fork: no text tower found"),
+    "no ln_pre": (lambda f: without(f.image_encoder, "ln_pre"), {}, "Fork: no vision tower found.*image_encoder has conv1"),
+    "block without mlp": (
+        lambda f: without(f.text_encoder.transformer.resblocks[1], "mlp"),
         {},
-        r"image_encoder\.transformer\.resblocks\.2\.attn as an nn\.MultiheadAttention",
+        "no text tower found; expected blocks with attn, ln_1, ln_2 and mlp next to a table positional_embedding",
     ),
     "ResNet": (resnet, {}, "ModifiedResNet, which has no vision tokens.*choose a ViT"),
-    "no learner": (lambda f: without(f, "prompt_learner"), {"order": "host_first"}, "use boosting_first"),
-    "order": (lambda f: None, {"order": "sideways"}, "TEXT_ORDER is 'sideways'"),
+    "two towers": (two_towers, {}, r"found 2 vision towers \(first.transformer.resblocks, second.transformer.resblocks\)"),
+    "no learner": (lambda f: without(f, "prompt_learner"), {"order": "host_first"}, "Use boosting_first"),
+    "order": (lambda f: None, {"order": "sideways"}, "TEXT_ORDER: 'sideways'; expected one of"),
     "too deep": (lambda f: None, {"group": boosting((4, 2))}, "text tower has 3 blocks"),
     "too wide": (lambda f: None, {"group": PromptGroup(torch.zeros(1, 2, 8), torch.zeros(1, 2, 64))}, "64 wide"),
     "too long": (too_long, {"class_names": NAMES}, "class name 'Boeing 737-800' is too long.* 78 tokens"),
+    "no causal mask": (without_mask, {}, "text tower has no causal mask.*DEPTH_TEXT 0"),
     "again": (lambda f: inject(f, boosting()), {}, "has a boosting prompt already"),
 }
 
 
 @pytest.mark.parametrize("what", BROKEN)
-def test_refused_in_words_and_left_alone(clip_model, what):
-    _, fork = make("CoOp", clip_model)
+def test_inject_rejects_model_and_leaves_it_unchanged(clip_model, what):
+    _, fork = make("PromptSRC" if "mask" in what else "CoOp", clip_model)
     spoil, options, words = BROKEN[what]
     spoil(fork)
     before = shape_of(fork)
@@ -326,24 +339,35 @@ def test_text_features_made_beforehand_are_noticed(clip_model):
         logits(fork)
 
 
-def test_blocks_outside_of_their_encoder_are_noticed(clip_model):
+def test_pass_outside_of_encoder_stays_without_prompt(clip_model):
+    """Frozen texts that go through the same transformer by another way."""
     _, fork = make("CoOp", clip_model)
+    texts = randn(3, "texts", (77, 2, 64))
+    plain = fork.text_encoder.transformer(texts)
     inject(fork, boosting())
-    logits(fork)
-    with pytest.raises(HostError, match="block 0 of text_encoder runs outside"):
-        fork.text_encoder.transformer(torch.zeros(77, 1, 64))
+    cascaded = logits(fork)
+    assert torch.equal(fork.text_encoder.transformer(texts), plain)
+    assert torch.equal(logits(fork), cascaded)
 
 
-@pytest.mark.parametrize("tower, words", [("text", "no causal mask"), ("image", "have an attention mask")])
-def test_unknown_masks_are_noticed(clip_model, tower, words):
-    _, fork = make("PromptSRC", clip_model)
-    blocks = getattr(fork, f"{tower}_encoder").transformer.resblocks
-    assert isinstance(blocks[0], ReplacingBlock)
+def test_gradient_checkpointing_is_rejected(clip_model):
+    _, fork = make("CoOp", clip_model)
+    blocks = fork.text_encoder.transformer.resblocks
+    blocks.forward = lambda x: checkpoint_sequential(blocks, LAYERS, x, use_reentrant=False)
+    inject(fork, boosting())
+    with pytest.raises(HostError, match="gradient checkpointing"):
+        fork(IMAGES).sum().backward()
+
+
+def test_vision_mask_keeps_its_columns(clip_model):
+    """A host that hides its last token: boosting tokens see what CLS sees."""
+    native, fork = make("PromptSRC", clip_model)
+    blocks = fork.image_encoder.transformer.resblocks
     for block in blocks:
-        block.attn_mask = None if tower == "text" else torch.zeros(8, 8)
-    inject(fork, boosting())
-    with pytest.raises(HostError, match=words):
-        logits(fork)
+        block.attn_mask = torch.zeros(8, 8)
+    inject(fork, boosting((1, 5), (1, 3)))
+    native.cascade(boosting((1, 5), (1, 3)))
+    torch.testing.assert_close(logits(fork), logits(native), atol=LOGITS, rtol=0)
 
 
 def test_boolean_masks(clip_model):
@@ -371,4 +395,4 @@ def test_fixed_words_behind_the_context(clip_model, texts, head):
     fork.tokenized_prompts = torch.tensor([row + [0] * (77 - len(row)) for row in rows])
     names = [text.split(" a ")[-1].removeprefix("a photo ").split(",")[0] for text in texts]
     fork.prompt_learner.name_lens = [len(encode(name[:-1] if name[-1] == "." else name)) for name in names]
-    assert head_length(find_parts(fork)) == head
+    assert head_length(fork) == head

@@ -234,6 +234,32 @@ def check_fits(path: str | Path, group: PromptGroup, info: BoostingInfo, visual:
             )
 
 
+def check_towers(path: str | Path, group: PromptGroup, info: BoostingInfo, built) -> None:
+    """Raise unless a boosting prompt was made for the towers that it has entered (see `plugin.building.Built`).
+
+    Raises:
+        CheckpointError: names what differs.
+    """
+    for hooks in built.injection.hooks:
+        tower = hooks.tower
+        sizes = {
+            "width": (getattr(info, f"{tower.kind}_width"), tower.width),
+            "layers": (getattr(info, f"{tower.kind}_layers"), len(tower.blocks)),
+        }
+        for what, (theirs, ours) in sizes.items():
+            if theirs and theirs != ours:
+                raise CheckpointError(f"{path}: {tower.kind} {what} {theirs}; expected {ours}, as {tower.path} has. {_OTHER}")
+        weights = [fingerprint(*clip.projections) for clip in built.origin(tower) if clip.projections]
+        if info.student_weights and weights and info.student_weights not in weights:
+            raise CheckpointError(
+                f"{path}: student weights {info.student_weights} (student {info.student or 'unknown'}); expected {weights[0]}, "
+                f"as {tower.path} has. {_OTHER}"
+            )
+
+
+_OTHER = "Use the backbone that the prompt was trained for, or train one for this backbone"
+
+
 def weights_of(visual: nn.Module, text: nn.Module) -> str:
     """The `fingerprint` of a backbone: the one that was taken when it was loaded, else of its weights as they are."""
     return getattr(text, "fingerprint", None) or fingerprint(visual.proj, text.text_projection)

@@ -6,14 +6,21 @@ import shutil
 from pathlib import Path
 
 import torch
-from dassl.engine import TRAINER_REGISTRY
+from dassl.engine import TRAINER_REGISTRY, SimpleTrainer
 
 from .. import config
-from ..method.prompt_file import FILE_NAME, CheckpointError, boosting_item, check_fits, find_boosting, load_boosting
+from ..method.prompt_file import (
+    FILE_NAME,
+    CheckpointError,
+    boosting_item,
+    check_fits,
+    check_towers,
+    find_boosting,
+    load_boosting,
+)
 from ..storage.atomic import replacing
 from ..training import parallel, provenance
-from .family import find_parts
-from .inject import inject
+from .building import Built, build_prompted
 
 logger = logging.getLogger(__name__)
 
@@ -24,7 +31,15 @@ class Cascaded:
     """What a host's trainer gains: put ahead of it in a class's bases, it cascades the host with a boosting prompt.
 
     The host's model, loss, optimiser and schedule stay as they are. The boosting prompt is frozen and in eval mode.
+
+    Attributes:
+        host: the host's name, which is `cfg.TRAINER.NAME` for all of its code: hosts branch on it.
     """
+
+    host: str
+
+    def __init__(self, cfg):
+        super().__init__(named(cfg, self.host))
 
     def check_cfg(self, cfg) -> None:
         """Dassl's hook: check both configurations, and that the boosting prompt is there, before anything is built."""
@@ -33,18 +48,20 @@ class Cascaded:
         super().check_cfg(cfg)
 
     def build_model(self) -> None:
-        """Dassl's hook: build the host, then cascade it."""
+        """Build the host, then cascade it."""
         group, info = load_boosting(self.boosting_file)
-        super().build_model()
         order = self.cfg.TRAINER.CASPL.TEXT_ORDER
-        if hasattr(self.model, "cascade"):  # one of our own hosts
+        names = [name for _, name in sorted(self.lab2cname.items())]
+
+        def check(built: Built) -> None:
+            check_towers(self.boosting_file, group, info, built)
+
+        size = tuple(self.cfg.INPUT.SIZE)
+        built = build_prompted(self, super().build_model, group, order, size, names, check)
+        self.injection = built.injection
+        if built.injection is None:  # one of our own hosts
             check_fits(self.boosting_file, group, info, self.model.clip.visual, self.model.clip)
             self.model.cascade(group.to(self.device), order)
-        else:
-            parts = find_parts(self.model)
-            check_fits(self.boosting_file, group, info, parts.image, parts.text)
-            names = [name for _, name in sorted(self.lab2cname.items())]
-            self.injection = inject(self.model, group, order, class_names=names)
         self.boosting, self.boosting_info = group, info
         logger.info(
             "Cascaded with %s (%s): %s text x %s, %s vision x %s tokens, %s",
@@ -131,8 +148,41 @@ def cascaded(host: str) -> type:
             f"CasPL_{host} wraps the trainer {host}, which is not registered: import the module that defines it in train.py "
             f"(registered are {', '.join(hosts)})"
         )
-    return type(f"CasPL_{host}", (Cascaded, TRAINER_REGISTRY.get(host)), {})
+    return type(f"CasPL_{host}", (Cascaded, TRAINER_REGISTRY.get(host)), {"host": host})
+
+
+def named(cfg, host: str):
+    """Return the configuration with a host's name as TRAINER.NAME."""
+    cfg = cfg.clone()
+    cfg.defrost()
+    cfg.TRAINER.NAME = host
+    cfg.freeze()
+    return cfg
+
+
+def cascade_under_own_name(base: type) -> None:
+    """Let trainers of a toolbox cascade under their own `--trainer` name when TRAINER.CASPL.CHECKPOINT is set.
+
+    Args:
+        base: Dassl's `SimpleTrainer`, which all trainers derive from.
+    """
+
+    def create(cls, cfg=None, *args, **kwargs):
+        return object.__new__(cascaded(cfg.TRAINER.NAME) if wants_cascade(cls, cfg) else cls)
+
+    base.__new__ = staticmethod(create)
+
+
+def wants_cascade(trainer: type, cfg) -> bool:
+    """Whether a host's own trainer was asked for together with a boosting prompt. Zero-shot trainers run alone."""
+    if cfg is None or not getattr(cfg.TRAINER.get("CASPL"), "CHECKPOINT", ""):
+        return False
+    name = cfg.TRAINER.NAME
+    if name.startswith(("CasPL", "Zeroshot")) or issubclass(trainer, Cascaded):
+        return False
+    return name in TRAINER_REGISTRY.registered_names() and TRAINER_REGISTRY.get(name) is trainer
 
 
 for _host in HOSTS:
     wrap(_host)
+cascade_under_own_name(SimpleTrainer)

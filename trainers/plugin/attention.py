@@ -1,0 +1,209 @@
+"""Give a block's attention more tokens than its caller knows, and cut them from what it returns.
+
+T host tokens, n boosting tokens, N sequences. The boosting tokens are the last ones of every tensor; their place in the
+sequence is in the mask: they follow the host's first `ahead` tokens.
+"""
+
+import functools
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from .structure import HostError
+
+_MASKS = ("attn_mask", "attention_mask", "mask")
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where the boosting tokens are, for masks.
+
+    Attributes:
+        tokens: n.
+        ahead: how many host tokens precede them; in a vision tower, which has no order, 1.
+        causal: whether no token sees a later one (text).
+        hidden: whether no host token sees them (for a comparison with the block alone).
+    """
+
+    tokens: int
+    ahead: int
+    causal: bool
+    hidden: bool = False
+
+
+def batch_first(attn: nn.Module) -> bool:
+    """Whether an attention takes (N, T, d) rather than (T, N, d)."""
+    return bool(getattr(attn, "batch_first", "query" not in signature(attn).parameters))
+
+
+def signature(attn: nn.Module) -> inspect.Signature:
+    """Signature of an attention's forward pass, without `self`."""
+    function = getattr(attn.forward, "__func__", None)
+    return _signature(function, True) if function else _signature(attn.forward, False)
+
+
+@functools.lru_cache(maxsize=64)
+def _signature(function: Callable, is_method: bool) -> inspect.Signature:
+    found = inspect.signature(function)
+    return found.replace(parameters=list(found.parameters.values())[1:]) if is_method else found
+
+
+class AttentionCall:
+    """The arguments of one call of an attention.
+
+    Attributes:
+        query: the tensor of the tokens that ask.
+        axis: the dimension of the tokens, 0 or 1.
+
+    Raises:
+        HostError: keys or values come from other tokens than the queries.
+    """
+
+    def __init__(self, attn: nn.Module, args: tuple, kwargs: dict):
+        parameters = signature(attn).parameters
+        self._bound = signature(attn).bind(*args, **kwargs)
+        self._arguments = self._bound.arguments
+        self._separate = "query" in parameters
+        self._mask = next((name for name in _MASKS if name in parameters), "")
+        self._variadic = next((p.name for p in parameters.values() if p.kind is p.VAR_KEYWORD), "")
+        self._first = "query" if self._separate else next(iter(self._arguments))
+        self.query: Tensor = self._arguments[self._first]
+        self.axis = int(batch_first(attn))
+        if self._separate and not (self._arguments["key"] is self._arguments["value"] is self.query):
+            raise HostError(
+                f"{type(attn).__name__}: its keys and values come from other tokens than its queries; expected "
+                "self-attention, attn(x, x, x)"
+            )
+
+    def extend(self, tokens: Tensor, asking: bool, place: Place) -> int:
+        """Append tokens (n, 1 or N, d), normalised, as keys and values, and as queries if `asking`.
+
+        Returns:
+            the number of rows that the attention will return for them: n or 0.
+        """
+        shape = list(self.query.shape)
+        shape[self.axis] = place.tokens
+        tokens = (tokens if self.axis == 0 else tokens.transpose(0, 1)).to(self.query.dtype).expand(shape)
+        keys = torch.cat([self.query, tokens], dim=self.axis)
+        asking = asking or not self._separate  # one argument for queries, keys and values
+        host = self.query.shape[self.axis]
+        if self._separate:
+            self._arguments |= {"query": keys if asking else self.query, "key": keys, "value": keys}
+        else:
+            self._arguments[self._first] = keys
+        self.widen(host, asking, place)
+        return place.tokens if asking else 0
+
+    def widen(self, host: int, asking: bool, place: Place) -> None:
+        """Widen every argument (..., T, T) to the host's T tokens and the boosting tokens, masks and others."""
+        others = self._arguments.get(self._variadic, {})
+        masked = False
+        for arguments in (self._arguments, others):
+            for name, value in list(arguments.items()):
+                if name in ("query", "key", "value", self._first) or not isinstance(value, Tensor) or value.dim() < 2:
+                    continue
+                value = _host_part(value, host, place.tokens)
+                if name in _MASKS:
+                    masked = True
+                    arguments[name] = widen_mask(value, asking, place)
+                elif value.shape[-1] == host:
+                    rows = place.tokens if asking and value.shape[-2] == host and "padding" not in name else 0
+                    arguments[name] = F.pad(value, (0, place.tokens, 0, rows))  # zeros add and hide nothing
+        if place.causal and not masked:
+            self._make_causal(host, asking, place, others)
+        elif place.hidden and not masked:
+            self._set_mask(torch.zeros(host, host), asking, place)
+
+    def _make_causal(self, host: int, asking: bool, place: Place, others: dict) -> None:
+        """Write the causal mask that the caller left to the attention (`is_causal=True`)."""
+        flags = [arguments for arguments in (self._arguments, others) if arguments.get("is_causal")]
+        if not flags or not self._mask:
+            raise HostError(
+                "the text tower's attention has no causal mask; expected attn_mask (T, T) as in CLIP's text tower: without "
+                "it the boosting tokens have no place among the words"
+            )
+        for arguments in flags:
+            arguments["is_causal"] = False
+        self._set_mask(torch.full((host, host), float("-inf")).triu(1), asking, place)
+
+    def _set_mask(self, mask: Tensor, asking: bool, place: Place) -> None:
+        mask = widen_mask(mask.to(self.query), asking, place)
+        self._arguments[self._mask] = mask if self._separate else mask[None, None]
+
+    def arguments(self) -> tuple[tuple, dict]:
+        """The arguments to call the attention with."""
+        return self._bound.args, self._bound.kwargs
+
+
+def _host_part(value: Tensor, host: int, tokens: int) -> Tensor:
+    """Return the host's rows and columns of an argument that the block made for all tokens."""
+    if value.shape[-1] == host + tokens:
+        value = value[..., :host]
+    return value[..., :host, :] if value.dim() > 1 and value.shape[-2] == host + tokens else value
+
+
+def widen_mask(mask: Tensor, asking: bool, place: Place) -> Tensor:
+    """Add the boosting tokens to a mask (..., T, T), additive or boolean, for each head or for all.
+
+    Boosting tokens see what the host's last token ahead of them sees, and those before them.
+
+    Args:
+        mask: the host's mask. In boolean masks, what its first element is means "visible".
+        asking: whether the boosting tokens are queries too.
+        place: where they are.
+
+    Returns:
+        (..., T, T + n), or (..., T + n, T + n) if `asking`.
+    """
+    n, host = place.tokens, mask.shape[-1]
+    rows = mask.shape[-2]
+    boolean = mask.dtype == torch.bool
+    own = torch.zeros(rows + (n if asking else 0), n, dtype=torch.bool, device=mask.device)  # True where hidden
+    if place.causal:
+        own[: place.ahead] = True
+        own[rows:] = torch.ones_like(own[rows:]).triu(1)
+    if place.hidden:
+        own[:rows] = True
+    if asking:
+        mask = torch.cat([mask, mask[..., place.ahead - 1 : place.ahead, :].expand(*mask.shape[:-2], n, host)], dim=-2)
+    if boolean:
+        columns = own ^ mask[..., :1, :1]
+    else:
+        columns = torch.zeros_like(own, dtype=mask.dtype).masked_fill(own, float("-inf"))
+    return torch.cat([mask, columns.expand(*mask.shape[:-2], *own.shape)], dim=-1)
+
+
+def cut(output, host: int, tokens: int, axis: int):
+    """Cut the boosting tokens from what an attention or a block returned.
+
+    Args:
+        output: a tensor, or a tuple or list of tensors and others.
+        host: T; tokens: n; axis: dimension of the tokens in tensors (T + n, N, d).
+
+    Returns:
+        the host's part in the same shape, and the boosting tokens' rows (n, N, d) of the first tensor.
+    """
+    rows: list[Tensor] = []
+
+    def host_part(value):
+        if not isinstance(value, Tensor):
+            return value
+        if not rows:
+            rows.append(value.narrow(axis, host, value.shape[axis] - host))
+            return value.narrow(axis, 0, host)
+        return _host_part(value, host, tokens) if value.dim() > 1 else value
+
+    return replace(output, host_part), rows[0] if axis == 0 else rows[0].transpose(0, 1)
+
+
+def replace(value, function: Callable):
+    """Apply a function to a value, or to every item of a tuple or list."""
+    if isinstance(value, tuple) and hasattr(value, "_fields"):
+        return type(value)(*(function(item) for item in value))
+    if isinstance(value, tuple | list):
+        return type(value)(function(item) for item in value)
+    return function(value)

@@ -1,0 +1,431 @@
+"""Hooks that run boosting tokens through one tower of somebody else's model.
+
+The tokens are keys and values of each block's attention and the host's own sequence keeps its length, so whatever the
+host indexes stays in its place. Tokens that the next block does not replace are carried: they are queries too, and pass
+through the rest of the block. Two modes, for each block:
+
+- `KEYS`: the rest of the block is taken to be `x + attn(norm_1(x))`, then `x + mlp(norm_2(x))`. It is checked against
+  the block's own tensors (`checks.difference`) in passes 0, 1, 2, 4, 8, ... of the tower.
+- `ROWS`: the tokens are rows of the block's sequence, so the block computes them as it computes its own. In the same
+  passes a copy of the block is run with the tokens hidden, which must leave the host's rows unchanged.
+"""
+
+import contextlib
+import copy
+import logging
+import random
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from functools import partial
+
+import numpy
+import torch
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from .attention import AttentionCall, Place, batch_first, cut
+from .checks import Trace, close, difference
+from .structure import HostError, Tower
+from .texts import ends_in_padding, eot_rows
+
+logger = logging.getLogger(__name__)
+
+TOKENS = "boosting_tokens"  # buffer of each of the first `depth` blocks, with that block's tokens (n, d)
+KEYS, ROWS = "keys and values", "rows"
+
+
+@dataclass
+class Pass:
+    """The progress of one forward pass through the blocks.
+
+    Attributes:
+        tokens: the boosting tokens at the current block's input, (n, 1 or N, d).
+        checking: whether this pass is verified.
+        index: the current block, -1 before the first; block: that block.
+        inside: whether the block is running.
+        rows: whether the tokens are rows of its sequence.
+        host: T of its attention.
+        attended: what the attention returned for carried tokens, (n, N, d).
+        own: True while the tokens go through the block's modules, so that hooks on them do nothing.
+        hidden: whether the host's tokens cannot see the boosting tokens (`_check_rows`).
+    """
+
+    tokens: Tensor
+    checking: bool
+    index: int = -1
+    block: nn.Module | None = None
+    inside: bool = False
+    rows: bool = False
+    host: int = 0
+    attended: Tensor | None = None
+    own: bool = False
+    hidden: bool = False
+    trace: Trace = field(default_factory=Trace)
+
+
+@dataclass
+class _State:
+    """A thread's state of a tower: `nn.DataParallel` runs replicas of the modules in threads, with the same hooks.
+
+    Attributes:
+        open: forward passes of the door that have begun and not ended; door: the door of the last one.
+        run: the pass through the blocks, if any.
+        entry, given, entered: the norm before the blocks, the dtype it got, and what it returned.
+    """
+
+    open: int = 0
+    door: nn.Module | None = None
+    run: Pass | None = None
+    entry: nn.Module | None = None
+    given: torch.dtype = torch.float32
+    entered: Tensor | None = None
+
+
+_threads = threading.local()
+
+
+class TowerHooks:
+    """The hooks of one tower.
+
+    Args:
+        tower: the tower.
+        tokens: the boosting tokens (depth, n, d).
+        ahead: how many host tokens precede them (text), SOS included.
+    """
+
+    def __init__(self, tower: Tower, tokens: Tensor, ahead: int = 1):
+        self.tower, self.ahead = tower, ahead
+        self.depth, self.tokens = tokens.shape[:2]
+        self.layers = len(tower.blocks)
+        self.modes = [KEYS] * self.layers
+        self.passes = 0  # complete ones
+        self.outside = 0  # passes through the blocks that did not come through the door
+        self._stack = tokens
+        self.checked = False  # whether all texts are known to be short enough
+
+    def attach(self) -> Iterator[RemovableHandle]:
+        """Give the blocks their tokens and register the hooks."""
+        tower = self.tower
+        device = next(iter(tower.blocks[0].parameters())).device
+        yield tower.door.register_forward_pre_hook(self._open)
+        yield tower.door.register_forward_hook(self._close, always_call=True)
+        if tower.entry is not None:
+            yield tower.entry.register_forward_hook(self._note_entry)
+        for i, block in enumerate(tower.blocks):
+            if i < self.depth:
+                block.register_buffer(TOKENS, self._stack[i].detach().to(device), persistent=False)
+            attn, norm_1, norm_2, mlp = (getattr(block, name) for name in tower.names)
+            yield block.register_forward_pre_hook(partial(self._enter, i), with_kwargs=True)
+            yield block.register_forward_hook(partial(self._leave, i), with_kwargs=True)
+            yield attn.register_forward_pre_hook(self._before_attention, with_kwargs=True)
+            yield attn.register_forward_hook(self._after_attention)
+            for name, module in (("norm_1", norm_1), ("norm_2", norm_2), ("mlp", mlp)):
+                yield module.register_forward_hook(partial(self._note, name))
+
+    def detach(self) -> None:
+        """Remove the tokens from the blocks."""
+        for block in self.tower.blocks:
+            if hasattr(block, TOKENS):
+                delattr(block, TOKENS)
+
+    @property
+    def _state(self) -> _State:
+        return vars(_threads).setdefault(id(self), _State())
+
+    @property
+    def _run(self) -> Pass | None:
+        run = self._state.run
+        return run if run is not None and run.inside and not run.own else None
+
+    def _open(self, door: nn.Module, args) -> None:
+        state = self._state
+        state.open, state.door, state.run = state.open + 1, door, None
+
+    def _close(self, door: nn.Module, args, output) -> None:
+        state = self._state
+        state.open -= 1
+        state.run = state.entry = state.entered = None
+
+    def _note_entry(self, entry: nn.Module, args, output: Tensor) -> None:
+        state = self._state
+        state.entry, state.given, state.entered = entry, args[0].dtype, output
+
+    def _note(self, name: str, module: nn.Module, args, output) -> None:
+        run = self._run
+        if run is not None and run.checking and args:
+            run.trace.note(name, args[0], output)
+
+    def _enter(self, index: int, block: nn.Module, args: tuple, kwargs: dict):
+        """Before a block: begin a pass at the first one; a block's own tokens replace those that came from the last."""
+        state = self._state
+        if not state.open:
+            self._outside(index)
+            return None
+        if index == 0:
+            state.run = self._begin(block)
+            args, kwargs = self._move(block, args, kwargs)
+        run = state.run
+        if run is None or run.inside or run.index != index - 1:
+            raise HostError(
+                f"{self.tower.path}: block {index} does not follow block {index - 1}; expected each block once and in order "
+                "in a forward pass. The boosting tokens cannot follow it"
+            )
+        run.index, run.block, run.inside, run.rows, run.attended = index, block, True, self.modes[index] == ROWS, None
+        run.trace.clear()
+        if 0 < index < self.depth:
+            run.tokens = getattr(block, TOKENS)[:, None]
+        return self._append(block, args, kwargs, run.tokens) if run.rows else (args, kwargs)
+
+    def _outside(self, index: int) -> None:
+        """A block runs outside of the tower's door: another use of the same blocks, which stays without prompt."""
+        if torch._C._current_graph_task_id() != -1:
+            raise HostError(
+                f"{self.tower.path}: block {index} runs again in the backward pass (gradient checkpointing); expected one "
+                "forward pass. Turn gradient checkpointing off"
+            )
+        self.outside += index == 0
+
+    def _begin(self, block: nn.Module) -> Pass:
+        """Return a pass with the tokens of layer 0 (n, 1, d) as they enter: with positions, or after `ln_pre`."""
+        tokens, state = getattr(block, TOKENS)[:, None], self._state
+        if self.tower.kind == "text":
+            table = self.tower.table(state.door)[self.ahead : self.ahead + self.tokens, None]
+            tokens = tokens + table.to(tokens)
+        elif state.entry is None:
+            raise HostError(
+                f"{self.tower.path}: the norm before the first block was not called; expected block_0(ln_pre(x)), where the "
+                "boosting tokens enter"
+            )
+        else:
+            tokens = state.entry.forward(tokens.to(state.given))
+        return Pass(tokens, self._verifies())
+
+    def _verifies(self) -> bool:
+        return self.passes.bit_count() < 2  # 0, 1, 2, 4, 8, ...
+
+    def _move(self, block: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
+        """Text: give the host's tokens after the boosting tokens the positions where they now are."""
+        axis = self._axis(block)
+        if self.tower.kind == "text":
+            return on_sequence(
+                args, kwargs, lambda x: self._moved(x) if axis == 0 else self._moved(x.transpose(0, 1)).transpose(0, 1)
+            )
+        if self._verifies():
+            self._check_entered(sequence(args, kwargs))
+        return args, kwargs
+
+    def _moved(self, x: Tensor) -> Tensor:
+        """Add to texts (T, N, d) what their positions change by.
+
+        Tokens after EOT keep theirs: only tokens that a host puts there itself are ever read, and they have none.
+        """
+        table, n = self.tower.table(self._state.door).to(x.device), self.tokens
+        eot = eot_rows(x, table, self.tower.embedding)
+        if len(x) + n > len(table):
+            self._check_fits(x, table, eot)
+        fixed, shifted = table[: self.ahead], table[self.ahead + n :] - table[self.ahead : len(table) - n]
+        shift = torch.cat([torch.zeros_like(fixed), shifted, torch.zeros_like(table[:n])])[: len(x), None].to(x.dtype)
+        if eot is None:
+            return x + shift
+        return torch.where(torch.arange(len(x), device=x.device)[:, None, None] <= eot[:, None], x + shift, x)
+
+    def _check_fits(self, x: Tensor, table: Tensor, eot: Tensor | None) -> None:
+        """Reject texts that are too long, where the model does not keep its texts for `texts.check_lengths`."""
+        if eot is None:
+            fits = self.checked or ends_in_padding(x, table, self.tokens)
+        else:
+            fits = bool((eot + self.tokens < len(table)).all())
+        if not fits:
+            raise HostError(
+                f"{self.tower.path}: a text has no room for {self.tokens} boosting tokens; expected at most {len(table)} "
+                "tokens with them. Shorten the texts, or use fewer context tokens"
+            )
+
+    def _check_entered(self, x: Tensor) -> None:
+        """Vision: the first block must get what `ln_pre` returned, since the boosting tokens do."""
+        entered = self._state.entered
+        assert entered is not None
+        entered = entered if entered.shape == x.shape else entered.transpose(0, 1)
+        if entered.shape != x.shape or not close(x, entered.to(x.dtype)):
+            raise HostError(
+                f"{self.tower.path}: the model changes its tokens between the norm before the blocks and the first block; "
+                "expected block_0(ln_pre(x)). Use a boosting prompt without vision tokens (DEPTH_VISION 0)"
+            )
+
+    def _append(self, block: nn.Module, args: tuple, kwargs: dict, tokens: Tensor) -> tuple[tuple, dict]:
+        """Append the tokens to the block's sequence."""
+        axis = self._axis(block)
+
+        def longer(x: Tensor) -> Tensor:
+            shape = list(x.shape)
+            shape[axis] = self.tokens
+            rows = (tokens if axis == 0 else tokens.transpose(0, 1)).to(x.dtype)
+            return torch.cat([x, rows.expand(shape)], dim=axis)
+
+        return on_sequence(args, kwargs, longer)
+
+    def _split(self, block: nn.Module, output) -> tuple:
+        """Split the block's output into the host's part and the tokens (n, N, d)."""
+        axis = self._axis(block)
+        return cut(output, first(output).shape[axis] - self.tokens, self.tokens, axis)
+
+    def _before_attention(self, attn: nn.Module, args: tuple, kwargs: dict):
+        run = self._run
+        if run is None:
+            return None
+        call = AttentionCall(attn, args, kwargs)
+        place = Place(self.tokens, self.ahead, self.tower.kind == "text", run.hidden)
+        if run.rows:
+            call.widen(call.query.shape[call.axis] - self.tokens, True, place)
+            return call.arguments()
+        run.host = call.query.shape[call.axis]
+        if run.checking:
+            run.trace.note("attn", call.query, None)
+        run.tokens = run.tokens.to(call.query.dtype)
+        with _own(run):
+            tokens = getattr(run.block, self.tower.names.norm_1)(run.tokens)
+        call.extend(tokens, self._carries(run.index), place)
+        return call.arguments()
+
+    def _after_attention(self, attn: nn.Module, args: tuple, output):
+        run = self._run
+        if run is None or run.rows:
+            return None
+        output, rows = cut(output, run.host, self.tokens, int(batch_first(attn)))
+        if self._carries(run.index):
+            run.attended = rows
+        if run.checking:
+            run.trace.note("attended", None, first(output))
+        return output
+
+    def _leave(self, index: int, block: nn.Module, args: tuple, kwargs: dict, output):
+        """After a block: check it, and carry the tokens on."""
+        run = self._run
+        if run is None:
+            return None
+        run.inside = False
+        if run.rows:
+            output, run.tokens = self._split(block, output)
+            if run.checking:
+                self._check_rows(index, block, *self._without(block, args, kwargs))
+        elif run.checking and (fault := difference(run.trace, first(output), self._carries(index))):
+            output = self._switch(index, block, args, kwargs, fault)
+        elif run.attended is not None:
+            with _own(run):
+                tokens = run.tokens + run.attended
+                run.tokens = tokens + getattr(block, self.tower.names.mlp)(getattr(block, self.tower.names.norm_2)(tokens))
+        if index + 1 == self.layers:
+            self._state.run = None
+            self.passes += 1
+        return output
+
+    def _switch(self, index: int, block: nn.Module, args: tuple, kwargs: dict, fault: str):
+        """Let the tokens be rows of a block's sequence from now on; returns the host's part of its output."""
+        run = self._state.run
+        assert run is not None
+        self._check_rows(index, block, args, kwargs, fault)
+        self.modes[index] = ROWS
+        logger.info("%s: block %d takes the boosting tokens as rows of its sequence, because %s", self.tower.path, index, fault)
+        run.inside = run.rows = True
+        with same_randomness():
+            args, kwargs = self._append(block, args, kwargs, run.tokens)
+            output, run.tokens = self._split(block, block.forward(*args, **kwargs))
+        run.inside = False
+        return output
+
+    def _check_rows(self, index: int, block: nn.Module, args: tuple, kwargs: dict, fault: str = "found before") -> None:
+        """Run a copy of a block alone, then with tokens that the host's tokens cannot see.
+
+        Raises:
+            HostError: the host's rows differ: the block does not treat all tokens alike.
+        """
+        state, twin = self._state, copy.deepcopy(block, {id(self): self})
+        run = state.run
+        assert run is not None
+        try:
+            with torch.no_grad(), same_randomness():
+                state.run = None
+                alone = first(twin.forward(*args, **kwargs))
+                state.run = Pass(run.tokens, False, index, twin, inside=True, rows=True, hidden=True)
+                longer, longer_kwargs = self._append(twin, args, kwargs, run.tokens)
+                host = first(self._split(twin, twin.forward(*longer, **longer_kwargs))[0])
+        finally:
+            state.run = run
+        if host.shape != alone.shape or not close(host, alone, 512):
+            apart = f"by {float((host - alone).abs().max()):.2g}" if host.shape == alone.shape else "in length"
+            kind = self.tower.kind
+            raise HostError(
+                f"{self.tower.path}: block {index} ({type(block).__name__}) takes the boosting tokens neither as keys and "
+                f"values ({fault}) nor as rows of its sequence (its other rows change {apart}); expected a block that treats "
+                f"all tokens alike. Use a boosting prompt as deep as the tower, or without {kind} tokens (DEPTH_{kind.upper()} 0)"
+            )
+
+    def _without(self, block: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
+        """Return the block's arguments without the appended tokens."""
+        axis = self._axis(block)
+        return on_sequence(args, kwargs, lambda x: x.narrow(axis, 0, x.shape[axis] - self.tokens))
+
+    def _carries(self, index: int) -> bool:
+        """Whether the next block needs what this block makes of the tokens."""
+        return self.depth <= index + 1 < self.layers
+
+    def _axis(self, block: nn.Module) -> int:
+        return int(batch_first(getattr(block, self.tower.names.attn)))
+
+
+@contextlib.contextmanager
+def _own(run: Pass) -> Iterator[None]:
+    run.own = True
+    try:
+        yield
+    finally:
+        run.own = False
+
+
+def randomness() -> tuple:
+    """Return the state of all random number generators."""
+    devices = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
+    return random.getstate(), numpy.random.get_state(), torch.get_rng_state(), devices
+
+
+def set_randomness(state: tuple) -> None:
+    """Restore what `randomness` returned."""
+    random.setstate(state[0])
+    numpy.random.set_state(state[1])
+    torch.set_rng_state(state[2])
+    if state[3]:
+        torch.cuda.set_rng_state_all(state[3])
+
+
+@contextlib.contextmanager
+def same_randomness() -> Iterator[None]:
+    """Restore all random number generators when the block ends."""
+    state = randomness()
+    try:
+        yield
+    finally:
+        set_randomness(state)
+
+
+def sequence(args: tuple, kwargs: dict) -> Tensor:
+    """Return the sequence (T, N, d) among a block's arguments, which may be the first item of a list."""
+    found: list[Tensor] = []
+    on_sequence(args, kwargs, lambda x: found.append(x) or x)
+    return found[0]
+
+
+def on_sequence(args: tuple, kwargs: dict, function: Callable[[Tensor], Tensor]) -> tuple[tuple, dict]:
+    """Return a block's arguments with a function applied to its sequence."""
+    if not args:
+        name = next(name for name, value in kwargs.items() if isinstance(value, Tensor) and value.dim() == 3)
+        return args, kwargs | {name: function(kwargs[name])}
+    x, *rest = args
+    if isinstance(x, list | tuple):  # MaPLe's blocks take [x, ...]
+        return (type(x)([function(x[0]), *x[1:]]), *rest), kwargs
+    return (function(x), *rest), kwargs
+
+
+def first(output) -> Tensor:
+    """Return the sequence of what a block or an attention returns."""
+    return output[0] if isinstance(output, tuple | list) else output

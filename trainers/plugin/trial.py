@@ -1,0 +1,107 @@
+"""Try a prompted model on a copy of it, before training: which mode each block needs, and whether it can be served."""
+
+import copy
+import inspect
+import logging
+
+import torch
+from torch import Tensor, nn
+
+from .inject import Injection
+from .passes import same_randomness
+from .structure import HostError, unwrap
+
+logger = logging.getLogger(__name__)
+
+_NOISE = 0.02  # wakes adapters that start at zero
+
+
+class NeverRan(HostError):
+    """The model has a tower that its forward pass does not use."""
+
+    def __init__(self, message: str, kind: str):
+        super().__init__(message)
+        self.kind = kind
+
+
+def try_out(model: nn.Module, injection: Injection, size: tuple[int, int]) -> bool:
+    """Run copies of a prompted model in eval and train mode, and let the injection use the modes that they found.
+
+    The copies' learned parameters get noise, so that an adapter that starts at zero shows itself. The model, its buffers
+    and all random number generators stay unchanged.
+
+    Args:
+        model: the model, with `injection` in it.
+        injection: the injection.
+        size: height and width of the images.
+
+    Returns:
+        whether the model could be tried. If not, it is checked in its first forward pass.
+
+    Raises:
+        NeverRan: a prompted tower does not run in the model's forward pass.
+        HostError: a block can take the boosting tokens in no mode.
+    """
+    tried = False
+    for training in (False, True):
+        try:
+            with same_randomness():
+                twin, again = copy.deepcopy((unwrap(model), injection))
+                _add_noise(twin.train(training))
+                device = next(model.parameters()).device
+                ran = _forward(twin, torch.randn(2, 3, *size, device=device), training)
+        except HostError:
+            raise
+        except Exception as error:  # the host's own code, with made-up images
+            logger.debug("%s could not be tried on a copy: %s", type(unwrap(model)).__name__, error)
+            continue
+        tried = tried or ran
+        for ours, theirs in zip(injection.hooks, again.hooks, strict=True):
+            if ran and not theirs.passes and not training:
+                _use_inner_door(model, injection, ours, theirs)
+                return try_out(model, injection, size)
+            ours.modes = list(theirs.modes)
+    return tried
+
+
+def _use_inner_door(model: nn.Module, injection: Injection, ours, theirs) -> None:
+    """Move a tower's door to the module around its blocks, where the model calls only that.
+
+    Raises:
+        NeverRan: the blocks do not run at all, or the door is there already.
+    """
+    tower = ours.tower
+    if not theirs.outside or tower.door is tower.inner_door:
+        raise NeverRan(
+            f"{type(unwrap(model)).__name__}: its forward pass does not run {tower.path}; expected it to, since the boosting "
+            f"tokens enter there. Use a boosting prompt without {tower.kind} tokens (DEPTH_{tower.kind.upper()} 0)",
+            tower.kind,
+        )
+    tower.door = tower.inner_door
+    injection.attach()
+
+
+def _add_noise(model: nn.Module) -> None:
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.requires_grad and parameter.is_floating_point():
+                parameter.add_(torch.randn_like(parameter) * _NOISE)
+
+
+def _forward(model: nn.Module, images: Tensor, training: bool) -> bool:
+    """Call the model as the family's trainers do: with images, in training with labels if it takes them."""
+    labels = torch.zeros(len(images), dtype=torch.long, device=images.device)
+    takes = len(inspect.signature(model.forward).parameters)
+    calls = [(images, labels), (images,)] if training and takes > 1 else [(images,)]
+    error: Exception | None = None
+    for call in calls:
+        try:
+            with torch.set_grad_enabled(training):
+                model(*call)
+            return True
+        except HostError:
+            raise
+        except Exception as problem:
+            error = problem
+    assert error is not None
+    raise error
