@@ -79,9 +79,7 @@ def test_unheard_host_is_trained_and_evaluated(place):
 
 
 def test_host_of_another_shape_is_refused(place):
-    with pytest.raises(
-        HostError, match="Linear: no vision tower found; expected blocks with attn, ln_1, ln_2 and mlp"
-    ):
+    with pytest.raises(HostError, match="Linear: no vision tower found; expected blocks with attn, ln_1, ln_2 and mlp"):
         train.run(toy.command(place, "CasPL_Unlike", place / "run", TRAINER__CASPL__CHECKPOINT=place))
 
 
@@ -104,7 +102,7 @@ class MaPLe(TrainerX):
 added = set(TRAINER_REGISTRY.registered_names()) - before - {{"CoOp", "MaPLe"}}
 assert all(name == "CasPL" or name.startswith(("CasPL_", "CasPL-")) for name in added), added
 for host in (CoOp, MaPLe):
-    assert issubclass(caspl.caspl.cascaded(host.__name__), host)
+    assert issubclass(caspl.plugin.cascade.cascaded(host.__name__), host)
 cfg = CfgNode({{"DATASET": {{}}, "TRAINER": {{}}}})
 caspl.extend_cfg(cfg)
 assert cfg.TRAINER.CASPL.CHECKPOINT == ""

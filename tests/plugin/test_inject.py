@@ -7,7 +7,7 @@ import types
 
 import pytest
 import torch
-from interop.forks import Fork, ReplacingBlock
+from interop.forks import Fork
 from recipe import Spec, clip_state_dict, randn
 from torch import nn
 from torch.nn import functional as F
@@ -17,10 +17,10 @@ from trainers.backbones import build_clip, tokenizer
 from trainers.engine import ORDERS, PromptGroup
 from trainers.engine.precision import cast_clip
 from trainers.engine.tokens import EOT, SOS
-from trainers.plugin.structure import HostError
-from trainers.plugin.texts import head_length
 from trainers.hosts import cocoop, coop, maple, promptsrc
 from trainers.plugin.inject import inject
+from trainers.plugin.structure import HostError
+from trainers.plugin.texts import head_length
 
 LAYERS = 3
 SMALL = Spec(vision_width=64, text_width=64, embed_dim=32, vision_layers=LAYERS, text_layers=LAYERS, patch=8, grid=2)
@@ -281,18 +281,30 @@ def without_mask(fork):
 
 BROKEN = {
     "no text encoder": (lambda f: without(f, "text_encoder"), {}, "Fork: no text tower found"),
-    "no ln_pre": (lambda f: without(f.image_encoder, "ln_pre"), {}, "Fork: no vision tower found.*image_encoder has conv1"),
+    "no ln_pre": (
+        lambda f: without(f.image_encoder, "ln_pre"),
+        {},
+        "Fork: no vision tower found.*image_encoder has conv1",
+    ),
     "block without mlp": (
         lambda f: without(f.text_encoder.transformer.resblocks[1], "mlp"),
         {},
         "no text tower found; expected blocks with attn, ln_1, ln_2 and mlp next to a table positional_embedding",
     ),
     "ResNet": (resnet, {}, "ModifiedResNet, which has no vision tokens.*choose a ViT"),
-    "two towers": (two_towers, {}, r"found 2 vision towers \(first.transformer.resblocks, second.transformer.resblocks\)"),
+    "two towers": (
+        two_towers,
+        {},
+        r"found 2 vision towers \(first.transformer.resblocks, second.transformer.resblocks\)",
+    ),
     "no learner": (lambda f: without(f, "prompt_learner"), {"order": "host_first"}, "Use boosting_first"),
     "order": (lambda f: None, {"order": "sideways"}, "TEXT_ORDER: 'sideways'; expected one of"),
-    "too deep": (lambda f: None, {"group": boosting((4, 2))}, "text tower has 3 blocks"),
-    "too wide": (lambda f: None, {"group": PromptGroup(torch.zeros(1, 2, 8), torch.zeros(1, 2, 64))}, "64 wide"),
+    "too deep": (lambda f: None, {"group": boosting((4, 2))}, "4 text layers; expected at most 3"),
+    "too wide": (
+        lambda f: None,
+        {"group": PromptGroup(torch.zeros(1, 2, 8), torch.zeros(1, 2, 64))},
+        "tokens of width 8; expected 64",
+    ),
     "too long": (too_long, {"class_names": NAMES}, "class name 'Boeing 737-800' is too long.* 78 tokens"),
     "no causal mask": (without_mask, {}, "text tower has no causal mask.*DEPTH_TEXT 0"),
     "again": (lambda f: inject(f, boosting()), {}, "has a boosting prompt already"),

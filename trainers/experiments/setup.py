@@ -11,7 +11,7 @@ from yacs.config import CfgNode
 from .. import hosts
 from ..config import ConfigError, check_values, differing, extend_cfg, leaves, merge_file, merge_options, nearest
 from ..method.prompt_file import FILE_NAME
-from ..plugin.cascade import wrap
+from ..plugin.cascade import cascaded_name, wrap
 from ..training import loaders
 from ..training.run import own_class
 from .places import host_names, load_datasets
@@ -49,6 +49,7 @@ def assemble(files: Sequence[str | Path], options: Sequence, evaluated: str | Pa
     for path in filter(None, files):
         merge_file(cfg, path)
     merge_options(cfg, list(options))
+    cfg.TRAINER.NAME = cascaded_name(cfg)
     check_read(cfg)
     if nodes_read(cfg.TRAINER.NAME) is None:  # this package's trainers choose later, when they know their images
         cfg.DATALOADER.NUM_WORKERS = loaders.workers(cfg.DATALOADER.NUM_WORKERS)

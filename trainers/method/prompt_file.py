@@ -248,7 +248,9 @@ def check_towers(path: str | Path, group: PromptGroup, info: BoostingInfo, built
         }
         for what, (theirs, ours) in sizes.items():
             if theirs and theirs != ours:
-                raise CheckpointError(f"{path}: {tower.kind} {what} {theirs}; expected {ours}, as {tower.path} has. {_OTHER}")
+                raise CheckpointError(
+                    f"{path}: {tower.kind} {what} {theirs}; expected {ours}, as {tower.path} has. {_OTHER}"
+                )
         weights = [fingerprint(*clip.projections) for clip in built.origin(tower) if clip.projections]
         if info.student_weights and weights and info.student_weights not in weights:
             raise CheckpointError(

@@ -127,7 +127,10 @@ def _only_text(loaded: list[LoadedCLIP], trainer, error: HostError) -> int:
 
 def _build_again(trainer, build, group, order, size, number, check) -> Built:
     """Build the host from the same random state, with text tokens in the loaded CLIP of a number."""
-    logger.info("%s computes its text features while it is built: building it again with the text tokens", type(trainer).__name__)
+    logger.info(
+        "%s computes its text features while it is built: building it again with the text tokens",
+        type(trainer).__name__,
+    )
     for name in ("_models", "_optims", "_scheds"):
         setattr(trainer, name, OrderedDict())
     nothing = torch.zeros(0, 0, 0)

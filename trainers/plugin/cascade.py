@@ -168,19 +168,24 @@ def cascade_under_own_name(base: type) -> None:
     """
 
     def create(cls, cfg=None, *args, **kwargs):
-        return object.__new__(cascaded(cfg.TRAINER.NAME) if wants_cascade(cls, cfg) else cls)
+        own = cfg is not None and cascaded_name(cfg) != cfg.TRAINER.NAME
+        if own and TRAINER_REGISTRY.get(cfg.TRAINER.NAME) is cls:
+            logger.info("%s with TRAINER.CASPL.CHECKPOINT: cascaded, as CasPL_%s", cls.__name__, cls.__name__)
+            return object.__new__(cascaded(cfg.TRAINER.NAME))
+        return object.__new__(cls)
 
     base.__new__ = staticmethod(create)
 
 
-def wants_cascade(trainer: type, cfg) -> bool:
-    """Whether a host's own trainer was asked for together with a boosting prompt. Zero-shot trainers run alone."""
-    if cfg is None or not getattr(cfg.TRAINER.get("CASPL"), "CHECKPOINT", ""):
-        return False
+def cascaded_name(cfg) -> str:
+    """Return CasPL_<Host> for a host's own name with TRAINER.CASPL.CHECKPOINT set, else TRAINER.NAME.
+
+    Zero-shot trainers learn nothing that a boosting prompt could support: they always run alone.
+    """
     name = cfg.TRAINER.NAME
-    if name.startswith(("CasPL", "Zeroshot")) or issubclass(trainer, Cascaded):
-        return False
-    return name in TRAINER_REGISTRY.registered_names() and TRAINER_REGISTRY.get(name) is trainer
+    alone = name.lower().startswith(("caspl", "zeroshot")) or name not in TRAINER_REGISTRY.registered_names()
+    asked = "CASPL" in cfg.TRAINER and cfg.TRAINER.CASPL.CHECKPOINT
+    return f"CasPL_{name}" if asked and not alone else name
 
 
 for _host in HOSTS:

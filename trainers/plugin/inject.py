@@ -4,7 +4,6 @@ import logging
 from collections.abc import Sequence
 from functools import partial
 
-import torch
 from torch import nn
 from torch.utils.hooks import RemovableHandle
 

@@ -314,7 +314,9 @@ class TowerHooks:
         elif run.attended is not None:
             with _own(run):
                 tokens = run.tokens + run.attended
-                run.tokens = tokens + getattr(block, self.tower.names.mlp)(getattr(block, self.tower.names.norm_2)(tokens))
+                run.tokens = tokens + getattr(block, self.tower.names.mlp)(
+                    getattr(block, self.tower.names.norm_2)(tokens)
+                )
         if index + 1 == self.layers:
             self._state.run = None
             self.passes += 1
@@ -326,7 +328,9 @@ class TowerHooks:
         assert run is not None
         self._check_rows(index, block, args, kwargs, fault)
         self.modes[index] = ROWS
-        logger.info("%s: block %d takes the boosting tokens as rows of its sequence, because %s", self.tower.path, index, fault)
+        logger.info(
+            "%s: block %d takes the boosting tokens as rows of its sequence, because %s", self.tower.path, index, fault
+        )
         run.inside = run.rows = True
         with same_randomness():
             args, kwargs = self._append(block, args, kwargs, run.tokens)

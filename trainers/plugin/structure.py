@@ -190,8 +190,11 @@ def _entry(module: nn.Module, width: int) -> str:
 
 def _positions(module: nn.Module, width: int) -> str:
     """Return the path of a table of positions (T, d), the one that is named after texts if there are several."""
-    tables = [name for name, value in [*module.named_parameters(recurse=False), *vars(module).items()]
-              if "pos" in name and isinstance(value, Tensor) and value.dim() == 2 and value.shape[1] == width]
+    tables = [
+        name
+        for name, value in [*module.named_parameters(recurse=False), *vars(module).items()]
+        if "pos" in name and isinstance(value, Tensor) and value.dim() == 2 and value.shape[1] == width
+    ]
     if not tables:
         inner = "embeddings.position_embedding.weight"  # Hugging Face
         table = look_up(module, inner)
