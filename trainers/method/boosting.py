@@ -9,6 +9,7 @@ import torchvision
 from dassl.engine import TRAINER_REGISTRY
 from torch import Tensor, nn
 from torch.nn import functional as F
+from yacs.config import CfgNode
 
 from .. import config
 from ..backbones import image_size, load_clip, tokenizer
@@ -22,7 +23,7 @@ from ..engine import (
     words_to_start_from,
 )
 from ..engine.blocks import at_least_float32
-from ..engine.precision import cast_clip, choose
+from ..engine.precision import Precision, cast_clip, choose
 from ..training import parallel
 from ..training.provenance import training_item
 from ..training.trainer import PromptTrainer
@@ -108,17 +109,22 @@ class CasPL(PromptTrainer):
         self.use_data(cfg)
         self.train_loader_x.dataset.views = cfg.TRAINER.CASPL.TEACHER.VIEWS
 
-    def build_model(self) -> None:
-        """Dassl's hook: here the configuration ends."""
-        cfg, node = self.cfg, self.cfg.TRAINER.CASPL
-        names = self.dm.dataset.classnames
-        precision = choose(node.PREC, self.device)
+    @classmethod
+    def build_classifier(cls, cfg: CfgNode, names: list[str], device: torch.device) -> tuple[PromptedCLIP, Precision]:
+        """Build the student that a configuration describes, with a fresh boosting prompt; without any data.
+
+        Returns:
+            The student, with CLIP's weights in the precision that is returned with it.
+
+        Raises:
+            ConfigError: a value does not fit the backbone.
+            BackboneError: the backbone cannot be loaded.
+        """
+        node = cfg.TRAINER.CASPL
+        precision = choose(node.PREC, device)
         student = load_clip(cfg.MODEL.BACKBONE.NAME)
         config.check_image_size(cfg, image_size(student))
-        self.template = node.TEACHER.TEMPLATE or template_of(cfg.DATASET.NAME)
-        logger.info("Teacher %s with the template %r", node.TEACHER.BACKBONE, self.template)
-        self.temperature = node.TEMPERATURE
-        self.model = build_student(
+        model = build_student(
             student,
             names,
             node.N_CTX_TEXT,
@@ -129,8 +135,17 @@ class CasPL(PromptTrainer):
             node.TEXT_ORDER,
             node.HOST_WORDS,
         )
-        cast_clip(self.model.clip, precision.weights)
-        self.model.to(self.device)
+        cast_clip(model.clip, precision.weights)
+        return model.to(device), precision
+
+    def build_model(self) -> None:
+        """Build student and teacher: here the configuration ends."""
+        cfg, node = self.cfg, self.cfg.TRAINER.CASPL
+        names = self.dm.dataset.classnames
+        self.template = node.TEACHER.TEMPLATE or template_of(cfg.DATASET.NAME)
+        logger.info("Teacher %s with the template %r", node.TEACHER.BACKBONE, self.template)
+        self.temperature = node.TEMPERATURE
+        self.model, precision = self.build_classifier(cfg, names, self.device)
         self.teacher = load_teacher(node.TEACHER.BACKBONE, names, self.template, precision).to(self.device)
         self.view = teacher_view(cfg, self.teacher).to(self.device)
         self.cache: TeacherCache | None = None
