@@ -16,9 +16,10 @@ _PUBLIC = {
     "extend_cfg": ".config",
     "wrap": ".plugin.cascade",
     "inject": ".plugin.inject",
+    "load": ".deploy.classifier",
 }
 
-__all__ = ["__version__", "activate", "extend_cfg", "inject", "wrap"]
+__all__ = ["__version__", "activate", "extend_cfg", "inject", "load", "wrap"]
 
 
 def activate() -> None:

@@ -9,6 +9,8 @@ import torch
 from dassl.data import DataManager
 from dassl.engine import TrainerX
 from dassl.optim import build_lr_scheduler, build_optimizer
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from ..engine.precision import Precision
@@ -18,6 +20,8 @@ from .resume import FILE_NAME as PROGRESS
 from .resume import DivergedError, Resumable
 
 logger = logging.getLogger(__name__)
+
+LEARNED = "adapting.safetensors"  # in a run's folder: what phase 2 has learned
 
 # Saved by the CoOp family beside the context, made anew from the current class names.
 _REMADE = ("token_prefix", "token_suffix")
@@ -208,6 +212,13 @@ def find_checkpoint(folder: Path, epoch: int | None) -> Path:
     return path
 
 
+def _tensors(path: str | Path) -> dict[str, Tensor]:
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"{path}: not readable as safetensors ({error}); expected learned prompts") from error
+
+
 def load_learner(learner: nn.Module, path: str | Path) -> None:
     """Load a learner's parameters from a checkpoint in Dassl's layout, ours or the original repository's.
 
@@ -215,7 +226,7 @@ def load_learner(learner: nn.Module, path: str | Path) -> None:
         FileNotFoundError: there is no file.
         ValueError: it cannot be read, or its tensors are not those of the learner.
     """
-    content = read_checkpoint(path)
+    content = {"state_dict": _tensors(path)} if Path(path).suffix == ".safetensors" else read_checkpoint(path)
     content = content if isinstance(content, dict) else {}
     state = content.get("state_dict", content)
     state = state if isinstance(state, dict) else {}

@@ -1,0 +1,154 @@
+"""A finished run as a classifier: equal to the run's evaluation, for every trainer; predictions, other classes."""
+
+import json
+
+import pytest
+import torch
+import toy
+from dassl.engine import build_trainer
+from PIL import Image
+
+from trainers.__main__ import main as caspl
+from trainers.cli import train
+from trainers.config import ConfigError
+from trainers.deploy import classifier as deploy
+from trainers.deploy.bundle import bundle
+
+HOSTS = ("CoOp", "CoCoOp", "MaPLe", "PromptSRC")
+TRAINERS = ("CasPL", *HOSTS, *(f"CasPL_{host}" for host in HOSTS))
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    """Pictures, CLIPs, and a run of every trainer."""
+    root = tmp_path_factory.mktemp("deploy")
+    toy.save_clip(root / "student.pt")
+    toy.save_clip(root / "teacher.pt", toy.TEACHER, seed=4)
+    for trainer in TRAINERS:
+        more = {"TRAINER__CASPL__CHECKPOINT": root / "CasPL"} if trainer.startswith("CasPL_") else {}
+        train.run(toy.command(root, trainer, root / trainer, **more))
+    return root
+
+
+def evaluated(root, trainer, *options):
+    """Return the evaluation's trainer, and its test batches' images and logits."""
+    cfg = train.setup_cfg(train.parse(["--eval-only", "--model-dir", str(root / trainer), *options]))
+    built = build_trainer(cfg)
+    built.load_model(str(root / trainer))
+    built.set_model_mode("eval")
+    with torch.no_grad():
+        return built, [(batch["img"], built.model_inference(batch["img"])) for batch in built.test_loader]
+
+
+@pytest.mark.parametrize("trainer", TRAINERS)
+def test_logits_equal_the_evaluations(root, trainer):
+    built, batches = evaluated(root, trainer)
+    loaded = deploy.load(root / trainer)
+    assert loaded.class_names == list(built.dm.dataset.classnames) and not loaded.training
+    for images, logits in batches:
+        assert torch.equal(loaded(images), logits)
+
+
+@pytest.mark.parametrize("trainer", TRAINERS)
+def test_predict_reads_files_as_the_evaluation_does(root, trainer):
+    built, batches = evaluated(root, trainer)
+    paths = [item.impath for item in built.dm.dataset.test]
+    found = deploy.load(root / trainer).predict(paths, top=2)
+    logits = torch.cat([logits for _, logits in batches])
+    assert [each.label for each in found] == [toy.NAMES[i] for i in logits.argmax(dim=1)]
+    assert all(len(each.top) == 2 and each.top[0][1] >= each.top[1][1] for each in found)
+
+
+@pytest.mark.parametrize("trainer", TRAINERS)
+def test_other_classes_equal_a_model_built_for_them(root, trainer):
+    _, batches = evaluated(root, trainer, "DATASET.SUBSAMPLE_CLASSES", "new")
+    other = deploy.load(root / trainer).with_classes(toy.NAMES[3:])
+    torch.testing.assert_close(other(batches[0][0]), batches[0][1], atol=1e-5, rtol=0)
+
+
+def test_class_specific_context_has_no_other_classes(root, tmp_path):
+    train.run(toy.command(root, "CoOp", tmp_path / "csc", TRAINER__COOP__CSC="True"))
+    loaded = deploy.load(tmp_path / "csc")
+    with pytest.raises(ConfigError, match="belongs to single classes"):
+        loaded.with_classes(["a cat"])
+
+
+def test_text_features_of_cocoop_have_a_reason(root):
+    with pytest.raises(ConfigError, match="depend on the image"):
+        deploy.load(root / "CoCoOp").encode_text()
+
+
+def test_unknown_below_leaves_no_label(root):
+    image = Image.new("RGB", (20, 30), "red")
+    (found,) = deploy.load(root / "CasPL_CoOp").predict(image, unknown_below=1.0)
+    assert found.label is None and len(found.top) == 5
+
+
+@pytest.mark.parametrize("trainer", ["CasPL", "CasPL_MaPLe", "PromptSRC"])
+def test_a_bundle_loads_as_the_run_does(root, tmp_path, trainer):
+    files = bundle(root / trainer, tmp_path / "shared")
+    text = (tmp_path / "shared" / "config.json").read_text()
+    described = json.loads(text)
+    assert set(described["checksums"]) == {path.name for path in files} - {"config.json"}
+    assert "student.pt" in text and str(root) not in text + (tmp_path / "shared" / "config.yaml").read_text()
+    images = evaluated(root, trainer)[1][0][0]
+    loaded = deploy.load(f"local-dir:{tmp_path / 'shared'}", backbone=str(root / "student.pt"))
+    assert torch.equal(loaded(images), deploy.load(root / trainer)(images))
+
+
+def test_predict_command_writes_the_rest_and_lists_unreadable_images(root, tmp_path, capsys):
+    folder = tmp_path / "photos" / "deeper"
+    folder.mkdir(parents=True)
+    for name, colour in (("a.png", "red"), ("b.jpg", "blue")):
+        Image.new("RGB", (30, 20), colour).save(folder / name)
+    (folder / "c.png").write_bytes(b"no image")
+    (folder / "notes.txt").write_text("")
+    line = [
+        "predict",
+        str(root / "CasPL_CoOp"),
+        str(tmp_path / "photos"),
+        "--top",
+        "3",
+        "--json",
+        str(tmp_path / "p.json"),
+    ]
+    assert caspl(line) == 3
+    rows = json.loads((tmp_path / "p.json").read_text())
+    assert [row["path"].rsplit("/", 1)[1] for row in rows] == ["a.png", "b.jpg"] and len(rows[0]["top"]) == 3
+    assert "c.png" in capsys.readouterr().err
+    assert caspl([*line[:-2], "--csv", str(tmp_path / "p.csv"), "--classes", "a cat", "a dog"]) == 3
+    header, *table = (tmp_path / "p.csv").read_text().splitlines()
+    assert header.startswith("path,label,class_1,p_1") and len(table) == 2 and "a " in table[0]
+
+
+def test_embed_and_classifier_files(root, tmp_path):
+    from safetensors import safe_open
+
+    assert caspl(["embed", str(root / "CoOp"), str(root / "toy"), "--out", str(tmp_path / "e.safetensors")]) == 0
+    assert caspl(["classifier", str(root / "CoOp"), str(tmp_path / "c.safetensors")]) == 0
+    with safe_open(tmp_path / "e.safetensors", "pt") as file, safe_open(tmp_path / "c.safetensors", "pt") as other:
+        features, paths = file.get_tensor("features"), json.loads(file.metadata()["paths"])
+        vectors = other.get_tensor("classifier")
+        assert json.loads(other.metadata()["class_names"]) == toy.NAMES
+    loaded = deploy.load(root / "CoOp")
+    assert len(features) == len(paths) == 54 and vectors.shape == (32, 6)
+    logits = loaded(loaded.preprocess(Image.open(paths[7]).convert("RGB"))[None])
+    torch.testing.assert_close(loaded.model.clip.logit_scale.exp() * features[7:8] @ vectors, logits, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        (["nowhere", "x.png"], "nowhere: does not exist"),
+        (["CoOp", "x.png"], "x.png: does not exist"),
+        (["CoOp", "empty"], "has the ending of an image format"),
+        (["CoOp", "toy", "--top", "0"], "--top is 0, expected 1 or more"),
+    ],
+)
+def test_mistakes_end_in_one_line(root, capsys, monkeypatch, line, message):
+    (root / "empty").mkdir(exist_ok=True)
+    monkeypatch.chdir(root)
+    if line[0] == "nowhere":
+        line = ["nowhere", "toy"]
+    assert caspl(["predict", *line]) == 2
+    assert message in capsys.readouterr().err

@@ -1,0 +1,49 @@
+"""Image features of a finished run.
+
+caspl embed RUN IMAGE|FOLDER ... --out FILE.safetensors
+"""
+
+import json
+from pathlib import Path
+
+from . import arguments
+from .predict import add_run, check_positive, loaded, report
+from .program import guarded
+
+
+def embed(argv: list[str] | None = None) -> int:
+    """Write the tensor "features" (N, E), and the paths, a JSON list, in the file's metadata."""
+    parser = arguments.parser("embed", __doc__, keys=False)
+    add_run(parser)
+    parser.add_argument("images", nargs="+", type=Path, metavar="IMAGE|FOLDER")
+    parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="the safetensors file to write")
+    parser.add_argument("--batch-size", type=int, default=100, help="images at a time (default 100)")
+    args = arguments.parse(parser, argv, keys=False)
+    import torch
+    from safetensors.torch import save_file
+    from tqdm import tqdm
+
+    from ..deploy.images import batches, find_images
+    from ..storage.atomic import replacing
+
+    check_positive("--batch-size", args.batch_size)
+    files = find_images(args.images)
+    classifier = loaded(args)
+    features, paths, failed = [], [], {}
+    with tqdm(total=len(files), unit=" images", disable=None) as bar:
+        for batch in batches(files, classifier.preprocess, args.batch_size):
+            failed.update(batch.unreadable)
+            if batch.images is not None:
+                features.append(classifier.encode_image(batch.images).cpu())
+                paths += map(str, batch.paths)
+            bar.update(len(batch.paths) + len(batch.unreadable))
+    if not features:
+        raise ValueError(f"{args.images[0]}: none of its {len(files)} images can be read")
+    with replacing(args.out) as aside:
+        save_file({"features": torch.cat(features)}, aside, metadata={"paths": json.dumps(paths)})
+    return report(failed)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command and return its exit code."""
+    return guarded(lambda: embed(argv))

@@ -1,0 +1,82 @@
+"""What is shared of a run: prompts of both phases as safetensors, settings, provenance and a model card."""
+
+import json
+import shutil
+from pathlib import Path
+
+from safetensors.torch import save_file
+
+from ..config import leaves
+from ..experiments.setup import assemble
+from ..hosts.base import HostTrainer
+from ..method.prompt_file import FILE_NAME as BOOSTING
+from ..storage.atomic import replacing, sha256
+from ..storage.tensors import read_checkpoint
+from ..training import provenance
+from ..training.run import own_class
+from ..training.trainer import LEARNED, find_checkpoint
+from ..version import __version__
+from .card import model_card
+from .hub import CONFIG, FORMAT
+
+_PLACES = ("OUTPUT_DIR", "DATASET.ROOT", "RESUME", "TRAINER.CASPL.CHECKPOINT", "TRAINER.CASPL.TEACHER.CACHE")
+
+
+def bundle(run: Path, target: Path) -> list[Path]:
+    """Write what is shared of a run into an empty folder; CLIP's weights and machine paths are left out.
+
+    Args:
+        run: a finished run's folder, or that of phase 1.
+        target: the folder to write to.
+
+    Returns:
+        The files.
+
+    Raises:
+        FileNotFoundError: the run is not finished.
+    """
+    cfg = assemble([], [], evaluated=run).clone()
+    cfg.defrost()
+    ledger = provenance.kept(run)
+    target.mkdir(parents=True, exist_ok=True)
+    if (run / BOOSTING).is_file():
+        shutil.copyfile(run / BOOSTING, target / BOOSTING)
+    host = own_class(cfg.TRAINER.NAME)
+    if host is not None and issubclass(host, HostTrainer):
+        save_learned(find_checkpoint(run / host.learner_name, None), target / LEARNED)
+    for key, value in list(leaves(cfg)):
+        if key in _PLACES:
+            cfg.merge_from_list([key, ""])
+        elif isinstance(value, str) and Path(value).is_absolute():  # weights: their name says which
+            cfg.merge_from_list([key, Path(value).name])
+    (target / "config.yaml").write_text(cfg.dump())
+    provenance.keep(target, ledger)
+    result = _result(run)
+    (target / "README.md").write_text(model_card(cfg, ledger, result))
+    files = sorted(path for path in target.iterdir() if path.name != CONFIG)
+    described = {
+        "format": FORMAT,
+        "library_name": "caspl",
+        "caspl": __version__,
+        "trainer": cfg.TRAINER.NAME,
+        "backbone": cfg.MODEL.BACKBONE.NAME,
+        "class_names": ledger[-1]["class_names"],
+        "settings": {key: value for key, value in leaves(cfg) if key not in _PLACES},
+        "result": result,
+        "checksums": {path.name: sha256(path) for path in files},
+    }
+    with replacing(target / CONFIG) as aside:
+        aside.write_text(json.dumps(described, indent=2, default=str) + "\n")
+    return [*files, target / CONFIG]
+
+
+def save_learned(checkpoint: Path, target: Path) -> None:
+    """Write the parameters of a Dassl checkpoint as safetensors."""
+    state = read_checkpoint(checkpoint)["state_dict"]
+    with replacing(target) as aside:
+        save_file({key: value.contiguous().clone() for key, value in sorted(state.items())}, aside)
+
+
+def _result(run: Path) -> dict | None:
+    path = run / "result.json"
+    return json.loads(path.read_text()) if path.is_file() else None

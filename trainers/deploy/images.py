@@ -1,0 +1,116 @@
+"""A stream of images from files and folders: decoded in workers, unreadable ones reported instead of raised."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from dassl.utils import read_image
+from PIL import Image, ImageOps
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from ..training.loaders import workers as workers_for
+
+
+class ImageError(OSError):
+    """An image file that cannot be read."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Some images of a stream.
+
+    Attributes:
+        paths: the files that could be read.
+        images: (B, 3, R, R), preprocessed; None if none could be read.
+        unreadable: {path: what is wrong} of the others.
+    """
+
+    paths: list[Path]
+    images: Tensor | None
+    unreadable: dict[Path, str]
+
+
+def open_image(path: str | Path) -> Image.Image:
+    """Decode an image file as RGB, turned upright as its EXIF orientation says.
+
+    Raises:
+        ImageError: it is missing, or not a readable image.
+    """
+    try:
+        image = read_image(str(path))
+        with Image.open(path) as stored:
+            orientation = stored.getexif().get(0x0112, 1)
+    except OSError as error:
+        raise ImageError(str(error)) from error
+    if orientation == 1:
+        return image
+    image.getexif()[0x0112] = orientation
+    return ImageOps.exif_transpose(image)
+
+
+def find_images(paths: Sequence[str | Path]) -> list[Path]:
+    """List the images among files and folders.
+
+    Args:
+        paths: a file is taken whatever its ending; of a folder, the files below it with an ending that Pillow reads.
+
+    Returns:
+        The files, in the order of `paths`, those of a folder sorted.
+
+    Raises:
+        FileNotFoundError: a path does not exist, or a folder has no images.
+    """
+    endings = {ending for ending, kind in Image.registered_extensions().items() if kind in Image.OPEN}
+    found: list[Path] = []
+    for path in map(Path, paths):
+        if not path.exists():
+            raise FileNotFoundError(f"{path}: does not exist; expected an image or a folder of images")
+        below = sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]
+        images = [file for file in below if file.suffix.lower() in endings or file == path]
+        if not images:
+            raise FileNotFoundError(f"{path}: none of its {len(below)} files has the ending of an image format")
+        found += images
+    return found
+
+
+class _Files(Dataset):
+    """(path, tensor or None, error or "") of each file."""
+
+    def __init__(self, paths: Sequence[Path], preprocess: Callable[[Image.Image], Tensor]):
+        self.paths, self.preprocess = paths, preprocess
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, index: int) -> tuple[Path, Tensor | None, str]:
+        path = self.paths[index]
+        try:
+            return path, self.preprocess(open_image(path)), ""
+        except (ImageError, ValueError) as error:
+            return path, None, str(error)
+
+
+def _collate(items: list[tuple[Path, Tensor | None, str]]) -> Batch:
+    read = [(path, image) for path, image, _ in items if image is not None]
+    images = torch.stack([image for _, image in read]) if read else None
+    return Batch([path for path, _ in read], images, {path: error for path, image, error in items if image is None})
+
+
+def batches(
+    paths: Sequence[Path],
+    preprocess: Callable[[Image.Image], Tensor],
+    batch_size: int = 100,
+    num_workers: int = -1,
+) -> Iterator[Batch]:
+    """Yield the images of files in batches, in order.
+
+    Args:
+        paths: the files.
+        preprocess: maps a PIL image to a tensor (3, R, R).
+        batch_size: B.
+        num_workers: processes that decode; -1 chooses by the machine's cores.
+    """
+    count = 0 if len(paths) <= batch_size else workers_for(num_workers)
+    yield from DataLoader(_Files(paths, preprocess), batch_size, num_workers=count, collate_fn=_collate)
