@@ -16,6 +16,7 @@ COMMANDS: dict[str, tuple[str, tuple[str, ...], str]] = {
     "predict": ("predict", (), "classify images with a finished run"),
     "embed": ("embed", (), "image features of a finished run"),
     "classifier": ("classifier", (), "class vectors of a finished run"),
+    "export": ("export", (), "export a finished run to ONNX or torch.export"),
     "results": ("results", (), "tables and plots of finished runs"),
     "data": ("data", (), "check or fetch datasets"),
     "convert": ("convert", (), "import, export or inspect boosting-prompt files"),
