@@ -7,7 +7,8 @@ dataset is built. A file in `readers/` plus a YAML file in `configs/datasets/` a
 from . import readers
 from .base import FewShotDataset
 from .errors import DatasetError, DatasetNotFoundError, MissingImagesError
+from .identity import fingerprint
 
-__all__ = ["DatasetError", "DatasetNotFoundError", "FewShotDataset", "MissingImagesError"]
+__all__ = ["DatasetError", "DatasetNotFoundError", "FewShotDataset", "MissingImagesError", "fingerprint"]
 
 readers.register_all()

@@ -53,13 +53,12 @@ def read_matlab(path: Path, variable: str) -> Any:
     """Return a variable of a Matlab file.
 
     Raises:
-        ImportError: SciPy is not installed.
-        DatasetError: the file is not a Matlab file, or has no such variable.
+        DatasetError: SciPy is not installed, or the file is not a Matlab file with such a variable.
     """
     try:
         from scipy.io import loadmat  # imported here: only needed if the published split is missing
     except ImportError as error:
-        raise ImportError(
+        raise DatasetError(
             f"{path}: reading it needs SciPy. Run pip install scipy, or download the published split file"
         ) from error
     try:

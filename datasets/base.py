@@ -1,18 +1,26 @@
 """The base class of all datasets: reads the configuration, draws few shots, selects base or new classes."""
 
+import logging
 import os
 import random
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
 from dassl.data.datasets import DatasetBase, Datum
 
+from .class_folders import Entry, Skipped
+from .class_names import Tokenize, describe, indistinguishable
 from .draw_files import draw_name, load_draw, save_draw
 from .errors import DatasetError, DatasetNotFoundError
 from .facts import Facts
 from .few_shot import VAL_SHOTS, draw, select_classes, warn_shortage
+from .identity import fingerprint_items
+from .images import ImageDatum
 from .kept_files import KeptFiles, UnwrittenFiles
+from .layouts import suggest
+
+logger = logging.getLogger(__name__)
 
 Items = list[Datum]
 
@@ -33,6 +41,12 @@ class FewShotDataset(DatasetBase):
         layout: the expected content of that folder, one line each; see `describe_layout`.
         source: where to get the data, for error messages.
         facts: published counts, links and downloads.
+        own_images: whether the data are a user's own: nothing is written to their folder, images are shown upright, and
+            doubtful data are an error instead of a warning.
+
+    Attributes:
+        data_fingerprint: digest of all images and classes, see `identity.fingerprint`.
+        remarks: warnings about the data, one line each, which are also logged.
 
     Raises:
         DatasetNotFoundError: a folder or file does not exist.
@@ -43,14 +57,17 @@ class FewShotDataset(DatasetBase):
     layout: Sequence[str] = ()
     source = ""
     facts: ClassVar[Facts] = Facts()
+    own_images: ClassVar[bool] = False
+    datum: ClassVar[type[Datum]] = ImageDatum
 
     def __init__(self, cfg: Any) -> None:
         shots, seed, subsample = cfg.DATASET.NUM_SHOTS, cfg.SEED, _subsample(cfg)
         self._locate(cfg.DATASET.ROOT, cfg.OUTPUT_DIR, KeptFiles)
-        train, val, test = self.read(self.root)
+        train, val, test = self.read_all()
         if shots >= 1:
             train, val = self._few_shot(train, val, test, shots, seed)
         train_x, val, test_items = select_classes((train, val, test), subsample)
+        self.inspect({"train": train_x, "val": val, "test": test_items})
         super().__init__(train_x=train_x, val=val, test=test_items)
 
     @classmethod
@@ -68,7 +85,10 @@ class FewShotDataset(DatasetBase):
         self.root = Path(os.path.abspath(os.path.expanduser(root)))
         self.folder = self.root / self.dataset_dir
         self.dataset_dir = str(self.folder)
-        self.kept = kept(self.folder, output_dir, type(self).__name__)
+        self.kept = kept(self.folder, output_dir, type(self).__name__, in_data=not self.own_images)
+        self.skipped = Skipped()
+        self.remarks: list[str] = []
+        self.data_fingerprint = ""
 
     @classmethod
     def expected_counts(cls) -> dict[str, int | None]:
@@ -100,6 +120,50 @@ class FewShotDataset(DatasetBase):
         """
         raise NotImplementedError(f"{type(self).__name__} must implement read(root)")
 
+    def read_all(self) -> tuple[Items, Items | None, Items]:
+        """Return `read(root)`; add remarks about skipped files and set `data_fingerprint`."""
+        train, val, test = self.read(self.root)
+        if self.skipped:
+            self.remark(f"{self.folder}: skipped {self.skipped}; images must be directly in their class folder")
+        self.data_fingerprint = fingerprint_items({"train": train, "val": val, "test": test}, self.folder)
+        return train, val, test
+
+    def inspect(self, parts: dict[str, Items | None]) -> None:
+        """Check the images that are used, {"train": list of Datum, ...}; by default nothing."""
+
+    def remark(self, text: str) -> None:
+        """Log a warning about the data and keep it in `remarks`."""
+        logger.warning("%s", text)
+        self.remarks.append(text)
+
+    def check_class_names(self, tokenize: Tokenize) -> None:
+        """Check that a model can tell the classes apart.
+
+        Args:
+            tokenize: the backbone's tokenizer: a list of texts to a sequence of token sequences.
+        Raises:
+            DatasetError: names of a user's own classes have identical tokens. Published datasets only get a remark.
+        """
+        groups = indistinguishable(list(self.classnames), tokenize)
+        if not groups:
+            return
+        fault = f"{type(self).__name__}: identical tokens of the class names {describe(groups)}"
+        if self.own_images:
+            raise DatasetError(f"{fault}; expected distinct names. Rename classes, for example in classnames.txt")
+        self.remark(f"{fault}; one class of each group is never predicted")
+
+    def make_items(self, entries: Iterable[Entry], image_dir: str | os.PathLike[str]) -> Items:
+        """Convert entries of a split to Datum.
+
+        Args:
+            entries: (path, label, class name).
+            image_dir: the folder that relative paths start from.
+        """
+        return [
+            self.datum(impath=os.path.normpath(os.path.join(image_dir, path)), label=label, classname=name)
+            for path, label, name in entries
+        ]
+
     def require(self, relative: str = "") -> Path:
         """Return the path `relative` in the dataset's folder after checking that it exists.
 
@@ -108,27 +172,29 @@ class FewShotDataset(DatasetBase):
         """
         path = self.folder / relative
         if not path.exists():
-            raise DatasetNotFoundError(f"{type(self).__name__}: {path} does not exist.\n{self.help_text()}")
+            raise DatasetNotFoundError(f"{type(self).__name__}: {path} does not exist; {self.help_text()}")
         return path
 
     def help_text(self) -> str:
-        """Return the end of an error message: expected layout, existing files, source of the data."""
+        """Return the end of an error message, one line: expected layout, existing files, how to fix it."""
         nearest = self.folder
         while not nearest.is_dir():
             nearest = nearest.parent
         names = sorted(os.listdir(nearest))
         listing = ", ".join(names[:10]) + (", …" if len(names) > 10 else "")
-        lines = [f"Expected in {self.folder} (DATASET.ROOT, or --root, is {self.root}):"]
-        lines += [f"    {line}" for line in self.describe_layout()]
-        return "\n".join([*lines, f"Source: {self.source}", f"Content of {nearest}: {listing or 'nothing'}"])
+        remedy = suggest(self.root, self.folder, self.describe_layout()) or f"Get the data from {self.source}"
+        return (
+            f"expected in {self.folder} (--data, --root or DATASET.ROOT is {self.root}): "
+            f"{'; '.join(self.describe_layout())}. Content of {nearest}: {listing or 'nothing'}. {remedy}"
+        )
 
     def _few_shot(
         self, train: Items, val: Items | None, test: Items, shots: int, seed: int
     ) -> tuple[Items, Items | None]:
         candidates = {"train": train, "val": val}
         pools = {part: items for part, items in candidates.items() if items and items is not test}
-        drawn = load_draw(self.kept, draw_name(shots, seed), pools) if pools else {}
         sizes = {"train": shots, "val": min(shots, VAL_SHOTS)}
+        drawn = load_draw(self.kept, draw_name(shots, seed), pools, sizes) if pools else {}
         if drawn is None:
             rng = random.Random(seed) if seed >= 0 else random  # Dassl does not seed `random` if SEED is negative
             drawn = {part: draw(items, sizes[part], rng) for part, items in pools.items()}

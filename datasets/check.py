@@ -7,12 +7,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from dassl.data.datasets import Datum
-from dassl.utils import read_image
 from tqdm import tqdm
 
 from .base import FewShotDataset
+from .class_names import Tokenize, describe, indistinguishable
 from .errors import DatasetError, MissingImagesError
 from .facts import COLUMNS
+from .images import ImageDatum
 from .shapes.dataset import RenderedDataset
 from .splits import PARTS
 
@@ -70,7 +71,14 @@ def _row(title: str, numbers: Mapping[str, int | None]) -> str:
     return f"  {title:<11}" + "".join(f"{cell:>9}" for cell in cells)
 
 
-def check(name: str, kind: type[FewShotDataset], data: Path, output: Path, quick: bool = False) -> Report:
+def check(
+    name: str,
+    kind: type[FewShotDataset],
+    data: Path,
+    output: Path,
+    quick: bool = False,
+    tokenize: Tokenize | None = None,
+) -> Report:
     """Check a dataset.
 
     Args:
@@ -78,6 +86,7 @@ def check(name: str, kind: type[FewShotDataset], data: Path, output: Path, quick
         kind: the dataset's class.
         data, output: `DATASET.ROOT`, and the folder where splits made here are kept if `data` is read-only.
         quick: do not decode the images.
+        tokenize: the backbone's tokenizer; finds class names that a model cannot tell apart (None: not tested).
     """
     dataset = kind.located(data, output)
     report = Report(name, dataset.folder, published=kind.expected_counts())
@@ -86,19 +95,23 @@ def check(name: str, kind: type[FewShotDataset], data: Path, output: Path, quick
         return report
     parts: Parts
     try:
-        parts = dict(zip(PARTS, dataset.read(dataset.root), strict=True))
+        parts = dict(zip(PARTS, dataset.read_all(), strict=True))
     except MissingImagesError as error:
         parts = error.parts
         report.problems.append(str(error))
-    except (DatasetError, OSError, ImportError) as error:
+    except (DatasetError, OSError) as error:
         report.problems.append(str(error))
         report.help = kind.facts.links
         return report
+    finally:
+        report.notes += dataset.remarks
     report.split = dataset.split_in_use
     report.found = counts(parts)
     if "train" in parts:  # otherwise the division is not known because images are missing
         report.problems += differences(report.found, report.published)
     report.problems += filter(None, [dataset.incomplete])
+    if tokenize:
+        (report.problems if dataset.own_images else report.notes).extend(_same_tokens(parts, tokenize))
     decode_images(report, parts, quick)
     kept = sorted(path.name for path in (dataset.folder / "split_fewshot").glob("shot_*"))
     if kept:
@@ -106,6 +119,12 @@ def check(name: str, kind: type[FewShotDataset], data: Path, output: Path, quick
     if report.problems:
         report.help = [kind.source, *kind.facts.links]
     return report
+
+
+def _same_tokens(parts: Parts, tokenize: Tokenize) -> list[str]:
+    names = {item.label: item.classname for items in parts.values() for item in items or ()}
+    groups = indistinguishable([names[label] for label in sorted(names)], tokenize)
+    return [f"identical tokens of the class names {describe(groups)}"] if groups else []
 
 
 def counts(parts: Parts) -> dict[str, int]:
@@ -129,21 +148,22 @@ def decode_images(report: Report, parts: Parts, quick: bool) -> None:
         parts: {"train": list of Datum, ...}.
         quick: only count the images.
     """
-    paths = sorted({item.impath for items in parts.values() for item in items or ()})
+    different = {item.impath: item for items in parts.values() for item in items or ()}
+    items = [different[path] for path in sorted(different)]
     if quick:
-        report.notes.append(f"{len(paths)} images listed, all exist; not decoded (--quick)")
+        report.notes.append(f"{len(items)} images listed, all exist; not decoded (--quick)")
         return
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        faults = [f for f in tqdm(pool.map(_fault, paths), report.name, len(paths), unit=" images", disable=None) if f]
-    report.notes.append(f"{len(paths) - len(faults)} of {len(paths)} images decoded")
+        faults = [f for f in tqdm(pool.map(_fault, items), report.name, len(items), unit=" images", disable=None) if f]
+    report.notes.append(f"{len(items) - len(faults)} of {len(items)} images decoded")
     if faults:
         more = f"\n… and {len(faults) - EXAMPLES} more" if len(faults) > EXAMPLES else ""
         report.problems.append(f"{len(faults)} unreadable images:\n" + "\n".join(faults[:EXAMPLES]) + more)
 
 
-def _fault(path: str) -> str | None:
+def _fault(item: ImageDatum) -> str | None:
     try:
-        read_image(path)
-    except Exception as error:  # Pillow reports damage with many exception types
-        return str(error) if path in str(error) else f"{path}: {error}"
+        item.read()
+    except (DatasetError, OSError) as error:
+        return str(error)
     return None

@@ -1,13 +1,37 @@
 """Class-folder trees: one folder per class, images directly in it."""
 
 import os
+from collections import Counter
 from collections.abc import Collection, Mapping
 
 from .errors import DatasetError
+from .images import image_endings
 
 Entry = tuple[str, int, str]  # (path, label, class name)
 
-IMAGE_ENDINGS = ("jpg", "jpeg", "png", "bmp", "gif", "webp", "tif", "tiff", "ppm")
+
+class Skipped:
+    """Files and folders in class folders that are not read.
+
+    Attributes:
+        endings: {file ending: number of files}; "" for files without an ending.
+        folders: sub-folders.
+    """
+
+    def __init__(self) -> None:
+        self.endings: Counter[str] = Counter()
+        self.folders: list[str] = []
+
+    def __bool__(self) -> bool:
+        return bool(self.endings or self.folders)
+
+    def __str__(self) -> str:
+        kinds = ", ".join(f"{ending or 'no ending'} {count}" for ending, count in sorted(self.endings.items()))
+        parts = [f"{self.endings.total()} files ({kinds})"] if self.endings else []
+        if self.folders:
+            more = ", …" if len(self.folders) > 3 else ""
+            parts.append(f"{len(self.folders)} sub-folders ({', '.join(self.folders[:3])}{more})")
+        return " and ".join(parts)
 
 
 def list_classes(folder: str | os.PathLike[str], skip: Collection[str] = ()) -> list[str]:
@@ -23,12 +47,15 @@ def list_classes(folder: str | os.PathLike[str], skip: Collection[str] = ()) -> 
     return names
 
 
-def list_images(image_dir: str | os.PathLike[str], names: Mapping[str, str], below: str = "") -> list[Entry]:
+def list_images(
+    image_dir: str | os.PathLike[str], names: Mapping[str, str], skipped: Skipped, below: str = ""
+) -> list[Entry]:
     """List a class-folder tree, images sorted within each class.
 
     Args:
         image_dir: the folder that the returned paths are relative to.
         names: {class folder: class name}; labels count its keys from 0. Absent folders have no entries.
+        skipped: is extended by the files and folders that are not read.
         below: the folder in `image_dir` that contains the class folders.
     Returns:
         (path, label, class name) of every image.
@@ -41,12 +68,28 @@ def list_images(image_dir: str | os.PathLike[str], names: Mapping[str, str], bel
         path = os.path.join(image_dir, relative)
         if not os.path.isdir(path):
             continue
-        images = sorted(image for image in os.listdir(path) if _is_image(image))
+        images, others = list_folder(path)
         if not images:
-            raise DatasetError(f"{path}: no images; expected files that end in {', '.join(IMAGE_ENDINGS)}")
+            found = f"only {others}" if others else "an empty folder"
+            raise DatasetError(f"{path}: no images but {found}; expected files that Pillow reads, such as .jpg or .png")
+        skipped.endings += others.endings
+        skipped.folders += [os.path.join(relative, other) for other in others.folders]
         entries.extend((os.path.join(relative, image), label, name) for image in images)
     return entries
 
 
-def _is_image(name: str) -> bool:
-    return name.rpartition(".")[2].lower() in IMAGE_ENDINGS and not name.startswith(".")
+def list_folder(folder: str | os.PathLike[str]) -> tuple[list[str], Skipped]:
+    """Return the sorted names of the images in a folder, and everything else in it except hidden files."""
+    images, others = [], Skipped()
+    with os.scandir(folder) as entries:
+        for entry in sorted(entries, key=lambda entry: entry.name):
+            ending = os.path.splitext(entry.name)[1].lower()
+            if entry.name.startswith("."):
+                continue
+            if entry.is_dir():
+                others.folders.append(entry.name)
+            elif ending in image_endings():
+                images.append(entry.name)
+            else:
+                others.endings[ending] += 1
+    return images, others

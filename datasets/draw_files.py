@@ -14,6 +14,7 @@ from typing import Any
 from dassl.data.datasets import Datum
 
 from .errors import DatasetError
+from .few_shot import by_label
 from .kept_files import KeptFiles
 from .text_files import read_json
 
@@ -33,30 +34,58 @@ def save_draw(kept: KeptFiles, name: str, drawn: Mapping[str, list[Datum]]) -> N
         part: [[os.path.relpath(item.impath, kept.folder), item.label, item.classname] for item in items]
         for part, items in drawn.items()
     }
-    logger.info("Saved the few-shot draw to %s", kept.write(f"{name}.json", entries))
+    path = kept.write(f"{name}.json", entries)
+    if path:
+        logger.info("Saved the few-shot draw to %s", path)
 
 
-def load_draw(kept: KeptFiles, name: str, pools: Mapping[str, list[Datum]]) -> dict[str, list[Datum]] | None:
-    """Load the draw `name`, or return None if there is none.
+def load_draw(
+    kept: KeptFiles, name: str, pools: Mapping[str, list[Datum]], sizes: Mapping[str, int]
+) -> dict[str, list[Datum]] | None:
+    """Load the draw `name`, or return None if there is none or one in the output folder does not match the data.
 
     Args:
         kept: where draws are kept.
         name: see `draw_name`.
         pools: {"train": list of Datum, ...}, the images that a draw can contain; the result consists of these items.
+        sizes: {"train": images per class, ...}; a class with fewer images must be complete.
     Raises:
-        DatasetError: the file is not a draw, or does not match `pools`.
+        DatasetError: a file in the data folder is not a draw, or does not match `pools` and `sizes`.
     """
     path, pickled = kept.find(f"{name}.json"), kept.folder / f"{name}.pkl"
     if path:
         if pickled.is_file():
             logger.warning("Both %s and %s exist: using the first", path, pickled)
-        picks = _picks_of(path, read_json(path))
     elif pickled.is_file():
-        path, picks = pickled, _read_pickle(pickled)
+        path = pickled
     else:
         return None
+    try:
+        picks = _read_pickle(path) if path == pickled else _picks_of(path, read_json(path))
+        drawn = {part: _matched(path, part, picks, pool, kept.folder) for part, pool in pools.items()}
+        for part, items in drawn.items():
+            _check_sizes(path, part, items, pools[part], sizes[part])
+    except DatasetError as error:
+        if not kept.replaceable(path):
+            raise
+        logger.warning("Drawing again: %s", error)
+        return None
     logger.info("Loaded the few-shot draw %s", path)
-    return {part: _matched(path, part, picks, pool, kept.folder) for part, pool in pools.items()}
+    return drawn
+
+
+def _check_sizes(path: Path, part: str, items: list[Datum], pool: list[Datum], shots: int) -> None:
+    """Check that every class has `shots` different images, or all that exist."""
+    drawn, existing = by_label(items), by_label(pool)
+    for label, group in drawn.items():
+        expected = min(shots, len(existing[label]))
+        found = len({item.impath for item in group})
+        if found != len(group) or found != expected:
+            repeated = f", {len(group) - found} of them repeated" if found != len(group) else ""
+            raise DatasetError(
+                f'{path}: class "{group[0].classname}" has {len(group)} {part} images{repeated}; expected {expected} '
+                f"of {len(existing[label])} existing ones. Delete the file to draw again"
+            )
 
 
 def _picks_of(path: Path, content: Any) -> Picks:

@@ -37,43 +37,59 @@ class KeptFiles:
     """Files that a dataset keeps from one run to the next.
 
     Args:
-        folder: the dataset's folder; existing files in it are always used, and new ones are written to it if possible.
-        output_dir: the run's output folder; files that cannot be written to `folder` are written to its
-            `split_fewshot/`.
+        folder: the dataset's folder; existing files in it are always used.
+        output_dir: the run's output folder; files that are not written to `folder` are written to its
+            `split_fewshot/` ("": nowhere).
         dataset: the dataset's name, the prefix of the files in the output folder.
+        in_data: whether new files are written to `folder` if possible. A user's own folders are never written to.
     """
 
-    def __init__(self, folder: str | os.PathLike[str], output_dir: str | os.PathLike[str], dataset: str) -> None:
+    def __init__(
+        self,
+        folder: str | os.PathLike[str],
+        output_dir: str | os.PathLike[str],
+        dataset: str,
+        in_data: bool = True,
+    ) -> None:
         self.folder = Path(folder)
-        self._output = Path(output_dir) / "split_fewshot"
+        self._output = Path(output_dir) / "split_fewshot" if os.fspath(output_dir) else None
         self._dataset = dataset
+        self._in_data = in_data
 
-    def _candidates(self, name: str) -> tuple[Path, Path]:
-        return self.folder / name, self._output / f"{self._dataset}-{Path(name).name}"
+    def _in_output(self, name: str) -> Path | None:
+        return self._output and self._output / f"{self._dataset}-{Path(name).name}"
 
     def find(self, name: str) -> Path | None:
         """Return the path of the kept file `name`, or None if there is none."""
-        return next((path for path in self._candidates(name) if path.is_file()), None)
+        candidates = self.folder / name, self._in_output(name)
+        return next((path for path in candidates if path and path.is_file()), None)
 
-    def write(self, name: str, content: Any) -> Path:
-        """Write `content` as JSON; return the path.
+    def replaceable(self, path: Path) -> bool:
+        """Return whether a kept file that does not match the data is replaced: only files in the output folder are."""
+        return path.parent == self._output and path.name.startswith(f"{self._dataset}-")
+
+    def write(self, name: str, content: Any) -> Path | None:
+        """Write `content` as JSON; return the path, or None (with a warning) if it cannot be written anywhere.
 
         Args:
             name: path relative to the dataset's folder.
         """
-        with_data, with_output = self._candidates(name)
-        try:
-            write_json(with_data, content)
-            return with_data
-        except OSError as error:
-            logger.warning("Cannot write %s (%s): writing %s", with_data, error.strerror or error, with_output)
-        write_json(with_output, content)
-        return with_output
+        in_data, in_output = self.folder / name if self._in_data else None, self._in_output(name)
+        for path, following in ((in_data, in_output), (in_output, None)):
+            if path is None:
+                continue
+            try:
+                write_json(path, content)
+                return path
+            except OSError as error:
+                action = f"writing {following}" if following else "not saved, but reproducible from images and seed"
+                logger.warning("Cannot write %s (%s): %s", path, error.strerror or error, action)
+        return None
 
 
 class UnwrittenFiles(KeptFiles):
     """Finds existing files and writes none, for read-only inspection."""
 
-    def write(self, name: str, content: Any) -> Path:
-        """Return the path that `KeptFiles` tries first."""
-        return self._candidates(name)[0]
+    def write(self, name: str, content: Any) -> Path | None:
+        """Write nothing."""
+        return None

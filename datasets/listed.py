@@ -2,16 +2,14 @@
 
 import logging
 import os
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar
-
-from dassl.data.datasets import Datum
 
 from .base import FewShotDataset, Items
 from .class_folders import Entry, list_classes, list_images
 from .errors import DatasetError, MissingImagesError
-from .splits import PARTS, Split, check_split, divide, missing_images, read_split
+from .splits import PARTS, ImageFiles, Split, check_split, divide, read_split
 
 logger = logging.getLogger(__name__)
 
@@ -37,30 +35,54 @@ class ListedDataset(FewShotDataset):
     def read(self, root: Path) -> tuple[Items, Items | None, Items]:
         image_dir = self.require(self.image_dir)
         parts, source = self.list_split()
-        check_split(parts, source)
-        missing = missing_images(parts, image_dir)
-        if missing:
-            total = sum(len(items) for items in parts.values())
+        check_split(parts, source, image_dir)
+        files = ImageFiles(parts, image_dir)
+        if files.missing:
+            total, examples = sum(len(items) for items in parts.values()), ", ".join(files.missing[:3])
             raise MissingImagesError(
-                f"{source}: {len(missing)} of {total} listed images do not exist: {', '.join(missing[:3])}\n"
-                f"{self.help_text()}",
-                _existing(parts, image_dir, set(missing)),
+                f"{source}: {len(files.missing)} of {total} listed images do not exist: {examples}; {self.help_text()}",
+                self._existing(parts, image_dir, set(files.missing)),
             )
+        self._check_shared(files, source)
         if "train" not in parts:
             parts = self._divided(parts, source)
-        val = datums(parts["val"], image_dir) if "val" in parts else None
-        return datums(parts["train"], image_dir), val, datums(parts["test"], image_dir)
+        val = self.make_items(parts["val"], image_dir) if "val" in parts else None
+        return self.make_items(parts["train"], image_dir), val, self.make_items(parts["test"], image_dir)
+
+    def _check_shared(self, files: ImageFiles, source: Path) -> None:
+        """Reject (for published datasets: remark) one file under two names."""
+        shared = files.shared()
+        if not shared:
+            return
+        fault = f"{source}: {shared[0]} and {shared[1]} are the same file"
+        if self.own_images:
+            raise DatasetError(f"{fault}; expected each image once. Remove one of them")
+        self.remark(f"{fault}: an image may be used for both training and testing")
+
+    def _existing(self, parts: Split, image_dir: Path, missing: set[str]) -> dict[str, Items]:
+        return {
+            part: self.make_items((e for e in items if os.path.join(image_dir, e[0]) not in missing), image_dir)
+            for part, items in parts.items()
+        }
 
     def _divided(self, parts: Split, source: Path) -> Split:
         path = self.kept.find(OWN_SPLIT)
-        if not path:
-            divided = divide(parts, source)
-            logger.info("Random split into %s, saved to %s", _sizes(divided), self.kept.write(OWN_SPLIT, divided))
-            return divided
-        divided = read_split(path)
-        if _sorted_entries(divided) != _sorted_entries(parts):
-            raise DatasetError(f"{path}: does not contain the current images of {source}. Delete it to divide again")
-        logger.info("Loaded the split into %s from %s", _sizes(divided), path)
+        if path:
+            try:
+                divided = read_split(path)
+                if _sorted_entries(divided) != _sorted_entries(parts):
+                    raise DatasetError(
+                        f"{path}: does not contain the current images of {source}. Delete it to divide again"
+                    )
+                logger.info("Loaded the split into %s from %s", _sizes(divided), path)
+                return divided
+            except DatasetError as error:
+                if not self.kept.replaceable(path):
+                    raise
+                logger.warning("Dividing again: %s", error)
+        divided = divide(parts, source)
+        saved = self.kept.write(OWN_SPLIT, divided)
+        logger.info("Random split into %s%s", _sizes(divided), f", saved to {saved}" if saved else "")
         return divided
 
 
@@ -124,27 +146,7 @@ class SplitFileDataset(ListedDataset):
         """Return an undivided split of the class folders in alphabetical order; a subclass may read annotations."""
         image_dir = self.folder / self.image_dir
         names = {folder: self.rename.get(folder, folder) for folder in list_classes(image_dir, self.skip)}
-        return {"all": list_images(image_dir, names)}, image_dir
-
-
-def datums(entries: Iterable[Entry], image_dir: str | os.PathLike[str]) -> Items:
-    """Convert entries of a split to Datum.
-
-    Args:
-        entries: (path, label, class name).
-        image_dir: the folder that relative paths start from.
-    """
-    return [
-        Datum(impath=os.path.normpath(os.path.join(image_dir, path)), label=label, classname=name)
-        for path, label, name in entries
-    ]
-
-
-def _existing(parts: Split, image_dir: Path, missing: set[str]) -> dict[str, Items]:
-    return {
-        part: datums((entry for entry in items if os.path.join(image_dir, entry[0]) not in missing), image_dir)
-        for part, items in parts.items()
-    }
+        return {"all": list_images(image_dir, names, self.skipped)}, image_dir
 
 
 def _sorted_entries(parts: Split) -> list[Entry]:

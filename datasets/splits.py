@@ -6,6 +6,7 @@ taken from it) or "all" (all three are).
 
 import os
 import random
+import unicodedata
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -48,12 +49,15 @@ def _is_entry(entry: object) -> bool:
     )
 
 
-def check_split(parts: Mapping[str, list[Entry]], source: str | os.PathLike[str]) -> None:
+def check_split(
+    parts: Mapping[str, list[Entry]], source: str | os.PathLike[str], image_dir: str | os.PathLike[str] = ""
+) -> None:
     """Check labels 0, 1, 2, … without gaps, one name per label, training images for each, and no image twice.
 
     Args:
         parts: a split.
         source: the file or folder that messages name.
+        image_dir: the folder that relative paths start from.
     Raises:
         DatasetError: the first fault found.
     """
@@ -71,11 +75,13 @@ def check_split(parts: Mapping[str, list[Entry]], source: str | os.PathLike[str]
         if label not in fitted:
             raise DatasetError(f'{source}: class "{names[label]}" (label {label}) has no training images')
     _check_names(entries, names, source)
-    seen: set[str] = set()
+    seen: dict[str, str] = {}
     for image, _, _ in entries:
-        if image in seen:
-            raise DatasetError(f'{source}: image "{image}" is listed more than once. Delete all entries but one')
-        seen.add(image)
+        path = os.path.normpath(os.path.join(image_dir, image))
+        if path in seen:
+            other = "" if seen[path] == image else f' (also written "{seen[path]}")'
+            raise DatasetError(f'{source}: image "{image}"{other} is listed more than once. Delete all entries but one')
+        seen[path] = image
 
 
 def _check_names(entries: list[Entry], names: dict[int, str], source: str | os.PathLike[str]) -> None:
@@ -90,19 +96,60 @@ def _check_names(entries: list[Entry], names: dict[int, str], source: str | os.P
             raise DatasetError(f'{source}: labels {owners[name]} and {label} have the same class name "{name}"')
 
 
-def missing_images(parts: Mapping[str, list[Entry]], image_dir: str | os.PathLike[str]) -> list[str]:
-    """Return the paths of listed images that do not exist; every folder is listed once instead of testing each file."""
-    listings: dict[str, set[str]] = {}
-    missing = []
-    for items in parts.values():
-        for image, _, _ in items:
-            path = os.path.join(image_dir, image)
-            folder, name = os.path.split(path)
-            if folder not in listings:
-                listings[folder] = set(os.listdir(folder)) if os.path.isdir(folder) else set()
-            if name not in listings[folder] and not os.path.isfile(path):
-                missing.append(path)
-    return missing
+class ImageFiles:
+    """The files that a split lists, looked up with one listing per folder instead of a test per image.
+
+    Args:
+        parts: a split.
+        image_dir: the folder that relative paths start from.
+
+    Attributes:
+        missing: paths of the images that do not exist.
+    """
+
+    def __init__(self, parts: Mapping[str, list[Entry]], image_dir: str | os.PathLike[str]) -> None:
+        self._listings: dict[str, dict[str, bool]] = {}  # folder -> {name: whether it is a symbolic link}
+        self._real: dict[str, str] = {}  # folder -> folder without symbolic links
+        self._paths = [os.path.join(image_dir, image) for items in parts.values() for image, _, _ in items]
+        self.missing = [path for path in self._paths if not self._exists(path)]
+
+    def shared(self) -> tuple[str, str] | None:
+        """Return two different paths of the same file through symbolic links or letter case, or None."""
+        seen: dict[str, str] = {}
+        for path in self._paths:
+            location = self._location(path)
+            if seen.setdefault(location, path) != path:
+                return seen[location], path
+        return None
+
+    def _listing(self, folder: str) -> dict[str, bool]:
+        if folder not in self._listings:
+            try:
+                with os.scandir(folder) as entries:
+                    self._listings[folder] = {entry.name: entry.is_symlink() for entry in entries}
+            except (OSError, ValueError):  # ValueError: a NUL character
+                self._listings[folder] = {}
+        return self._listings[folder]
+
+    def _exists(self, path: str) -> bool:
+        folder, name = os.path.split(path)
+        is_link = self._listing(folder).get(name)
+        return is_link is False or os.path.isfile(path)
+
+    def _location(self, path: str) -> str:
+        folder, name = os.path.split(path)
+        is_link = self._listing(folder).get(name)
+        if is_link:
+            return os.path.realpath(path)
+        if is_link is None:  # a file system that ignores case or normalises Unicode
+            name = next((n for n in self._listing(folder) if _plain(n) == _plain(name)), name)
+        if folder not in self._real:
+            self._real[folder] = os.path.realpath(folder)
+        return os.path.join(self._real[folder], name)
+
+
+def _plain(name: str) -> str:
+    return unicodedata.normalize("NFC", name).casefold()
 
 
 def divide(parts: Mapping[str, list[Entry]], source: str | Path) -> Split:

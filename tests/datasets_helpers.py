@@ -1,5 +1,6 @@
 """Shared helpers of the dataset tests: golden mini datasets, configurations, images."""
 
+import base64
 import json
 import os
 import shutil
@@ -12,6 +13,7 @@ from dassl.data.datasets import DATASET_REGISTRY
 from datasets import FewShotDataset
 
 GOLDEN = Path(__file__).parent / "golden"
+IMAGE = base64.b64decode("R0lGODlhAQABAIAAAAAAAP///yH5BAEAAAAALAAAAAABAAEAAAIBRAA7")  # GIF, 1 x 1
 EXPECTED = json.loads((GOLDEN / "datasets" / "expected.json").read_text())
 
 
@@ -52,10 +54,10 @@ def published(name):
 
 
 def touch(folder, *paths):
-    """Create empty files; readers use names only."""
+    """Create files, all of them with the same small image as content."""
     for path in paths:
         (folder / path).parent.mkdir(parents=True, exist_ok=True)
-        (folder / path).touch()
+        (folder / path).write_bytes(IMAGE)
 
 
 def move(source, target):

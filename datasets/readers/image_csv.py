@@ -1,19 +1,24 @@
 """A user's own images, listed in a CSV file; `DATASET.ROOT` is the folder with the file."""
 
 import csv
+import io
 import os
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from dassl.data.datasets import DATASET_REGISTRY
 
 from ..errors import DatasetError
-from ..listed import ListedDataset
+from ..own_images import OwnImages
 from ..splits import PARTS, Split
 from ..text_files import read_text
 
+_COLUMNS = ("path", "classname", "split")
+
 
 @DATASET_REGISTRY.register()
-class ImageCSV(ListedDataset):
+class ImageCSV(OwnImages):
     """`images.csv` with the columns path, classname and optionally split (train, val or test).
 
     Paths are absolute or relative to the CSV file's folder. Labels count the class names in alphabetical order. Without
@@ -22,7 +27,6 @@ class ImageCSV(ListedDataset):
 
     split_in_use = "images.csv"
     layout = ("images.csv (comma-separated; first line: path,classname,split or path,classname)",)
-    source = "your own images"
 
     def list_split(self) -> tuple[Split, Path]:
         path = self.require("images.csv")
@@ -39,22 +43,41 @@ class ImageCSV(ListedDataset):
 
 def _read_csv(path: Path) -> list[tuple[str, str, str]]:
     """Return rows (path, class name, part); part is "all" if the file has no column split."""
-    reader = csv.DictReader(read_text(path).splitlines(), skipinitialspace=True)
-    columns = {_plain(name): name for name in reader.fieldnames or ()}
-    if not {"path", "classname"} <= set(columns):
-        raise DatasetError(f"{path}: columns {list(columns.values())}; expected path,classname[,split]")
-    rows = []
-    for row in reader:
-        values = [(row[columns[key]] or "").strip() for key in ("path", "classname", "split") if key in columns]
-        image, name, part = values if "split" in columns else (*values, "all")
-        valid = part in PARTS if "split" in columns else True
-        if not image or not name or not valid or None in row:  # None: more fields than columns
+    reader = csv.DictReader(io.StringIO(read_text(path), newline=""), skipinitialspace=True, strict=True)
+    try:
+        columns = _columns(path, reader.fieldnames or ())
+        return [_values(path, row, columns, reader.line_num) for row in reader]
+    except csv.Error as error:
+        raise DatasetError(
+            f"{path}, line {reader.line_num}: {error}; expected comma-separated fields, quotes in pairs, and at most "
+            f"{csv.field_size_limit()} characters per field"
+        ) from error
+
+
+def _columns(path: Path, header: Sequence[str]) -> dict[str, str]:
+    """Return {column of this format: its name in the file}."""
+    columns: dict[str, str] = {}
+    for name in header:
+        column = _plain(name)
+        if column in columns and column in _COLUMNS:
             raise DatasetError(
-                f"{path}, line {reader.line_num}: {values}; expected a path, a class name"
-                + (" and one of train, val, test" if "split" in columns else "")
+                f'{path}: the columns "{columns[column]}" and "{name}" both mean {column}; expected one. Rename the other'
             )
-        rows.append((os.path.normpath(image), name, part))
-    return rows
+        columns.setdefault(column, name)
+    if not {"path", "classname"} <= set(columns):
+        raise DatasetError(f"{path}: columns {list(header)}; expected path,classname[,split]")
+    return {column: columns[column] for column in _COLUMNS if column in columns}
+
+
+def _values(path: Path, row: dict[Any, Any], columns: dict[str, str], line: int) -> tuple[str, str, str]:
+    values = {column: (row[name] or "").strip() for column, name in columns.items()}
+    part = values.get("split", "all")
+    valid = part in PARTS or "split" not in columns
+    if not values["path"] or not values["classname"] or not valid or None in row:  # None: more fields than columns
+        shown = [value[:60] for value in values.values()]
+        split = " and one of train, val, test" if "split" in columns else ""
+        raise DatasetError(f"{path}, line {line}: {shown}; expected a path, a class name{split}")
+    return os.path.normpath(values["path"]), values["classname"], part
 
 
 def _plain(column: str) -> str:

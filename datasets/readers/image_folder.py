@@ -1,6 +1,5 @@
 """A user's own images in class folders; `DATASET.ROOT` is the folder with the images."""
 
-import logging
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -8,18 +7,16 @@ from dassl.data.datasets import DATASET_REGISTRY
 
 from ..class_folders import list_classes, list_images
 from ..errors import DatasetError
-from ..listed import ListedDataset
+from ..own_images import OwnImages
 from ..splits import PARTS, Split
 from ..text_files import read_pairs
-
-logger = logging.getLogger(__name__)
 
 _CLASSNAMES = 'classnames.txt (optional: "<class folder> <class name>" per line; a tab if folder names contain spaces)'
 _KEPT = ("split_fewshot",)
 
 
 @DATASET_REGISTRY.register()
-class ImageFolder(ListedDataset):
+class ImageFolder(OwnImages):
     """Class folders, either in train/, test/ and optionally val/, or all in one folder, which is then divided.
 
     Labels count the class folders in alphabetical order. A class is named after its folder unless `classnames.txt`
@@ -31,18 +28,18 @@ class ImageFolder(ListedDataset):
         "or <class>/<image>, to be divided into the three",
         _CLASSNAMES,
     )
-    source = "your own images"
 
     def list_split(self) -> tuple[Split, Path]:
+        self.check_level()
         if not self._is_divided():
             names = self._names(list_classes(self.folder, skip=_KEPT))
-            return {"all": list_images(self.folder, names)}, self.folder
+            return {"all": list_images(self.folder, names, self.skipped)}, self.folder
         found = [part for part in PARTS if (self.folder / part).is_dir()]
         unused = set(list_classes(self.folder, skip=_KEPT)) - set(found)
         if unused:
-            logger.warning("%s: read %s; did not read the other folders: %s", self.folder, found, sorted(unused))
+            self.remark(f"{self.folder}: read {found}; did not read the other folders: {sorted(unused)}")
         names = self._names(sorted({name for part in found for name in list_classes(self.folder / part)}))
-        return {part: list_images(self.folder, names, below=part) for part in found}, self.folder
+        return {part: list_images(self.folder, names, self.skipped, below=part) for part in found}, self.folder
 
     def _is_divided(self) -> bool:
         """Return whether train/ contains folders ("train" may also be a class); then test/ is required."""

@@ -3,11 +3,11 @@
 Class names may repeat here: the family's list contains a few identical names.
 """
 
-import os
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from dassl.data.datasets import DATASET_REGISTRY, Datum
+from dassl.data.datasets import DATASET_REGISTRY
 
 from ..base import FewShotDataset, Items
 from ..class_folders import list_classes, list_images
@@ -27,8 +27,26 @@ class _ImageNetFamily(FewShotDataset):
         return self.layout or (f"{self.image_dir}/<class>/<image>", _CLASSNAMES)
 
     def read_classnames(self) -> dict[str, str]:
-        """Return {WordNet id: class name} of classnames.txt."""
-        return read_pairs(self.require("classnames.txt"))
+        """Return {WordNet id: class name} of classnames.txt in the order of WordNet ids, which is ImageNet's.
+
+        Raises:
+            DatasetError: the file has another format.
+        """
+        path = self.require("classnames.txt")
+        names = read_pairs(path)
+        for wordnet_id, name in names.items():
+            if not re.fullmatch(r"n\d{8}", wordnet_id) or not name[0].isalpha():
+                raise DatasetError(
+                    f'{path}: line "{wordnet_id} {name[:60]}"; expected a WordNet id, a space and a class name, such as '
+                    '"n01440764 tench". Use the classnames.txt that the CoOp repository links'
+                )
+        synonyms = [name for name in names.values() if "," in name]
+        if 10 * len(synonyms) > len(names):
+            self.remark(
+                f'{path}: {len(synonyms)} of {len(names)} class names are lists such as "{synonyms[0][:60]}"; published '
+                "results use a single name per class, see the classnames.txt that the CoOp repository links"
+            )
+        return dict(sorted(names.items()))
 
     def folder_names(self) -> dict[str, str]:
         """Return {class folder: class name} of the existing class folders in the order of their labels.
@@ -47,17 +65,16 @@ class _ImageNetFamily(FewShotDataset):
             )
         return {name: names[name] for name in existing}
 
-    def datums(self, names: Mapping[str, str], image_dir: str) -> Items:
+    def items_of(self, names: Mapping[str, str], image_dir: str) -> Items:
         """List the images of the class folders `names` in `image_dir` (relative to the dataset's folder)."""
-        entries = list_images(self.folder, names, below=image_dir)
-        return [Datum(impath=os.path.join(self.dataset_dir, p), label=y, classname=c) for p, y, c in entries]
+        return self.make_items(list_images(self.folder, names, self.skipped, below=image_dir), self.folder)
 
 
 class _ImageNetTestSet(_ImageNetFamily):
     """A test set: its images are also train_x, for the class names; nothing is drawn from it."""
 
     def read(self, root: Path) -> tuple[Items, Items | None, Items]:
-        images = self.datums(self.folder_names(), self.image_dir)
+        images = self.items_of(self.folder_names(), self.image_dir)
         return images, None, images
 
 
@@ -80,8 +97,8 @@ class ImageNet(_ImageNetFamily):
                 f'{val}: the class folder "{min(different)}" exists in only one of images/train and images/val; '
                 "expected the same class folders in both"
             )
-        test = self.datums(names, "images/val")
-        return self.datums(names, "images/train"), test, test
+        test = self.items_of(names, "images/val")
+        return self.items_of(names, "images/train"), test, test
 
 
 @DATASET_REGISTRY.register()
@@ -94,7 +111,7 @@ class ImageNetV2(_ImageNetTestSet):
     facts = Facts(*(1000, None, None, 10000), link="https://github.com/modestyachts/ImageNetV2")
 
     def folder_names(self) -> dict[str, str]:
-        """Return {"0": first name of classnames.txt, ...}.
+        """Return {"0": name of the first WordNet id, ...}.
 
         Raises:
             DatasetError: the folders are not 0, 1, 2, …, one per class name.

@@ -17,7 +17,7 @@ from tqdm import tqdm
 from ..base import Items
 from ..class_folders import Entry
 from ..errors import DatasetError
-from ..listed import ListedDataset, datums
+from ..listed import ListedDataset
 from ..splits import PARTS, Split, read_split
 from .rendering import TARGET, Domain, render
 
@@ -61,7 +61,7 @@ class RenderedDataset(ListedDataset):
         self.render_folder(self.folder)
         if "train" in self.sizes:
             return super().read(root)
-        images = datums(read_split(self.require(self.split_file()))["test"], self.folder)
+        images = self.make_items(read_split(self.require(self.split_file()))["test"], self.folder)
         return images, None, images
 
     def list_split(self) -> tuple[Split, Path]:

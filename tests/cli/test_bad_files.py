@@ -204,7 +204,9 @@ def test_nothing_in_a_pickle_is_executed(root, tmp_path, learner, protocol_numbe
     draw.parent.mkdir(parents=True)
     draw.write_bytes(pickle.dumps({"train": [Bomb(trace)]}, protocol=protocol_number))
     with pytest.raises(DatasetError, match="shot_1-seed_1.pkl: not a safe few-shot pickle"):
-        load_draw(KeptFiles(tmp_path / "toy", tmp_path, "Toy"), "split_fewshot/shot_1-seed_1", {"train": []})
+        load_draw(
+            KeptFiles(tmp_path / "toy", tmp_path, "Toy"), "split_fewshot/shot_1-seed_1", {"train": []}, {"train": 1}
+        )
     with pytest.raises(BackboneError, match="model.pth.tar"):
         load_clip(str(path))
     run = tmp_path / "run"
@@ -308,7 +310,9 @@ def test_any_draw(tmp_path, ending):
     def check(data):
         path.write_bytes(data)
         kept = KeptFiles(tmp_path, tmp_path, "Toy")
-        attempt(lambda _: load_draw(kept, "split_fewshot/shot_1-seed_1", {"train": []}), path, DatasetError)
+        attempt(
+            lambda _: load_draw(kept, "split_fewshot/shot_1-seed_1", {"train": []}, {"train": 1}), path, DatasetError
+        )
 
     check()
 

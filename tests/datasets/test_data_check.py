@@ -1,6 +1,7 @@
 """`scripts/data.py`: reports on complete and incomplete datasets, and downloads by a mocked torchvision."""
 
 import inspect
+import logging
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,6 +12,7 @@ from datasets_helpers import golden_folder, kind_of, published, touch
 from PIL import Image
 from test_datasets import FAMILY
 
+import datasets
 from datasets import MissingImagesError, fetch
 from datasets.check import check
 from datasets.facts import COLUMNS
@@ -52,6 +54,15 @@ def listing(folder):
 def whole(tmp_path_factory):
     """All mini datasets; do not modify."""
     return golden_folder(tmp_path_factory.mktemp("whole"))
+
+
+@pytest.fixture(autouse=True)
+def log_level():
+    """Restore the log level that the program sets."""
+    logger = logging.getLogger(datasets.__name__)
+    level = logger.level
+    yield
+    logger.setLevel(level)
 
 
 @pytest.fixture(autouse=True)

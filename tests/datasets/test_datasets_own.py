@@ -60,14 +60,47 @@ def test_folder_is_divided_once(together):
     assert len({path for items in found.values() for path, _, _ in items}) == 30
     assert relative(build("ImageFolder", together, seed=5), together) == found
 
-    build("ImageFolder", together, shots=1)  # writes split_fewshot/, which is not a class
-    assert build("ImageFolder", together).classnames == ["car", "train"]
+    touch(together, "car/new.jpg")
+    assert sum(len(items) for items in relative(build("ImageFolder", together), together).values()) == 31
 
+
+def test_split_and_draw_are_saved_in_output_only(together, tmp_path):
+    before = sorted(together.rglob("*"))
+    first, second = (build("ImageFolder", together, shots=2, output=tmp_path / name) for name in "ab")
+    assert sorted(together.rglob("*")) == before
+    saved = {path.name: path.read_text() for path in (tmp_path / "a/split_fewshot").iterdir()}
+    assert set(saved) == {"ImageFolder-split_own.json", "ImageFolder-shot_2-seed_1.json"}
+    assert saved == {path.name: path.read_text() for path in (tmp_path / "b/split_fewshot").iterdir()}
+    assert relative(first, together) == relative(second, together)
+    (together / "car/00.jpg").rename(together / "car/later.jpg")
+    third = build("ImageFolder", together, shots=2, output=tmp_path / "a")
+    assert sum(label == 0 for _, label, _ in relative(third, together)["train_x"]) == 2
+    assert "later.jpg" in (tmp_path / "a/split_fewshot/ImageFolder-split_own.json").read_text()
+
+
+def test_split_and_draw_next_to_images_are_read(together, tmp_path):
+    dataset = build("ImageFolder", together, shots=1, output=tmp_path / "a")
+    for saved in (tmp_path / "a/split_fewshot").iterdir():
+        name = saved.name.removeprefix("ImageFolder-")
+        target = together / name if name == "split_own.json" else together / "split_fewshot" / name
+        target.parent.mkdir(exist_ok=True)
+        content = json.loads(saved.read_text())
+        if name == "split_own.json":
+            content["test"].reverse()  # recognisable
+        target.write_text(json.dumps(content))
+    again = build("ImageFolder", together, shots=1, output=tmp_path / "b")
+    assert again.classnames == ["car", "train"] and not (tmp_path / "b").exists()
+    assert relative(again, together)["test"] == relative(dataset, together)["test"][::-1]
     touch(together, "car/new.jpg")
     with pytest.raises(DatasetError, match="split_own.json: does not contain the current images .* Delete it"):
-        build("ImageFolder", together)
-    (together / "split_own.json").unlink()
-    assert sum(len(items) for items in relative(build("ImageFolder", together), together).values()) == 31
+        build("ImageFolder", together, output=tmp_path / "c")
+
+
+def test_own_images_without_writable_output(together, tmp_path, caplog):
+    (tmp_path / "file").touch()
+    expected = relative(build("ImageFolder", together, shots=1), together)
+    assert relative(build("ImageFolder", together, shots=1, output=tmp_path / "file"), together) == expected
+    assert "not saved, but reproducible" in caplog.text
 
 
 def test_class_names_file(together):
@@ -167,9 +200,11 @@ def test_csv_without_split_is_divided(table):
     dataset = build("ImageCSV", root, shots=1)
     assert dataset.classnames == ["class x", "class y"]
     assert [len(dataset.train_x), len(dataset.val), len(dataset.test)] == [2, 2, 6]
-    kept = json.loads((root / "split_own.json").read_text())
+    saved = root.parent / "output/split_fewshot/ImageCSV-split_own.json"
+    kept = json.loads(saved.read_text())
     assert sorted(path for items in kept.values() for path, _, _ in items) == sorted(images)
-    (root / "split_own.json").unlink()
+    assert not (root / "split_own.json").exists()
+    saved.unlink()
     table("path,classname\n" + "".join(f"{image},class {image[0]}\n" for image in reversed(images)), images)
     assert entries(build("ImageCSV", root).test, root) == entries(dataset.test, root)  # independent of the rows' order
 

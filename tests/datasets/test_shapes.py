@@ -27,7 +27,7 @@ from datasets.shapes import dataset as rendered
 from datasets.shapes import rendering
 from scripts.shapes import captions, contrastive, train_clips
 
-WEIGHTS = {name: ROOT / "trainers/engine/weights" / f"shapes-{name}.pt" for name in ("student", "teacher")}
+WEIGHTS = {name: ROOT / "trainers/backbones/weights" / f"shapes-{name}.pt" for name in ("student", "teacher")}
 CLASSES = tuple(Shapes.classes)
 FORK = multiprocessing.get_context("fork")
 
