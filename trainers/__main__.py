@@ -17,6 +17,7 @@ COMMANDS: dict[str, tuple[str, tuple[str, ...], str]] = {
     "embed": ("embed", (), "image features of a finished run"),
     "classifier": ("classifier", (), "class vectors of a finished run"),
     "export": ("export", (), "export a finished run to ONNX or torch.export"),
+    "push": ("push", (), "share a finished run on the Hugging Face hub"),
     "results": ("results", (), "tables and plots of finished runs"),
     "data": ("data", (), "check or fetch datasets"),
     "convert": ("convert", (), "import, export or inspect boosting-prompt files"),
