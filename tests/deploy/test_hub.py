@@ -63,8 +63,8 @@ def test_pushed_run_loads_with_the_same_logits(root, server, capsys):
     images = torch.randn(4, 3, 16, 16)
     for name in ("hf-hub:user/pets", f"hf-hub:user/pets@{SHA}"):
         assert torch.equal(load(root, name)(images), deploy.load(root / "run")(images))
-    everything = b"".join(files.values()).decode(errors="replace") + capsys.readouterr().out
-    assert SECRET not in everything and str(root) not in everything
+    written = b"".join(files.values()).decode(errors="replace")
+    assert str(root) not in written and SECRET not in written + capsys.readouterr().out
 
 
 def test_card_names_data_classes_and_teacher(root, server):
