@@ -1,7 +1,7 @@
 """What is shared of a run: prompts of both phases as safetensors, settings, provenance and a model card."""
 
+import dataclasses
 import json
-import shutil
 from pathlib import Path
 
 from safetensors.torch import save_file
@@ -10,6 +10,7 @@ from ..config import leaves
 from ..experiments.setup import assemble
 from ..hosts.base import HostTrainer
 from ..method.prompt_file import FILE_NAME as BOOSTING
+from ..method.prompt_file import load_boosting, save_boosting
 from ..storage.atomic import replacing, sha256
 from ..storage.tensors import read_checkpoint
 from ..training import provenance
@@ -40,15 +41,15 @@ def bundle(run: Path, target: Path) -> list[Path]:
     ledger = provenance.kept(run)
     target.mkdir(parents=True, exist_ok=True)
     if (run / BOOSTING).is_file():
-        shutil.copyfile(run / BOOSTING, target / BOOSTING)
+        _share_boosting(run / BOOSTING, target / BOOSTING)
     host = own_class(cfg.TRAINER.NAME)
     if host is not None and issubclass(host, HostTrainer):
         save_learned(find_checkpoint(run / host.learner_name, None), target / LEARNED)
     for key, value in list(leaves(cfg)):
         if key in _PLACES:
             cfg.merge_from_list([key, ""])
-        elif isinstance(value, str) and Path(value).is_absolute():  # weights: their name says which
-            cfg.merge_from_list([key, Path(value).name])
+        elif isinstance(value, str):
+            cfg.merge_from_list([key, _name_of(value)])
     (target / "config.yaml").write_text(cfg.dump())
     provenance.keep(target, ledger)
     result = _result(run)
@@ -68,6 +69,17 @@ def bundle(run: Path, target: Path) -> list[Path]:
     with replacing(target / CONFIG) as aside:
         aside.write_text(json.dumps(described, indent=2, default=str) + "\n")
     return [*files, target / CONFIG]
+
+
+def _share_boosting(source: Path, target: Path) -> None:
+    """Copy a boosting prompt; of weights in files, only the files' names stay."""
+    group, info = load_boosting(source)
+    names = {key: _name_of(getattr(info, key)) for key in ("student", "teacher")}
+    save_boosting(target, group, dataclasses.replace(info, **names))
+
+
+def _name_of(weights: str) -> str:
+    return Path(weights).name if Path(weights).is_absolute() else weights
 
 
 def save_learned(checkpoint: Path, target: Path) -> None:
