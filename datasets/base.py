@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 from dassl.data.datasets import DatasetBase, Datum
 
 from .class_folders import Entry, Skipped
-from .class_names import Tokenize, describe, indistinguishable
+from .class_names import Encode, describe, indistinguishable
 from .draw_files import draw_name, load_draw, save_draw
 from .errors import DatasetError, DatasetNotFoundError
 from .facts import Facts
@@ -136,15 +136,15 @@ class FewShotDataset(DatasetBase):
         logger.warning("%s", text)
         self.remarks.append(text)
 
-    def check_class_names(self, tokenize: Tokenize) -> None:
+    def check_class_names(self, encode: Encode) -> None:
         """Check that a model can tell the classes apart.
 
         Args:
-            tokenize: the backbone's tokenizer: a list of texts to a sequence of token sequences.
+            encode: the tokenizer of the backbone, from a text to its token ids.
         Raises:
             DatasetError: names of a user's own classes have identical tokens. Published datasets only get a remark.
         """
-        groups = indistinguishable(list(self.classnames), tokenize)
+        groups = indistinguishable(list(self.classnames), encode)
         if not groups:
             return
         fault = f"{type(self).__name__}: identical tokens of the class names {describe(groups)}"

@@ -10,7 +10,7 @@ from dassl.data.datasets import Datum
 from tqdm import tqdm
 
 from .base import FewShotDataset
-from .class_names import Tokenize, describe, indistinguishable
+from .class_names import Encode, describe, indistinguishable
 from .errors import DatasetError, MissingImagesError
 from .facts import COLUMNS
 from .images import ImageDatum
@@ -77,7 +77,7 @@ def check(
     data: Path,
     output: Path,
     quick: bool = False,
-    tokenize: Tokenize | None = None,
+    encode: Encode | None = None,
 ) -> Report:
     """Check a dataset.
 
@@ -86,7 +86,7 @@ def check(
         kind: the dataset's class.
         data, output: `DATASET.ROOT`, and the folder where splits made here are kept if `data` is read-only.
         quick: do not decode the images.
-        tokenize: the backbone's tokenizer; finds class names that a model cannot tell apart (None: not tested).
+        encode: the tokenizer of the backbone; finds class names that a model cannot tell apart (None: not tested).
     """
     dataset = kind.located(data, output)
     report = Report(name, dataset.folder, published=kind.expected_counts())
@@ -110,8 +110,8 @@ def check(
     if "train" in parts:  # otherwise the division is not known because images are missing
         report.problems += differences(report.found, report.published)
     report.problems += filter(None, [dataset.incomplete])
-    if tokenize:
-        (report.problems if dataset.own_images else report.notes).extend(_same_tokens(parts, tokenize))
+    if encode:
+        (report.problems if dataset.own_images else report.notes).extend(_same_tokens(parts, encode))
     decode_images(report, parts, quick)
     kept = sorted(path.name for path in (dataset.folder / "split_fewshot").glob("shot_*"))
     if kept:
@@ -121,9 +121,9 @@ def check(
     return report
 
 
-def _same_tokens(parts: Parts, tokenize: Tokenize) -> list[str]:
+def _same_tokens(parts: Parts, encode: Encode) -> list[str]:
     names = {item.label: item.classname for items in parts.values() for item in items or ()}
-    groups = indistinguishable([names[label] for label in sorted(names)], tokenize)
+    groups = indistinguishable([names[label] for label in sorted(names)], encode)
     return [f"identical tokens of the class names {describe(groups)}"] if groups else []
 
 

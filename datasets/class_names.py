@@ -1,24 +1,22 @@
 """Class names that a model cannot tell apart."""
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
 
-Tokenize = Callable[[list[str]], Iterable[Any]]
+Encode = Callable[[str], Iterable[int]]  # a text to its token ids
 
 
-def indistinguishable(names: Sequence[str], tokenize: Tokenize) -> list[list[str]]:
+def indistinguishable(names: Sequence[str], encode: Encode) -> list[list[str]]:
     """Group class names whose token sequences are identical.
 
     Args:
         names: the class names; underscores count as spaces, as in prompts.
-        tokenize: the backbone's tokenizer: a list of texts to a sequence of token sequences (lists, arrays or tensors).
+        encode: the tokenizer of the backbone, for one text.
     Returns:
         groups of two or more names; empty if all names differ.
     """
     groups: dict[tuple[int, ...], list[str]] = {}
-    tokens = tokenize([name.replace("_", " ") for name in names])
-    for name, sequence in zip(names, tokens, strict=True):
-        groups.setdefault(tuple(int(token) for token in sequence), []).append(name)
+    for name in names:
+        groups.setdefault(tuple(map(int, encode(name.replace("_", " ")))), []).append(name)
     return [group for group in groups.values() if len(group) > 1]
 
 

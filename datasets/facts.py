@@ -27,6 +27,8 @@ class Facts(NamedTuple):
     Attributes:
         classes, train, val, test: numbers of classes and images (None: not published, or not a part).
         link: the data's web page ("": none).
+        archive: file name in the Hugging Face repository of the field ("": not in it).
+        sha256: the known hash of that file ("": unknown).
         download: how torchvision downloads it (None: not available).
     """
 
@@ -35,6 +37,8 @@ class Facts(NamedTuple):
     val: int | None = None
     test: int | None = None
     link: str = ""
+    archive: str = ""
+    sha256: str = ""
     download: Download | None = None
 
     @property

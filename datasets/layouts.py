@@ -33,12 +33,11 @@ def suggest(root: Path, folder: Path, layout: Sequence[str]) -> str:
         folder: the dataset's folder, `root` itself for a user's own images.
         layout: the expected content of `folder`.
     """
-    first = [line.split(" ")[0].split("<")[0].rstrip("/") for line in layout]
-    wanted = [path for path in first if path]
+    wanted = paths_of_layout(layout)
     if folder == root or not root.is_dir():
         return ""
     similar = [path for path in _folders(root) if _same(path.name, folder.name) and path != folder]
-    if _has(root, wanted) and not any(_has(path, wanted) for path in similar):
+    if has_layout(root, wanted) and not any(has_layout(path, wanted) for path in similar):
         if root.name == folder.name:
             return f"{root} seems to be the dataset's own folder: pass --data {shlex.quote(str(root.parent))}"
         return f"{root} seems to be the dataset's own folder: run ln -s {_quoted(root, root.parent / folder.name)}" + (
@@ -48,8 +47,8 @@ def suggest(root: Path, folder: Path, layout: Sequence[str]) -> str:
         doubled = next((folder / path / path for path in wanted if (folder / path / path).is_dir()), None)
         if doubled:
             return f"The files are one level too deep: run mv {shlex.quote(str(doubled))}/* {_quoted(doubled.parent)}/"
-        inner = None if _has(folder, wanted) else next((path for path in _folders(folder) if _has(path, wanted)), None)
-        if inner:
+        inner = next((path for path in _folders(folder) if has_layout(path, wanted)), None)
+        if inner and not has_layout(folder, wanted):
             return f"The files are one level too deep: run mv {_quoted(inner)}/* {_quoted(folder)}/"
         return _renamed_inside(folder, wanted)
     if similar:
@@ -60,6 +59,12 @@ def suggest(root: Path, folder: Path, layout: Sequence[str]) -> str:
     if (root.parent / folder.name).is_dir():
         return f"{root.parent / folder.name} exists: pass --data {shlex.quote(str(root.parent))}"
     return ""
+
+
+def paths_of_layout(layout: Sequence[str]) -> list[str]:
+    """Return the files and folders that lines of a layout begin with, without placeholders such as <class>."""
+    first = [line.split(" ")[0].split("<")[0].rstrip("/") for line in layout]
+    return [path for path in first if path]
 
 
 def _renamed_inside(folder: Path, wanted: Sequence[str]) -> str:
@@ -73,7 +78,7 @@ def _renamed_inside(folder: Path, wanted: Sequence[str]) -> str:
     return ""
 
 
-def _has(folder: Path, wanted: Sequence[str]) -> bool:
+def has_layout(folder: Path, wanted: Sequence[str]) -> bool:
     """Return whether a folder contains at least half of the expected files and folders, and one folder of them."""
     existing = [path for path in wanted if "*" not in path and (folder / path).exists()]
     return 2 * len(existing) >= len(wanted) and any((folder / path).is_dir() for path in existing)

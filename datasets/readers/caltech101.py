@@ -18,5 +18,6 @@ class Caltech101(SplitFileDataset):
     facts = Facts(
         *(100, 4128, 1649, 2465),
         link="https://data.caltech.edu/records/mzrjq-6wc02",
+        archive="caltech-101.zip",
         download=Download("Caltech101", {"caltech101/101_ObjectCategories": "101_ObjectCategories"}),
     )

@@ -16,5 +16,7 @@ class DescribableTextures(SplitFileDataset):
     facts = Facts(
         *(47, 2820, 1128, 1692),
         link="https://www.robots.ox.ac.uk/~vgg/data/dtd/",
+        archive="dtd.zip",
+        sha256="5ba4d3000e60f5541ba15a082033ca0696eee68125e9c28edff3dbe22f04313b",
         download=Download("DTD", {"dtd/dtd/images": "images"}),
     )

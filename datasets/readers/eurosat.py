@@ -28,5 +28,6 @@ class EuroSAT(SplitFileDataset):
     facts = Facts(
         *(10, 13500, 5400, 8100),
         link="https://github.com/phelber/EuroSAT",
+        archive="eurosat.zip",
         download=Download("EuroSAT", {"eurosat/2750": "2750"}),
     )

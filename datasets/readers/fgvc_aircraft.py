@@ -25,6 +25,7 @@ class FGVCAircraft(ListedDataset):
     facts = Facts(
         *(100, 3334, 3333, 3333),
         link="https://www.robots.ox.ac.uk/~vgg/data/fgvc-aircraft/",
+        archive="fgvc_aircraft.zip",
         download=Download("FGVCAircraft", {f"fgvc-aircraft-2013b/data/{name}": name for name in ("images", *_LISTS)}),
     )
 

@@ -16,5 +16,6 @@ class Food101(SplitFileDataset):
     facts = Facts(
         *(101, 50500, 20200, 30300),
         link="https://data.vision.ee.ethz.ch/cvl/datasets_extra/food-101/",
+        archive="food101.zip",
         download=Download("Food101", {"food-101/images": "images"}),
     )

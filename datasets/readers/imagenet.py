@@ -108,7 +108,9 @@ class ImageNetV2(_ImageNetTestSet):
     dataset_dir = "imagenetv2"
     image_dir = "imagenetv2-matched-frequency-format-val"
     source = "the ImageNetV2 repository (github.com/modestyachts/ImageNetV2)"
-    facts = Facts(*(1000, None, None, 10000), link="https://github.com/modestyachts/ImageNetV2")
+    facts = Facts(
+        *(1000, None, None, 10000), link="https://github.com/modestyachts/ImageNetV2", archive="imagenetv2.zip"
+    )
 
     def folder_names(self) -> dict[str, str]:
         """Return {"0": name of the first WordNet id, ...}.
@@ -133,7 +135,9 @@ class ImageNetSketch(_ImageNetTestSet):
     dataset_dir = "imagenet-sketch"
     image_dir = "images"
     source = "the ImageNet-Sketch repository (github.com/HaohanWang/ImageNet-Sketch)"
-    facts = Facts(*(1000, None, None, 50889), link="https://github.com/HaohanWang/ImageNet-Sketch")
+    facts = Facts(
+        *(1000, None, None, 50889), link="https://github.com/HaohanWang/ImageNet-Sketch", archive="imagenet-sketch.zip"
+    )
 
 
 @DATASET_REGISTRY.register()
@@ -143,7 +147,11 @@ class ImageNetA(_ImageNetTestSet):
     dataset_dir = "imagenet-adversarial"
     image_dir = "imagenet-a"
     source = "the ImageNet-A repository (github.com/hendrycks/natural-adv-examples)"
-    facts = Facts(*(200, None, None, 7500), link="https://github.com/hendrycks/natural-adv-examples")
+    facts = Facts(
+        *(200, None, None, 7500),
+        link="https://github.com/hendrycks/natural-adv-examples",
+        archive="imagenet-adversarial.zip",
+    )
 
 
 @DATASET_REGISTRY.register()
@@ -153,4 +161,6 @@ class ImageNetR(_ImageNetTestSet):
     dataset_dir = "imagenet-rendition"
     image_dir = "imagenet-r"
     source = "the ImageNet-R repository (github.com/hendrycks/imagenet-r)"
-    facts = Facts(*(200, None, None, 30000), link="https://github.com/hendrycks/imagenet-r")
+    facts = Facts(
+        *(200, None, None, 30000), link="https://github.com/hendrycks/imagenet-r", archive="imagenet-rendition.zip"
+    )

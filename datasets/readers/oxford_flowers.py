@@ -26,6 +26,7 @@ class OxfordFlowers(SplitFileDataset):
     facts = Facts(
         *(102, 4093, 1633, 2463),
         link="https://www.robots.ox.ac.uk/~vgg/data/flowers/102/",
+        archive="oxford_flowers.zip",
         download=Download("Flowers102", {f"flowers-102/{name}": name for name in ("jpg", "imagelabels.mat")}),
     )
 

@@ -22,6 +22,7 @@ class OxfordPets(SplitFileDataset):
     facts = Facts(
         *(37, 2944, 736, 3669),
         link="https://www.robots.ox.ac.uk/~vgg/data/pets/",
+        archive="oxford_pets.zip",
         download=Download("OxfordIIITPet", {f"oxford-iiit-pet/{name}": name for name in ("images", "annotations")}),
     )
 

@@ -7,11 +7,9 @@ from dassl.data.datasets import DATASET_REGISTRY
 from ..annotations import read_matlab
 from ..class_folders import Entry
 from ..errors import DatasetError
-from ..facts import Download, Facts
+from ..facts import Facts
 from ..listed import SplitFileDataset
 from ..splits import Split
-
-_MOVED = ("cars_train", "cars_test", "devkit", "cars_test_annos_withlabels.mat")
 
 
 @DATASET_REGISTRY.register()
@@ -21,11 +19,11 @@ class StanfordCars(SplitFileDataset):
     dataset_dir = "stanford_cars"
     image_folders = ("cars_train", "cars_test")
     annotations = ("devkit/cars_train_annos.mat", "devkit/cars_meta.mat", "cars_test_annos_withlabels.mat")
-    source = "the Stanford Cars page (its links are often dead: look for a mirror of the same layout)"
+    source = "a mirror of the same layout (the links of the Stanford Cars page and of torchvision are dead)"
     facts = Facts(
         *(196, 6509, 1635, 8041),
         link="http://ai.stanford.edu/~jkrause/cars/car_dataset.html",
-        download=Download("StanfordCars", {f"stanford_cars/{name}": name for name in _MOVED}),
+        archive="stanford_cars.zip",
     )
 
     def list_raw(self) -> tuple[Split, Path]:

@@ -7,7 +7,7 @@ from dassl.data.datasets import DATASET_REGISTRY
 
 from ..annotations import look_up
 from ..class_folders import Entry
-from ..facts import Download, Facts
+from ..facts import Facts
 from ..listed import SplitFileDataset
 from ..splits import Split
 from ..text_files import read_lines
@@ -20,11 +20,11 @@ class SUN397(SplitFileDataset):
     dataset_dir = "sun397"
     image_dir = "SUN397"
     annotations = ("ClassName.txt", "Training_01.txt", "Testing_01.txt")
-    source = "the SUN Database page (its links are often dead: look for a mirror of the same layout)"
+    source = "a mirror of the same layout (the links of the SUN Database page and of torchvision are dead)"
     facts = Facts(
         *(397, 15880, 3970, 19850),
         link="https://vision.princeton.edu/projects/2010/SUN/",
-        download=Download("SUN397", {"SUN397": "SUN397"}),
+        archive="sun397.zip",
     )
 
     def list_raw(self) -> tuple[Split, Path]:

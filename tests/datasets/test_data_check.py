@@ -1,19 +1,15 @@
 """`scripts/data.py`: reports on complete and incomplete datasets, and downloads by a mocked torchvision."""
 
-import inspect
 import logging
 import sys
-from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
-import torchvision.datasets
 from datasets_helpers import golden_folder, kind_of, published, touch
 from PIL import Image
 from test_datasets import FAMILY
 
 import datasets
-from datasets import MissingImagesError, fetch
+from datasets import MissingImagesError
 from datasets.check import check
 from datasets.facts import COLUMNS
 from datasets.listed import SplitFileDataset
@@ -197,110 +193,3 @@ def test_check_all_lists_incomplete_datasets(whole, tmp_path, monkeypatch, capsy
     assert run(monkeypatch, "check", "all", "--data", whole, "--quick") == 0
     assert run(monkeypatch, "check", "dtt", "--data", root) == 2
     assert "dtd" in capsys.readouterr().err
-
-
-# ---------------------------------------- fetch
-
-# {path that torchvision's class creates below its root: path in the family's layout}
-LEFT = {
-    "Caltech101": {"caltech101/101_ObjectCategories/face/1.jpg": "caltech-101/101_ObjectCategories/face/1.jpg"},
-    "OxfordPets": {
-        "oxford-iiit-pet/images/a_1.jpg": "oxford_pets/images/a_1.jpg",
-        "oxford-iiit-pet/annotations/trainval.txt": "oxford_pets/annotations/trainval.txt",
-    },
-    "StanfordCars": {
-        f"stanford_cars/{name}": f"stanford_cars/{name}"
-        for name in ("cars_train/1.jpg", "cars_test/1.jpg", "devkit/cars_meta.mat", "cars_test_annos_withlabels.mat")
-    },
-    "OxfordFlowers": {
-        f"flowers-102/{name}": f"oxford_flowers/{name}" for name in ("jpg/image_00001.jpg", "imagelabels.mat")
-    },
-    "Food101": {"food-101/images/pie/1.jpg": "food-101/images/pie/1.jpg"},
-    "FGVCAircraft": {
-        f"fgvc-aircraft-2013b/data/{name}": f"fgvc_aircraft/{name}"
-        for name in ("images/1.jpg", "variants.txt", *(f"images_variant_{p}.txt" for p in ("train", "val", "test")))
-    },
-    "SUN397": {"SUN397/a/abbey/1.jpg": "sun397/SUN397/a/abbey/1.jpg"},
-    "DescribableTextures": {"dtd/dtd/images/banded/1.jpg": "dtd/images/banded/1.jpg"},
-    "EuroSAT": {"eurosat/2750/Forest/1.jpg": "eurosat/2750/Forest/1.jpg"},
-}
-
-
-DOWNLOADS = {name: kind.facts.download for name, kind in KINDS.items() if kind.facts.download}
-
-
-@pytest.fixture
-def torchvision_creates(monkeypatch):
-    """Return a function that mocks all downloads: they create files, or raise an error. It returns the calls."""
-
-    def mock(files, error=None):
-        calls = []
-
-        def download(root, download):
-            calls.append(root)
-            touch(Path(root), *files, "archive.zip")
-            if error:
-                raise error
-
-        mocked = SimpleNamespace(**{DOWNLOADS[name].torchvision: download for name in LEFT})
-        monkeypatch.setattr(fetch.torchvision, "datasets", mocked)
-        return calls
-
-    return mock
-
-
-@pytest.mark.parametrize("name", LEFT)
-def test_fetch_moves_files_into_layout(name, tmp_path, torchvision_creates):
-    torchvision_creates(LEFT[name])
-    folder = tmp_path / KINDS[name].dataset_dir
-    moved = fetch.fetch(DOWNLOADS[name], folder)
-    files = {str(path.relative_to(tmp_path)) for path in listing(tmp_path) if path.is_file()}
-    assert files == set(LEFT[name].values()) and all(path.exists() for path in moved)
-    calls = torchvision_creates(LEFT[name])
-    assert fetch.fetch(DOWNLOADS[name], folder) == [] and not calls, "the files exist already"
-
-
-def test_fetch_keeps_existing_files(tmp_path, torchvision_creates):
-    torchvision_creates(LEFT["OxfordPets"])
-    touch(tmp_path / "oxford_pets/images", "mine.jpg")
-    moved = fetch.fetch(DOWNLOADS["OxfordPets"], tmp_path / "oxford_pets")
-    assert moved == [tmp_path / "oxford_pets/annotations"]
-    assert [path.name for path in (tmp_path / "oxford_pets/images").iterdir()] == ["mine.jpg"]
-
-
-@pytest.mark.parametrize(
-    "error", [RuntimeError("File not found or corrupted"), OSError("no route"), ValueError("dead")]
-)
-def test_failed_download_prints_links_and_resumes(error, tmp_path, torchvision_creates, monkeypatch, capsys):
-    torchvision_creates([], error)
-    assert run(monkeypatch, "fetch", "dtd", "--data", tmp_path) == 2
-    message = capsys.readouterr().err
-    assert str(error) in message and PUBLISHED["DescribableTextures"].link in message and "images/" in message
-    assert (tmp_path / ".dtd-download/archive.zip").exists() and not (tmp_path / "dtd").exists()
-    torchvision_creates([f"dtd/dtd/images/banded/{number}.jpg" for number in range(5)])
-    assert run(monkeypatch, "fetch", "dtd", "--data", tmp_path) == 1, "the split file is not in the archive"
-    out = capsys.readouterr().out
-    assert f"{tmp_path / 'dtd/images'}: fetched" in out and "split_zhou_DescribableTextures.json is missing" in out
-    assert [path.name for path in tmp_path.iterdir()] == ["dtd"]
-
-
-def test_fetch_rejects_download_with_another_layout(tmp_path, torchvision_creates):
-    torchvision_creates(["somewhere/else.jpg"])
-    with pytest.raises(OSError, match="no dtd/dtd/images in"):
-        fetch.fetch(DOWNLOADS["DescribableTextures"], tmp_path / "dtd")
-    assert (tmp_path / ".dtd-download/somewhere/else.jpg").exists()
-
-
-@pytest.mark.parametrize("name", ["imagenet", "ucf101", "imagenetv2", "imagenet_a"])
-def test_fetch_prints_links_without_download(name, tmp_path, monkeypatch, capsys):
-    assert run(monkeypatch, "fetch", name, "--data", tmp_path) == 1
-    kind = program.registered(name)
-    out = capsys.readouterr().out
-    assert "no automatic download" in out and PUBLISHED[kind.__name__].link in out and kind.dataset_dir in out
-
-
-@pytest.mark.parametrize("name", LEFT)
-def test_torchvision_has_the_classes(name):
-    parameters = inspect.signature(getattr(torchvision.datasets, DOWNLOADS[name].torchvision)).parameters
-    assert {"root", "download"} <= set(parameters)
-    assert set(LEFT) == set(DOWNLOADS)

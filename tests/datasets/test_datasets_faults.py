@@ -19,9 +19,9 @@ from datasets.images import image_endings, inspect_image, read_image
 GREY = np.arange(256, dtype=np.uint8).reshape(16, 16)
 
 
-def tokenize(texts):
+def encode(text):
     """A tokenizer that ignores case and repeated spaces, as CLIP's does."""
-    return [[ord(letter) for letter in " ".join(text.lower().split())] for text in texts]
+    return [ord(letter) for letter in " ".join(text.lower().split())]
 
 
 def fails(name, root, **more):
@@ -48,16 +48,16 @@ def test_own_classes_with_identical_tokens_are_rejected(tmp_path, pair):
     touch(tmp_path, *(f"{part}/{name}/1.png" for part in ("train", "test") for name in (*pair, "circle")))
     dataset = build("ImageFolder", tmp_path)
     with pytest.raises(DatasetError, match="identical tokens of the class names") as error:
-        dataset.check_class_names(tokenize)
+        dataset.check_class_names(encode)
     assert all(f'"{name}"' in str(error.value) for name in pair) and "circle" not in str(error.value)
     build("ImageFolder", tmp_path, subsample="base" if pair[0] == "red_star" else "all")
-    report = check("image_folder", kind_of("ImageFolder"), tmp_path, tmp_path, quick=True, tokenize=tokenize)
+    report = check("image_folder", kind_of("ImageFolder"), tmp_path, tmp_path, quick=True, encode=encode)
     assert not report.complete and "identical tokens" in report.problems[0]
 
 
 def test_different_classes_pass_the_token_check(own):
     dataset = build("ImageFolder", own)
-    dataset.check_class_names(tokenize)
+    dataset.check_class_names(encode)
     assert not dataset.remarks
 
 
@@ -67,17 +67,17 @@ def test_published_classes_with_identical_tokens_are_warned_of(tmp_path, caplog)
     lines = names.read_text().splitlines()
     names.write_text("\n".join([f"{lines[0].split()[0]} {lines[1].split(maxsplit=1)[1]}", *lines[1:]]))
     dataset = build("ImageNet", root)
-    dataset.check_class_names(tokenize)
+    dataset.check_class_names(encode)
     (remark,) = dataset.remarks
     assert "identical tokens" in remark and remark in caplog.text and "\n" not in remark
-    report = check("imagenet", kind_of("ImageNet"), root, tmp_path, quick=True, tokenize=tokenize)
+    report = check("imagenet", kind_of("ImageNet"), root, tmp_path, quick=True, encode=encode)
     assert any("identical tokens" in note for note in report.notes)
 
 
 def test_tokens_may_be_tensors_and_many_groups_are_shortened():
     torch = pytest.importorskip("torch")
     names = [f"{name}{case}" for name in "abcde" for case in ("", " ")]
-    groups = class_names.indistinguishable(names, lambda texts: torch.tensor([[ord(text[0])] for text in texts]))
+    groups = class_names.indistinguishable(names, lambda text: torch.tensor([ord(text[0])]))
     assert groups == [[name, f"{name} "] for name in "abcde"]
     assert class_names.describe(groups).endswith("; and 2 more")
 

@@ -18,6 +18,7 @@ from typing import Any
 import yaml
 
 from ..experiments import places
+from ..storage.locks import locked
 from . import arguments
 from .program import guarded
 
@@ -35,7 +36,8 @@ def data(argv: list[str] | None = None) -> int:
     incomplete = []
     names = [name for name in places.dataset_files() if name not in OWN] if args.dataset == "all" else [args.dataset]
     for name in names:
-        report = _part("check").check(name, registered(name), args.data, args.output, getattr(args, "quick", True))
+        quick = getattr(args, "quick", True)
+        report = _part("check").check(name, registered(name), args.data, args.output, quick, _encode())
         print("\n".join(report.lines()), flush=True)
         incomplete += [] if report.complete else [name]
     if args.dataset == "all":
@@ -48,7 +50,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
     """Add the commands check and fetch with their options; return the parser."""
     commands = parser.add_subparsers(dest="command", required=True)
     check_command = commands.add_parser("check", help="report which files exist and which are missing")
-    fetch_command = commands.add_parser("fetch", help="download a dataset, or print where to get it")
+    fetch_command = commands.add_parser("fetch", help="download a dataset from Hugging Face, else by torchvision")
     check_command.add_argument("dataset", type=dataset_or_all, metavar="DATASET", help="a dataset, or all")
     fetch_command.add_argument("dataset", type=arguments.dataset_name, metavar="DATASET", help="a dataset")
     for command in (check_command, fetch_command):
@@ -72,33 +74,25 @@ def registered(name: str) -> Any:
     return registry.get(yaml.safe_load(places.dataset_files()[name].read_text())["DATASET"]["NAME"])
 
 
+def _encode() -> Any:
+    return importlib.import_module("..backbones", __package__).tokenizer().encode
+
+
 def _part(name: str) -> ModuleType:
     return importlib.import_module(f"{places.datasets_package()}.{name}")
 
 
 def fetch_dataset(dataset: str, data: Path) -> Iterator[str]:
-    """Download a dataset; yield lines that report the result, or where to get the data and the expected layout.
+    """Download a dataset; yield lines that report the result.
 
     Raises:
-        OSError: the download failed.
+        OSError: no source works; the message names links and the expected layout.
     """
     kind = registered(dataset)
-    located = kind.located(data, data)
-    if kind.facts.download is None:
-        yield from (f"{dataset}: no automatic download. Get it from:", kind.source, *kind.facts.links)
-        yield from (f"Expected in {located.folder}:", *located.describe_layout())
-        return
-    try:
-        moved = _part("fetch").fetch(kind.facts.download, located.folder)
-    except OSError as error:
-        where = [
-            f"{error}\nGet it from:",
-            *kind.facts.links,
-            f"Expected in {located.folder}:",
-            *located.describe_layout(),
-        ]
-        raise OSError("\n".join(where)) from error
-    yield from [f"{path}: fetched" for path in moved] or [f"{located.folder}: the images exist already"]
+    folder = kind.located(data, data).folder
+    with locked(folder):
+        added = _part("fetch").fetch(kind, data)
+    yield from [f"{path}: fetched" for path in added] or [f"{folder}: all files exist already"]
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -1,0 +1,455 @@
+"""Downloads: the real Hugging Face client against a local server, torchvision mocked, archives with hostile members."""
+
+import hashlib
+import inspect
+import io
+import json
+import pathlib
+import stat
+import sys
+import threading
+import zipfile
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from types import SimpleNamespace
+
+import pytest
+import torchvision.datasets
+from datasets_helpers import golden_folder, kind_of, touch
+from test_datasets import FAMILY
+
+from datasets import fetch, hub
+from datasets.archives import unpack_zip
+from trainers.cli import data as program
+
+KINDS = {name: kind_of(name) for name in FAMILY}
+DOWNLOADS = {name: kind.facts.download for name, kind in KINDS.items() if kind.facts.download}
+
+
+def run(*arguments):
+    """Run the program; return its exit code."""
+    return program.main([str(argument) for argument in arguments])
+
+
+def files(folder):
+    """Return the relative paths of all files below a folder, without hidden ones at its top."""
+    found = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+    return {path for path in found if not path.startswith(".")}
+
+
+def zipped(folder, prefix=""):
+    """Return the bytes of a ZIP archive of a folder's files."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        for path in sorted(folder.rglob("*")):
+            if path.is_file():
+                archive.write(path, f"{prefix}{path.relative_to(folder)}")
+    return buffer.getvalue()
+
+
+# ------------------------------------------------------------------------------ Hugging Face
+
+
+class Server(ThreadingHTTPServer):
+    """A Hugging Face server with one repository.
+
+    Attributes:
+        content: {file name: bytes}.
+        hashes: {file name: reported SHA-256}, if not that of the content.
+        limit: number of bytes after which downloads break off (None: never).
+        requests: (method, path, Range header) of all requests.
+    """
+
+    def __init__(self):
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.content, self.hashes, self.limit, self.requests = {}, {}, None, []
+        self.status = 200
+
+    def digest(self, name):
+        """Return the reported hash of a file."""
+        return self.hashes.get(name) or hashlib.sha256(self.content[name]).hexdigest()
+
+
+class Handler(BaseHTTPRequestHandler):
+    """Answers the client's requests for metadata and files."""
+
+    protocol_version = "HTTP/1.1"
+
+    def log_message(self, *args):
+        """Print nothing."""
+
+    def do_HEAD(self):
+        """Answer with metadata."""
+        self.answer(body=False)
+
+    def do_GET(self):
+        """Answer with a file or the repository's description."""
+        self.answer(body=True)
+
+    def answer(self, body):
+        server, path = self.server, self.path.partition("?")[0]
+        server.requests.append((self.command, path, self.headers.get("Range")))
+        if server.status != 200:
+            return self.reply(server.status, b"{}", {}, body)
+        if path == f"/api/models/{hub.REPOSITORY}/revision/{hub.REVISION}":
+            siblings = [
+                {"rfilename": name, "size": len(data), "lfs": {"sha256": server.digest(name), "size": len(data),
+                                                               "pointerSize": 130}}
+                for name, data in server.content.items()
+            ]  # fmt: skip
+            about = {"_id": "1", "id": hub.REPOSITORY, "modelId": hub.REPOSITORY, "sha": hub.REVISION}
+            return self.reply(200, json.dumps({**about, "siblings": siblings}).encode(), {}, body)
+        prefix = f"/{hub.REPOSITORY}/resolve/{hub.REVISION}/"
+        name = path.removeprefix(prefix)
+        if not path.startswith(prefix) or name not in server.content:
+            return self.reply(404, b"{}", {"X-Error-Code": "EntryNotFound"}, body)
+        data, status, headers = server.content[name], 200, {"X-Repo-Commit": hub.REVISION, "Accept-Ranges": "bytes"}
+        headers |= {"ETag": f'"{server.digest(name)}"', "X-Linked-Etag": f'"{server.digest(name)}"'}
+        headers["X-Linked-Size"] = str(len(data))
+        if self.headers.get("Range"):
+            start = int(self.headers["Range"].removeprefix("bytes=").partition("-")[0])
+            headers["Content-Range"] = f"bytes {start}-{len(data) - 1}/{len(data)}"
+            data, status = data[start:], 206
+        return self.reply(status, data, headers, body)
+
+    def reply(self, status, data, headers, body):
+        self.send_response(status)
+        for key, value in {**headers, "Content-Length": str(len(data))}.items():
+            self.send_header(key, value)
+        self.end_headers()
+        if body:
+            limit = self.server.limit
+            self.wfile.write(data if limit is None else data[:limit])
+            if limit is not None and len(data) > limit:
+                self.wfile.flush()
+                self.server.limit = 0  # the client tries again
+                self.close_connection = True
+                self.connection.close()
+
+
+@pytest.fixture
+def server(monkeypatch):
+    """A running local server that the real client uses."""
+    server = Server()
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    monkeypatch.setattr(hub, "ENDPOINT", f"http://127.0.0.1:{server.server_port}")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DISABLE_XET", True)
+    yield server
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.fixture
+def no_torchvision(monkeypatch):
+    """Make all downloads of torchvision fail."""
+
+    def fail(root, download):
+        raise RuntimeError("no network")
+
+    mocked = SimpleNamespace(**{download.torchvision: fail for download in DOWNLOADS.values()})
+    monkeypatch.setattr(fetch.torchvision, "datasets", mocked)
+
+
+def publish(server, tmp_path, name, prefix=None):
+    """Put a mini dataset into the repository; return (DATASET.ROOT of the original, an empty one)."""
+    kind = KINDS[name]
+    golden_folder(tmp_path / "original", kind.dataset_dir)
+    wrapped = f"{kind.dataset_dir}/" if prefix is None else prefix
+    server.content[kind.facts.archive] = zipped(tmp_path / "original" / kind.dataset_dir, wrapped)
+    (tmp_path / "data").mkdir()
+    return tmp_path / "original", tmp_path / "data"
+
+
+@pytest.fixture(autouse=True)
+def no_known_hashes(monkeypatch):
+    """The mini archives do not have the hashes of the published ones."""
+    for kind in KINDS.values():
+        monkeypatch.setattr(kind, "facts", kind.facts._replace(sha256=""))
+
+
+@pytest.mark.parametrize("name", [name for name in FAMILY if name != "ImageNet"])
+def test_hub_has_every_dataset_but_imagenet(name, tmp_path, server):
+    original, data = publish(server, tmp_path, name)
+    added = fetch.fetch(KINDS[name], data)
+    assert files(data) == files(original) and all(path.exists() for path in added)
+    assert {path.name for path in data.iterdir()} == {
+        KINDS[name].dataset_dir,
+        f".{KINDS[name].dataset_dir}-source.json",
+    }
+    requests = len(server.requests)
+    assert fetch.fetch(KINDS[name], data) == []
+    assert len(server.requests) == requests or name == "StanfordCars"  # the mini dataset has no cars_test
+
+
+@pytest.mark.parametrize("prefix", ["", "data/", "other/oxford_pets/"])
+def test_archive_with_other_folders_is_moved_into_layout(tmp_path, server, prefix, no_torchvision):
+    original, data = publish(server, tmp_path, "OxfordPets", prefix)
+    fetch.fetch(KINDS["OxfordPets"], data)
+    assert files(data) == files(original)
+
+
+def test_existing_files_are_kept(tmp_path, server):
+    original, data = publish(server, tmp_path, "OxfordPets")
+    touch(data / "oxford_pets/images", "mine.jpg")
+    added = fetch.fetch(KINDS["OxfordPets"], data)
+    assert data / "oxford_pets/split_zhou_OxfordPets.json" in added
+    assert [path.name for path in (data / "oxford_pets/images").iterdir()] == ["mine.jpg"]
+
+
+def test_interrupted_download_resumes(tmp_path, server, no_torchvision, monkeypatch):
+    original, data = publish(server, tmp_path, "OxfordPets")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DOWNLOAD_TIMEOUT", 2)
+    size = len(server.content["oxford_pets.zip"])
+    server.limit = size // 2
+    monkeypatch.setattr("huggingface_hub.constants.DOWNLOAD_CHUNK_SIZE", 512)
+    with pytest.raises(OSError, match="Hugging Face") as error:
+        fetch.fetch(KINDS["OxfordPets"], data)
+    assert "\n" not in str(error.value) and KINDS["OxfordPets"].facts.link in str(error.value)
+    assert not (data / "oxford_pets").exists()
+    server.limit = None
+    server.requests.clear()
+    fetch.fetch(KINDS["OxfordPets"], data)
+    assert files(data) == files(original)
+    starts = [header for method, path, header in server.requests if method == "GET" and path.endswith(".zip")]
+    assert starts and all(start and start != "bytes=0-" for start in starts), "the second call must resume"
+
+
+@pytest.mark.parametrize("origin", ["known", "reported", "recorded"])
+def test_wrong_hash_is_rejected(tmp_path, server, no_torchvision, monkeypatch, origin):
+    _, data = publish(server, tmp_path, "OxfordPets")
+    kind = KINDS["OxfordPets"]
+    if origin == "known":
+        monkeypatch.setattr(kind, "facts", kind.facts._replace(sha256="0" * 64))
+    elif origin == "reported":
+        server.hashes["oxford_pets.zip"] = "0" * 64
+    else:
+        record = {"revision": hub.REVISION, "sha256": "0" * 64}
+        (data / ".oxford_pets-source.json").write_text(json.dumps(record))
+    with pytest.raises(OSError, match=rf"expected {'0' * 64} \({origin}"):
+        fetch.fetch(kind, data)
+    assert not (data / "oxford_pets").exists() and not list(data.rglob("*.zip"))
+
+
+def test_first_download_is_recorded(tmp_path, server):
+    _, data = publish(server, tmp_path, "OxfordPets")
+    fetch.fetch(KINDS["OxfordPets"], data)
+    record = json.loads((data / ".oxford_pets-source.json").read_text())
+    assert record["sha256"] == hashlib.sha256(server.content["oxford_pets.zip"]).hexdigest()
+    assert record["revision"] == hub.REVISION
+
+
+@pytest.mark.parametrize("status", [401, 404, 500, 503])
+def test_server_errors_are_one_line_with_links(tmp_path, server, no_torchvision, status, capsys):
+    _, data = publish(server, tmp_path, "DescribableTextures")
+    server.status = status
+    assert run("fetch", "dtd", "--data", data) == 2
+    (message,) = capsys.readouterr().err.strip().splitlines()[-1:]
+    for part in (
+        "Hugging Face",
+        "torchvision.datasets.DTD",
+        "no network",
+        KINDS["DescribableTextures"].facts.link,
+        "images/",
+    ):
+        assert part in message
+
+
+def test_archive_missing_in_repository(tmp_path, server, no_torchvision):
+    (tmp_path / "data").mkdir()
+    with pytest.raises(OSError, match="no dtd.zip in revision"):
+        fetch.fetch(KINDS["DescribableTextures"], tmp_path / "data")
+
+
+@pytest.mark.parametrize("content", [b"<html>quota exceeded</html>", b"PK\x03\x04" + bytes(100)])
+def test_damaged_archive_is_rejected(tmp_path, server, no_torchvision, content):
+    _, data = publish(server, tmp_path, "EuroSAT")
+    server.content["eurosat.zip"] = content
+    with pytest.raises(OSError, match="damaged archive"):
+        fetch.fetch(KINDS["EuroSAT"], data)
+    assert not (data / "eurosat").exists()
+
+
+def test_archive_of_another_dataset_is_rejected(tmp_path, server, no_torchvision):
+    _, data = publish(server, tmp_path, "EuroSAT")
+    server.content["dtd.zip"] = server.content["eurosat.zip"]
+    with pytest.raises(OSError, match="contains eurosat; expected images"):
+        fetch.fetch(KINDS["DescribableTextures"], data)
+
+
+def test_missing_client_is_reported(tmp_path, no_torchvision, monkeypatch):
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    with pytest.raises(OSError, match="pip install huggingface_hub"):
+        fetch.fetch(KINDS["EuroSAT"], tmp_path)
+
+
+def test_too_little_disk_space_is_reported(tmp_path, server, no_torchvision, monkeypatch):
+    _, data = publish(server, tmp_path, "EuroSAT")
+    monkeypatch.setattr(hub.shutil, "disk_usage", lambda path: SimpleNamespace(free=10))
+    with pytest.raises(OSError, match="Free some space"):
+        fetch.fetch(KINDS["EuroSAT"], data)
+
+
+def test_program_fetches_and_checks(tmp_path, server, capsys):
+    _, data = publish(server, tmp_path, "OxfordPets")
+    assert run("fetch", "oxford_pets", "--data", data) == 1, "the mini dataset has fewer images than the published one"
+    out = capsys.readouterr().out
+    assert f"{data / 'oxford_pets/images'}: fetched" in out and "oxford_pets: INCOMPLETE" in out
+
+
+def test_imagenet_prints_links(tmp_path, capsys):
+    assert run("fetch", "imagenet", "--data", tmp_path) == 2
+    error = capsys.readouterr().err
+    assert "no automatic download" in error and KINDS["ImageNet"].facts.link in error and "images/val" in error
+
+
+def test_dead_torchvision_downloads_are_not_tried(tmp_path, monkeypatch):
+    monkeypatch.setattr(hub, "download", _offline)
+    for name in ("StanfordCars", "SUN397"):
+        with pytest.raises(OSError, match="links of the .* and of torchvision are dead"):
+            fetch.fetch(KINDS[name], tmp_path)
+
+
+def _offline(*args):
+    raise OSError("Hugging Face: offline")
+
+
+# ------------------------------------------------------------------------------ archives
+
+
+def archive(path, members):
+    """Write a ZIP archive of {name or ZipInfo: bytes}."""
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as file:
+        for name, data in members:
+            file.writestr(name, data)
+    return path
+
+
+def member(name, mode):
+    """Return a member with a file type."""
+    info = zipfile.ZipInfo(name)
+    info.external_attr = mode << 16
+    return info
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        ("../outside", b"x"), ("a/../../outside", b"x"), ("/tmp/outside", b"x"), ("..\\outside", b"x"),
+        ("C:\\outside", b"x"), (member("link", stat.S_IFLNK | 0o777), b"/etc/passwd"),
+        (member("pipe", stat.S_IFIFO | 0o644), b""),
+    ],
+)  # fmt: skip
+def test_member_outside_the_folder_is_rejected(tmp_path, bad):
+    path = archive(tmp_path / "a.zip", [("good/1.txt", b"1"), bad])
+    with pytest.raises(OSError, match="expected regular files"):
+        unpack_zip(path, tmp_path / "target")
+    assert not (tmp_path / "outside").exists() and not (tmp_path / "target/link").is_symlink()
+
+
+def test_compression_bomb_is_rejected(tmp_path, monkeypatch):
+    path = archive(tmp_path / "a.zip", [("a", bytes(200 * 2**20))])
+    with pytest.raises(OSError, match="expected images|unpacked"):
+        unpack_zip(path, tmp_path / "target")
+    assert not (tmp_path / "target").exists()
+
+
+def test_member_twice_is_rejected(tmp_path):
+    with pytest.warns(UserWarning, match="Duplicate"):
+        path = archive(tmp_path / "a.zip", [("a", b"1"), ("a", b"2")])
+    with pytest.raises(OSError, match="File exists"):
+        unpack_zip(path, tmp_path / "target")
+
+
+def test_changed_byte_is_rejected(tmp_path):
+    path = archive(tmp_path / "a.zip", [("a", bytes(range(256)) * 9)])
+    data = bytearray(path.read_bytes())
+    data[60] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(OSError, match="damaged archive"):
+        unpack_zip(path, tmp_path / "target")
+
+
+# ------------------------------------------------------------------------------ torchvision
+
+# {path that torchvision's class creates below its root: path in the family's layout}
+LEFT = {
+    "Caltech101": {"caltech101/101_ObjectCategories/face/1.jpg": "caltech-101/101_ObjectCategories/face/1.jpg"},
+    "OxfordPets": {
+        "oxford-iiit-pet/images/a_1.jpg": "oxford_pets/images/a_1.jpg",
+        "oxford-iiit-pet/annotations/trainval.txt": "oxford_pets/annotations/trainval.txt",
+    },
+    "OxfordFlowers": {
+        f"flowers-102/{name}": f"oxford_flowers/{name}" for name in ("jpg/image_00001.jpg", "imagelabels.mat")
+    },
+    "Food101": {"food-101/images/pie/1.jpg": "food-101/images/pie/1.jpg"},
+    "FGVCAircraft": {
+        f"fgvc-aircraft-2013b/data/{name}": f"fgvc_aircraft/{name}"
+        for name in ("images/1.jpg", "variants.txt", *(f"images_variant_{p}.txt" for p in ("train", "val", "test")))
+    },
+    "DescribableTextures": {"dtd/dtd/images/banded/1.jpg": "dtd/images/banded/1.jpg"},
+    "EuroSAT": {"eurosat/2750/Forest/1.jpg": "eurosat/2750/Forest/1.jpg"},
+}
+
+
+@pytest.fixture
+def torchvision_creates(monkeypatch):
+    """Return a function that mocks all downloads: they create files, or raise an error. It returns the calls."""
+
+    def mock(files, error=None):
+        calls = []
+
+        def download(root, download):
+            calls.append(root)
+            touch(pathlib.Path(root), *files, "archive.zip")
+            if error:
+                raise error
+
+        mocked = SimpleNamespace(**{DOWNLOADS[name].torchvision: download for name in LEFT})
+        monkeypatch.setattr(fetch.torchvision, "datasets", mocked)
+        monkeypatch.setattr(hub, "download", _offline)
+        return calls
+
+    return mock
+
+
+@pytest.mark.parametrize("name", LEFT)
+def test_torchvision_download_is_moved_into_layout(name, tmp_path, torchvision_creates):
+    torchvision_creates(LEFT[name])
+    moved = fetch.fetch(KINDS[name], tmp_path)
+    assert files(tmp_path) == set(LEFT[name].values()) and all(path.exists() for path in moved)
+
+
+def test_torchvision_keeps_existing_files(tmp_path, torchvision_creates):
+    torchvision_creates(LEFT["OxfordPets"])
+    touch(tmp_path / "oxford_pets/images", "mine.jpg")
+    assert fetch.fetch(KINDS["OxfordPets"], tmp_path) == [tmp_path / "oxford_pets/annotations"]
+    assert [path.name for path in (tmp_path / "oxford_pets/images").iterdir()] == ["mine.jpg"]
+
+
+@pytest.mark.parametrize(
+    "error", [RuntimeError("File not found or corrupted"), OSError("no route"), ValueError("dead\nlink")]
+)
+def test_failed_torchvision_download_prints_links_and_resumes(error, tmp_path, torchvision_creates, capsys):
+    torchvision_creates([], error)
+    assert run("fetch", "dtd", "--data", tmp_path) == 2
+    message = capsys.readouterr().err.strip().splitlines()[-1]
+    assert " ".join(str(error).split()) in message and KINDS["DescribableTextures"].facts.link in message
+    assert (tmp_path / ".dtd-download/archive.zip").exists() and not (tmp_path / "dtd").exists()
+    torchvision_creates([f"dtd/dtd/images/banded/{number}.jpg" for number in range(5)])
+    assert run("fetch", "dtd", "--data", tmp_path) == 1, "the split file is not in the archive"
+    out = capsys.readouterr().out
+    assert f"{tmp_path / 'dtd/images'}: fetched" in out and "split_zhou_DescribableTextures.json is missing" in out
+    assert {path.split("/")[0] for path in files(tmp_path)} == {"dtd"}
+
+
+def test_torchvision_download_with_another_layout_is_rejected(tmp_path, torchvision_creates):
+    torchvision_creates(["somewhere/else.jpg"])
+    with pytest.raises(OSError, match="no dtd/dtd/images in"):
+        fetch.fetch(KINDS["DescribableTextures"], tmp_path)
+    assert (tmp_path / ".dtd-download/somewhere/else.jpg").exists()
+
+
+@pytest.mark.parametrize("name", LEFT)
+def test_torchvision_has_the_classes(name):
+    parameters = inspect.signature(getattr(torchvision.datasets, DOWNLOADS[name].torchvision)).parameters
+    assert {"root", "download"} <= set(parameters)
+    assert set(LEFT) == set(DOWNLOADS)
