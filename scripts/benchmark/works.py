@@ -21,7 +21,8 @@ from trainers.engine.precision import cast_clip
 from trainers.engine.symbols import arrange, slots
 from trainers.engine.tokens import BOOSTING, SOS
 from trainers.hosts import cocoop, coop, maple, promptsrc
-from trainers.method.boosting import build_student, distillation_loss
+from trainers.method.boosting import build_student
+from trainers.method.losses import kl_divergence
 
 
 @dataclass(frozen=True)
@@ -164,7 +165,7 @@ def boosting_works(size: Size, classes: int, device: torch.device, dtype: torch.
     def loss(student: nn.Module, guide: nn.Module) -> Tensor:
         with torch.no_grad():
             wanted = guide(image)
-        return distillation_loss(student(image), wanted, 1.0)
+        return kl_divergence(student(image), wanted, 1.0)
 
     pairs = {"plain": (as_plain(model), plain_teacher), "engine": (model, teacher), "cached": (model, cached)}
     return {k: step(student, lambda s=student, g=guide: loss(s, g)) for k, (student, guide) in pairs.items()}

@@ -14,7 +14,7 @@ from dassl.engine import build_trainer
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
-from test_prompt_file import Bomb
+from test_tensors import Bomb
 
 from datasets.draw_files import load_draw
 from datasets.errors import DatasetError
@@ -25,6 +25,7 @@ from trainers.backbones import BackboneError, load_clip
 from trainers.cli import train
 from trainers.experiments.setup import default_cfg
 from trainers.method import prompt_file as checkpoint
+from trainers.method import published
 from trainers.method.prompt_file import CheckpointError
 from trainers.training.resume import ProgressError
 from trainers.training.trainer import load_learner
@@ -143,7 +144,7 @@ def test_any_damage_to_a_checkpoint(root, tmp_path, learner):
         path = tmp_path / "model.pth.tar"
         path.write_bytes(data)
         attempt(lambda file: load_learner(learner, file), path, ValueError)
-        attempt(checkpoint.import_published, path, ValueError)
+        attempt(published.import_published, path, ValueError)
 
     check()
 
@@ -159,7 +160,7 @@ def test_any_content_of_a_checkpoint(root, tmp_path, learner):
         path = tmp_path / "model.pth.tar"
         torch.save(value, path)
         attempt(lambda file: load_learner(learner, file), path, ValueError)
-        attempt(checkpoint.import_published, path, ValueError)
+        attempt(published.import_published, path, ValueError)
         attempt(load_clip, path, BackboneError)
 
     check()
@@ -167,22 +168,22 @@ def test_any_content_of_a_checkpoint(root, tmp_path, learner):
 
 def test_any_prompts_in_a_published_checkpoint(tmp_path):
     path = tmp_path / "model.pth.tar"
-    keys = [checkpoint._TEXT, checkpoint._VISION, checkpoint._DEEP_TEXT.format(1), checkpoint._DEEP_VISION.format(1)]
+    keys = [published._TEXT, published._VISION, published._DEEP_TEXT.format(1), published._DEEP_VISION.format(1)]
     good = {key: torch.zeros(4, 64) for key in keys}
 
     @FEW
     @given(st.dictionaries(st.sampled_from(keys), tensors() | PLAIN, min_size=1), PLAIN)
     def check(changed, epoch):
         torch.save({"state_dict": good | changed, "epoch": epoch}, path)
-        attempt(checkpoint.import_published, path, ValueError)
+        attempt(published.import_published, path, ValueError)
 
     check()
     torch.save({"state_dict": good, "epoch": 3}, path)
-    assert checkpoint.import_published(path)[0].text.shape == (2, 4, 64)
+    assert published.import_published(path)[0].text.shape == (2, 4, 64)
     for value, message in ((torch.full((4, 64), float("nan")), "not finite"), (torch.zeros(4), "of shape")):
         torch.save({"state_dict": good | {keys[0]: value}}, path)
         with pytest.raises(CheckpointError, match=message):
-            checkpoint.import_published(path)
+            published.import_published(path)
 
 
 @pytest.mark.parametrize(
@@ -233,11 +234,11 @@ class Scripted(torch.nn.Module):
 def test_an_archive_where_a_state_dict_was_expected(tmp_path, learner):
     path = tmp_path / "model.pth.tar"
     torch.jit.script(Scripted()).save(str(path))
-    for read in (lambda file: load_learner(learner, file), checkpoint.import_published):
+    for read in (lambda file: load_learner(learner, file), published.import_published):
         with pytest.raises(ValueError, match="TorchScript archive") as caught:
             read(path)
         names_file(caught.value, path)
-    with pytest.raises(BackboneError, match=r"model\.pth\.tar.* is no CLIP"):
+    with pytest.raises(BackboneError, match=r"model\.pth\.tar.*not a CLIP"):
         load_clip(str(path))
 
 

@@ -20,7 +20,8 @@ from trainers.backbones import build_clip, tokenizer
 from trainers.engine import Learner, PromptedCLIP, PromptGroup, worded_texts
 from trainers.engine.tokens import EOT, SOS
 from trainers.hosts import cocoop, coop, maple, promptsrc
-from trainers.method.boosting import build_student, distillation_loss
+from trainers.method.boosting import build_student
+from trainers.method.losses import kl_divergence
 
 LOGITS, LOGITS_AFTER = 5e-5, 5e-4  # absolute
 LOSS, GRADIENT = 1e-5, 1e-3  # relative
@@ -224,7 +225,7 @@ def check_boosting(case):
     torch.testing.assert_close(targets, case.tensor("teacher_logits"), atol=LOGITS, rtol=0)
 
     def terms():
-        return {"kd": distillation_loss(student(case.images), targets, meta["temperature"])}
+        return {"kd": kl_divergence(student(case.images), targets, meta["temperature"])}
 
     check_training(case, student, student.boosting, terms)
 

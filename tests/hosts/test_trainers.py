@@ -209,7 +209,7 @@ def test_phase_1_on_the_base_classes_alone(root, tmp_path):
     train.run(arguments(root, "CasPL", tmp_path, TRAINER__CASPL__CLASSES="base"))
     info = checkpoint.read_info(tmp_path / checkpoint.FILE_NAME)
     assert (info.classes, info.class_names) == ("base", toy.NAMES[:3])
-    with pytest.raises(ConfigError, match="SUBSAMPLE_CLASSES is 'new'.*TRAINER.CASPL.CLASSES"):
+    with pytest.raises(ConfigError, match="SUBSAMPLE_CLASSES: 'new'.*TRAINER.CASPL.CLASSES"):
         train.run(arguments(root, "CasPL", tmp_path / "x", **NEW))
 
 

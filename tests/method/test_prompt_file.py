@@ -1,10 +1,6 @@
-"""Boosting-prompt files: what is written is what is read, and what does not fit or is not one is refused by name."""
+"""The boosting-prompt file: round trip, same bytes, checksum, older files, and what is rejected."""
 
 import json
-import pickle
-import subprocess
-import sys
-import zipfile
 
 import pytest
 import torch
@@ -14,11 +10,10 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from trainers.backbones import build_clip, fingerprint, tokenizer
-from trainers.engine import Learner, PromptedCLIP, PromptGroup, host_texts
+from trainers.engine import PromptGroup
 from trainers.engine.tokens import EOT, SOS
-from trainers.method import prompt_file as checkpoint
+from trainers.method import prompt_file
 from trainers.method.prompt_file import BoostingInfo, CheckpointError
-from trainers.storage.tensors import Placeholder, RestrictedReadError, read_checkpoint
 
 OFFICIAL = ROOT / "tests" / "golden" / "official_checkpoint"
 EXPECTED = json.loads((OFFICIAL / "expected.json").read_text())
@@ -55,57 +50,129 @@ def boosting(tmp_path, clip_model):
         seed=1,
         dtype="float32",
     )
-    checkpoint.save_boosting(tmp_path / "b.safetensors", group, info)
+    prompt_file.save_boosting(tmp_path / "b.safetensors", group, info)
     return tmp_path / "b.safetensors", group, info
 
 
 def fits(path, clip_model):
-    checkpoint.check_fits(path, *checkpoint.load_boosting(path), clip_model.visual, clip_model)
+    """Load a file and check it against a CLIP."""
+    prompt_file.check_fits(path, *prompt_file.load_boosting(path), clip_model.visual, clip_model)
 
 
-def rewrite(path, change):
-    """Change a file's tensors and metadata: `change(tensors, metadata)`."""
+def contents(path):
+    """Return a file's tensors and metadata."""
     with safe_open(path, "pt") as opened:
-        metadata = opened.metadata()
-    tensors = load_file(path)
+        return load_file(path), opened.metadata()
+
+
+def rewrite(path, change, version="0.1.0"):
+    """Change a file's tensors and metadata, `change(tensors, metadata)`, as a writer without checksums would."""
+    tensors, metadata = contents(path)
+    del metadata["checksum"]
+    metadata["code_version"] = json.dumps(version)
     change(tensors, metadata)
     save_file(tensors, path, metadata)
 
 
-def test_what_is_written_is_what_is_read(boosting, clip_model):
+def test_loading_returns_what_was_saved(boosting, clip_model):
     path, group, info = boosting
-    loaded, read = checkpoint.load_boosting(path)
+    loaded, read = prompt_file.load_boosting(path)
     assert torch.equal(loaded.text, group.text) and torch.equal(loaded.vision, group.vision)
-    assert read == info and read.classes_hash == checkpoint.names_hash(["banded", "polka-dotted"])
+    assert read == info and read.classes_hash == prompt_file.names_hash(["banded", "polka-dotted"])
     assert not loaded.text.requires_grad and not loaded.train().training
     fits(path, clip_model)
-    with safe_open(path, "pt") as opened:
-        keys = set(opened.metadata())
+    keys = set(contents(path)[1])
     assert {"format", "text_depth", "vision_tokens", "order", "temperature", "class_names", "code_version"} <= keys
+
+
+def test_saving_twice_writes_the_same_bytes(boosting, tmp_path):
+    path, group, info = boosting
+    prompt_file.save_boosting(tmp_path / "again.safetensors", group, info)
+    assert (tmp_path / "again.safetensors").read_bytes() == path.read_bytes()
+
+
+@pytest.mark.parametrize("place", ["values", "metadata"])
+def test_any_changed_byte_is_rejected(boosting, place):
+    path = boosting[0]
+    intact = path.read_bytes()
+    start = 8 + int.from_bytes(intact[:8], "little")
+    places = range(start, len(intact), 97) if place == "values" else range(8, start, 7)
+    for at in places:
+        damaged = bytearray(intact)
+        damaged[at] ^= 1
+        path.write_bytes(damaged)
+        with pytest.raises(CheckpointError, match=r"b\.safetensors"):
+            prompt_file.load_boosting(path)
+
+
+def test_zeroed_values_are_rejected(boosting):
+    path = boosting[0]
+    data = bytearray(path.read_bytes())
+    start = 8 + int.from_bytes(data[:8], "little")
+    data[start : start + 1024] = bytes(1024)
+    path.write_bytes(data)
+    with pytest.raises(CheckpointError, match="values or metadata were changed"):
+        prompt_file.load_boosting(path)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("classes", "new"), ("seed", 2), ("temperature", 1.0), ("images", 7), ("labels", True), ("dataset", "Food101")],
+)
+def test_changed_metadata_is_rejected(boosting, key, value):
+    path = boosting[0]
+    tensors, metadata = contents(path)
+    save_file(tensors, path, metadata | {key: json.dumps(value)})
+    with pytest.raises(CheckpointError, match="values or metadata were changed"):
+        prompt_file.load_boosting(path)
+
+
+def test_file_of_first_version_is_read_with_one_warning(boosting, clip_model, caplog):
+    path, group, _ = boosting
+    newer = ("identity", "teacher_weights", "images", "labels")
+    rewrite(path, lambda t, m: [m.pop(key) for key in newer])
+    loaded, info = prompt_file.load_boosting(path)
+    assert torch.equal(loaded.text, group.text) and (info.identity, info.images, info.labels) == ("", 0, False)
+    assert [record.message for record in caplog.records] == [
+        f"{path} has no checksum (written by version 0.1.0): damage goes unnoticed"
+    ]
+
+
+def test_file_without_checksum_of_a_later_version_is_rejected(boosting):
+    rewrite(boosting[0], lambda t, m: None, version="0.2.0")
+    with pytest.raises(CheckpointError, match="no checksum"):
+        prompt_file.load_boosting(boosting[0])
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda t, m: t.pop("text"), r"tensors \['vision'\], expected 'text' and 'vision'"),
+        (lambda t, m: t.pop("text"), r"tensors \['vision'\]; expected 'text' and 'vision'"),
         (lambda t, m: t.update(more=torch.zeros(1)), r"tensors \['more', 'text', 'vision'\]"),
         (
             lambda t, m: t.update(text=torch.zeros(3, 4, 32)),
-            r"'text' has shape \(3, 4, 32\), its metadata say \(3, 4, 64\)",
+            r"'text' has shape \(3, 4, 32\); its metadata announce \(3, 4, 64\)",
         ),
-        (lambda t, m: t.update(text=torch.zeros(2, 4, 64)), r"\(2, 4, 64\), its metadata say \(3, 4, 64\)"),
+        (lambda t, m: t.update(text=torch.zeros(2, 4, 64)), r"\(2, 4, 64\); its metadata announce \(3, 4, 64\)"),
         (lambda t, m: t["vision"].fill_(float("nan")), "'vision' .* not finite"),
         (lambda t, m: t.update(text=t["text"].long()), "'text' .*int64.* not finite"),
-        (lambda t, m: m.update(format="2"), "has format 2, this version reads format 1: update"),
-        (lambda t, m: m.pop("teacher"), "metadata 'teacher' is missing"),
-        (lambda t, m: m.update(epochs="many"), "metadata .* unreadable"),
-        (lambda t, m: m.clear(), "no boosting-prompt file"),
-        (lambda t, m: m.update(text_width="512"), "its metadata say"),
+        (lambda t, m: m.update(format="2"), "has format 2, this version reads format 1. Update"),
+        (lambda t, m: m.pop("text_depth"), "invalid metadata, 'text_depth'"),
+        (lambda t, m: m.update(epochs="many"), "invalid metadata"),
+        (lambda t, m: m.update(epochs="-1"), "invalid metadata, epochs is -1"),
+        (lambda t, m: m.update(temperature="0"), "invalid metadata, temperature is 0"),
+        (lambda t, m: m.update(temperature="NaN"), "invalid metadata, temperature is nan"),
+        (lambda t, m: m.update(order='"sideways"'), "invalid metadata, order is 'sideways'"),
+        (lambda t, m: m.update(classes='"most"'), "invalid metadata, classes is 'most'"),
+        (lambda t, m: m.update(class_names='["banded"]'), "invalid metadata, classes_hash is"),
+        (lambda t, m: m.update(class_names="[1, 2]"), "invalid metadata"),
+        (lambda t, m: m.clear(), "is not a boosting-prompt file"),
+        (lambda t, m: m.update(text_width="512"), "its metadata announce"),
         (lambda t, m: m.update(text_layers="12"), "text layers 12 .* backbone has 3"),
         (lambda t, m: m.update(student_weights='"ab"'), "student weights ab .student toy.* backbone has"),
     ],
 )
-def test_a_file_that_does_not_fit_is_refused_by_name(boosting, clip_model, change, message):
+def test_invalid_file_is_rejected_by_name(boosting, clip_model, change, message):
     path = boosting[0]
     rewrite(path, change)
     with pytest.raises(CheckpointError, match=message) as caught:
@@ -113,139 +180,55 @@ def test_a_file_that_does_not_fit_is_refused_by_name(boosting, clip_model, chang
     assert str(path) in str(caught.value)
 
 
-def test_a_prompt_deeper_than_the_backbone_is_refused(tmp_path, clip_model):
+def test_prompt_deeper_than_backbone_is_rejected(tmp_path, clip_model):
     group = PromptGroup(torch.zeros(4, 1, 64), torch.zeros(1, 1, 64))
-    checkpoint.save_boosting(tmp_path / "b.safetensors", group, BoostingInfo())
-    with pytest.raises(CheckpointError, match="text depth 4, but the backbone has 3 blocks"):
+    prompt_file.save_boosting(tmp_path / "b.safetensors", group, BoostingInfo())
+    with pytest.raises(CheckpointError, match="text depth 4; the backbone has 3 blocks"):
         fits(tmp_path / "b.safetensors", clip_model)
 
 
-def test_a_file_from_which_nothing_would_be_loaded_is_refused(tmp_path):
-    checkpoint.save_boosting(
-        tmp_path / "b.safetensors", PromptGroup(torch.zeros(0, 0, 64), torch.zeros(0, 8, 64)), BoostingInfo()
-    )
+@pytest.mark.parametrize("empty", ["text", "vision"])
+def test_prompt_of_one_tower_is_accepted(tmp_path, clip_model, empty):
+    stacks = {"text": torch.randn(2, 3, 64), "vision": torch.randn(2, 3, 64), empty: torch.zeros(0, 0, 64)}
+    prompt_file.save_boosting(tmp_path / "b.safetensors", PromptGroup(**stacks), BoostingInfo())
+    fits(tmp_path / "b.safetensors", clip_model)
+    group, _ = prompt_file.load_boosting(tmp_path / "b.safetensors")
+    assert all(torch.equal(getattr(group, tower), stack) for tower, stack in stacks.items())
+
+
+def test_prompt_without_tokens_is_rejected(tmp_path):
+    group = PromptGroup(torch.zeros(0, 0, 64), torch.zeros(0, 8, 64))
+    prompt_file.save_boosting(tmp_path / "b.safetensors", group, BoostingInfo())
     with pytest.raises(CheckpointError, match="nothing would be loaded"):
-        checkpoint.load_boosting(tmp_path / "b.safetensors")
+        prompt_file.load_boosting(tmp_path / "b.safetensors")
 
 
 @pytest.mark.parametrize("content", [b"", b"not a file of ours", b"\x08\0\0\0\0\0\0\0{}      "])
-def test_a_file_of_another_kind_is_refused(tmp_path, content):
+def test_other_format_is_rejected(tmp_path, content):
     (tmp_path / "b.safetensors").write_bytes(content)
     with pytest.raises(CheckpointError, match=r"b\.safetensors"):
-        checkpoint.load_boosting(tmp_path / "b.safetensors")
+        prompt_file.load_boosting(tmp_path / "b.safetensors")
 
 
-def test_a_truncated_file_is_refused(boosting):
+def test_truncated_file_is_rejected(boosting):
     path = boosting[0]
     path.write_bytes(path.read_bytes()[:-100])
     with pytest.raises(CheckpointError, match="not a safetensors file"):
-        checkpoint.load_boosting(path)
+        prompt_file.load_boosting(path)
 
 
 @pytest.mark.parametrize(
     ("where", "message"),
     [
-        ("", "CHECKPOINT is empty"),
-        ("missing", "there is no such file or folder"),
-        ("empty", "there is no boosting.safetensors in it: train one"),
-        ("published", r"import the published checkpoint first: .*model\.pth\.tar-20"),
+        ("", "CHECKPOINT: empty"),
+        ("missing", "no such file or folder"),
+        ("empty", r"a folder without boosting.safetensors\. Train one"),
+        ("published", r"Import the published checkpoint first: .*model\.pth\.tar-20"),
     ],
 )
-def test_a_checkpoint_that_is_not_there_says_what_to_do(tmp_path, where, message):
+def test_missing_checkpoint_error_suggests_remedy(tmp_path, where, message):
     (tmp_path / "empty").mkdir()
     (tmp_path / "published" / "CasPL").mkdir(parents=True)
     (tmp_path / "published" / "CasPL" / "model.pth.tar-20").touch()
     with pytest.raises(CheckpointError, match=message):
-        checkpoint.find_boosting(tmp_path / where if where else "")
-
-
-def test_a_published_checkpoint_gives_its_logits(clip_model):
-    with pytest.raises(pickle.UnpicklingError):
-        torch.load(OFFICIAL / EXPECTED["file"], weights_only=True)
-    group, info = checkpoint.import_published(OFFICIAL, dataset="DescribableTextures")
-    assert (group.text.shape[0], group.text.shape[1]) == (EXPECTED["depth"], EXPECTED["n_ctx"])
-    assert (info.epochs, info.text_layers, info.vision_layers) == (20, 3, 3)
-    assert info.student_weights == fingerprint(clip_model.visual.proj, clip_model.text_projection)
-    checkpoint.check_fits(OFFICIAL, group, info, clip_model.visual, clip_model)
-    model = PromptedCLIP(clip_model, Learner(), host_texts(tokenizer().encode, EXPECTED["classes"], 0))
-    model.cascade(group)
-    images = randn(EXPECTED["seed"], "images", (len(EXPECTED["logits"]), 3, SPEC.image, SPEC.image))
-    with torch.no_grad():
-        torch.testing.assert_close(model(images), torch.tensor(EXPECTED["logits"]), atol=5e-5, rtol=0)
-
-
-def convert(*arguments):
-    command = [sys.executable, str(ROOT / "scripts" / "caspl" / "convert.py"), *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True)
-
-
-def test_convert_imports_inspects_and_exports(tmp_path):
-    ours, back = tmp_path / "b.safetensors", tmp_path / "published"
-    done = convert("import", OFFICIAL, ours, "--dataset", "DescribableTextures")
-    assert done.returncode == 0, done.stderr
-    shown = convert("inspect", ours).stdout
-    assert "text: depth 3, 4 tokens, width 64" in shown and "dataset: DescribableTextures" in shown
-    assert convert("export", ours, back).stdout.strip() == str(back / "CasPL" / "model.pth.tar-20")
-    original = read_checkpoint(OFFICIAL / EXPECTED["file"])["state_dict"]
-    exported = torch.load(back / "CasPL" / "model.pth.tar-20", weights_only=True)
-    assert sorted(exported["state_dict"]) == EXPECTED["prompt_keys"] and exported["epoch"] == 20
-    assert all(torch.equal(value, original[key].float()) for key, value in exported["state_dict"].items())
-    again, _ = checkpoint.import_published(back)
-    assert torch.equal(again.text, checkpoint.load_boosting(ours)[0].text)
-    failed = convert("import", tmp_path / "nothing", ours)
-    assert (
-        failed.returncode == 2
-        and failed.stderr.startswith("error: no checkpoint at")
-        and "Traceback" not in failed.stderr
-    )
-
-
-class Bomb:
-    """Leaves a trace when it is unpickled."""
-
-    def __init__(self, path):
-        self.path = path
-
-    def __reduce__(self):
-        return (open, (str(self.path), "w"))
-
-
-def test_nothing_pickled_in_a_checkpoint_is_executed(tmp_path):
-    trace = tmp_path / "trace"
-    content = {
-        "state_dict": {"x": torch.arange(6.0).reshape(2, 3).t()},
-        "optimizer": Bomb(trace),
-        "more": [Bomb(trace)],
-    }
-    torch.save(content, tmp_path / "bomb.pth.tar")
-    read = read_checkpoint(tmp_path / "bomb.pth.tar")
-    assert torch.equal(read["state_dict"]["x"], content["state_dict"]["x"])
-    assert isinstance(read["optimizer"], Placeholder) and not trace.exists()
-    torch.load(tmp_path / "bomb.pth.tar", weights_only=False)
-    assert trace.exists(), "the bomb does not work, so this test shows nothing"
-
-
-@pytest.mark.parametrize("damage", ["empty", "text", "truncated", "no pickle", "short storage", "cut pickle"])
-def test_a_damaged_checkpoint_is_refused(tmp_path, damage):
-    path = tmp_path / "model.pth.tar"
-    torch.save({"state_dict": {"x": torch.zeros(1000)}}, path)
-    if damage in ("empty", "text", "truncated"):
-        path.write_bytes({"empty": b"", "text": b"hello", "truncated": path.read_bytes()[:2000]}[damage])
-    else:
-        with zipfile.ZipFile(path) as archive:
-            members = {name: archive.read(name) for name in archive.namelist()}
-        with zipfile.ZipFile(path, "w") as archive:
-            for name, data in members.items():
-                if name.endswith("data.pkl"):
-                    if damage == "no pickle":
-                        continue
-                    data = data[:20] if damage == "cut pickle" else data
-                archive.writestr(name, data[:100] if damage == "short storage" and "/data/" in name else data)
-    with pytest.raises(RestrictedReadError, match=r"model\.pth\.tar"):
-        read_checkpoint(path)
-
-
-def test_a_checkpoint_without_a_boosting_prompt_is_refused(tmp_path):
-    torch.save({"state_dict": {"ctx": torch.zeros(4, 64)}, "epoch": 3}, tmp_path / "model.pth.tar-3")
-    with pytest.raises(CheckpointError, match="no published boosting prompt: expected prompt_learner_teacher.ctx"):
-        checkpoint.import_published(tmp_path / "model.pth.tar-3")
+        prompt_file.find_boosting(tmp_path / where if where else "")

@@ -1,25 +1,20 @@
-"""Loading CLIP models: OpenAI's names and files, and the two small models that ship with this package."""
+"""CLIP models: OpenAI's names and files, and the two small models that ship with this package."""
 
-from .openai import (
-    BUILT_IN,
-    BackboneError,
-    build_clip,
-    describe,
-    fingerprint,
-    image_size,
-    load_clip,
-    read_state_dict,
-    tokenizer,
-)
+from .errors import BackboneError, check_finite
+from .files import BUILT_IN, find_weights, read_state_dict
+from .openai import build_clip, describe, fingerprint, load_clip, projections
+from .package import tokenizer
 
 __all__ = [
     "BUILT_IN",
     "BackboneError",
     "build_clip",
+    "check_finite",
     "describe",
+    "find_weights",
     "fingerprint",
-    "image_size",
     "load_clip",
+    "projections",
     "read_state_dict",
     "tokenizer",
 ]

@@ -19,6 +19,7 @@ def extend_cfg(cfg: CfgNode) -> None:
     - CTX_INIT: words that the text tokens of the first layer start from (4 tokens at most), else N(0, 0.02).
     - TEXT_ORDER: boosting_first, or host_first (the published layout of the text tower).
     - PREC: phase 1's precision. TEMPERATURE: of the distillation.
+    - LOSS: phase 1's loss, an entry of `method.losses.LOSSES`.
     - CLASSES: phase 1's classes, all or base.
     - HOST_WORDS: words that stand in phase 1 where the host's context will stand in phase 2.
     - TEACHER.BACKBONE, TEACHER.TEMPLATE: the teacher CLIP, as `MODEL.BACKBONE.NAME` or
@@ -41,6 +42,7 @@ def extend_cfg(cfg: CfgNode) -> None:
     node.TEXT_ORDER = "boosting_first"
     node.PREC = "fp16"
     node.TEMPERATURE = 1.0
+    node.LOSS = "kl"
     node.CLASSES = "all"
     node.HOST_WORDS = ""
     node.TEACHER = CfgNode()
@@ -77,12 +79,3 @@ def check_cfg(cfg: CfgNode) -> None:
         )
     if node.TEMPERATURE <= 0:
         raise ConfigError(f"TRAINER.CASPL.TEMPERATURE is {node.TEMPERATURE}, expected a number above 0")
-
-
-def check_image_size(cfg: CfgNode, size: int) -> None:
-    """Raise `ConfigError` unless `INPUT.SIZE` is what the backbone takes, `size` pixels."""
-    if tuple(cfg.INPUT.SIZE) != (size, size):
-        raise ConfigError(
-            f"INPUT.SIZE is {tuple(cfg.INPUT.SIZE)}, but the backbone {cfg.MODEL.BACKBONE.NAME} takes images of "
-            f"{size} x {size}: set INPUT.SIZE to ({size}, {size})"
-        )

@@ -7,6 +7,7 @@ The package takes plain arguments and depends on torch alone. Start reading at `
 from .layout import TextLayout
 from .model import Learner, PromptedCLIP
 from .prompts import PromptGroup, Stack
+from .sizes import ClipSizes, clip_sizes
 from .symbols import ORDERS, ClassText, Slot
 from .text import encode_text
 from .tokens import (
@@ -26,6 +27,7 @@ __all__ = [
     "HOST",
     "ORDERS",
     "POSITIONS",
+    "ClipSizes",
     "ClassText",
     "Learner",
     "PromptGroup",
@@ -33,6 +35,7 @@ __all__ = [
     "Slot",
     "Stack",
     "TextLayout",
+    "clip_sizes",
     "encode_image",
     "encode_text",
     "host_texts",

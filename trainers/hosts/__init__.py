@@ -1,6 +1,6 @@
-"""The hosts: importing this package registers every method in it with Dassl, under the method's own name.
+"""Host methods. A module in this folder registers its trainer with Dassl, under the method's own name.
 
-A toolbox that has its own trainers of these names must not import it; the plug-in itself never does.
+A toolbox with trainers of the same names must not import this package; the plug-in itself never does.
 """
 
 import importlib

@@ -1,54 +1,77 @@
-"""The Dassl trainer of a host; its model is an `engine.PromptedCLIP`. `README.md` in the folder above shows how to add one."""
+"""The base class of hosts. `README.md` in the parent folder shows how to add one."""
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
 
 import torch
 from dassl.metrics import compute_accuracy
-from torch import Tensor, nn
+from torch import Tensor
 from yacs.config import CfgNode
 
 from .. import config
-from ..backbones import image_size, load_clip
-from ..engine import PromptedCLIP
+from ..backbones import load_clip
+from ..engine import PromptedCLIP, clip_sizes
+from ..engine.blocks import StockModule
 from ..engine.precision import Precision, cast_clip, choose
 from ..training.trainer import PromptTrainer
 
+logger = logging.getLogger(__name__)
+
 
 class HostTrainer(PromptTrainer):
-    """A Dassl trainer for a host. A subclass sets the attributes below and implements `make_model`.
+    """The Dassl trainer of a host whose model is a `PromptedCLIP`.
+
+    A subclass sets the attributes and implements `make_model`.
 
     Attributes:
-        node: its node below `TRAINER`; defaults: the node's keys, as in the method's own repository.
-        learner_name: the name that the learner is saved under, likewise.
+        node: name of its node below `TRAINER`.
+        defaults: the node's keys with the defaults of the method's own repository.
+        learner_name: name of the folder of its checkpoints, as in the method's own repository.
+        depths: {key of the node: "text", "vision" or "both"} of the keys that are depths of prompts.
+        tokens: {key of the node: "text" or "vision"} of the keys that are numbers of prompt tokens.
     """
 
-    node: str
-    defaults: dict
-    learner_name: str
+    node: ClassVar[str]
+    defaults: ClassVar[dict[str, Any]]
+    learner_name: ClassVar[str]
+    depths: ClassVar[Mapping[str, str]] = {}
+    tokens: ClassVar[Mapping[str, str]] = {"N_CTX": "text"}
 
     @classmethod
-    def make_model(cls, clip_model: nn.Module, names: Sequence[str], options: dict) -> PromptedCLIP:
-        """Build the model for these class names; `options` are the node's keys in lower case."""
+    def make_model(cls, clip_model: StockModule, names: Sequence[str], options: dict[str, Any]) -> PromptedCLIP:
+        """Build the model.
+
+        Args:
+            clip_model: a frozen stock CLIP in float32.
+            names: the class names.
+            options: the node's keys in lower case with their values.
+        """
         raise NotImplementedError
 
     @classmethod
     def prepare_training(cls, model: PromptedCLIP, names: Sequence[str]) -> None:
-        """Compute what only the loss needs, in float32; nothing by default."""
+        """Compute what only the loss needs, in float32; nothing by default.
+
+        Args:
+            model: the model, on the CPU.
+            names: the class names.
+        """
 
     @classmethod
     def build_classifier(
         cls, cfg: CfgNode, names: Sequence[str], device: torch.device, training: bool = False
     ) -> tuple[PromptedCLIP, Precision]:
-        """Build the model that a configuration describes, without any data: here the configuration ends.
+        """Build the model that a configuration describes, without any data.
 
         Args:
-            cfg: the whole configuration.
+            cfg: the whole configuration; it is not read below this level.
             names: the class names.
-            device: where the model is placed.
+            device: the device of the model.
             training: also prepare what only the loss needs.
 
         Returns:
-            The model, with CLIP's weights in the precision that is returned with it.
+            The model, and the precision that its weights have.
 
         Raises:
             ConfigError: a value does not fit the backbone.
@@ -57,16 +80,25 @@ class HostTrainer(PromptTrainer):
         options = {key.lower(): value for key, value in cfg.TRAINER[cls.node].items()}
         precision = choose(options.pop("prec"), device)
         clip_model = load_clip(cfg.MODEL.BACKBONE.NAME)
-        config.check_image_size(cfg, image_size(clip_model))
+        config.check_backbone(cfg, clip_sizes(clip_model), cls._keys(cls.depths), cls._keys(cls.tokens))
         model = cls.make_model(clip_model, names, options)
         if training:
             cls.prepare_training(model, names)
         cast_clip(model.clip, precision.weights)
         return model.to(device), precision
 
-    def check_cfg(self, cfg) -> None:
-        """Dassl's hook: check the configuration before anything is built."""
-        config.check_choice(f"TRAINER.{self.node}.PREC", cfg.TRAINER[self.node].PREC, config.PRECISIONS)
+    @classmethod
+    def _keys(cls, towers: Mapping[str, str]) -> dict[str, str]:
+        return {f"TRAINER.{cls.node}.{key}": tower for key, tower in towers.items() if key in cls.defaults}
+
+    def check_cfg(self, cfg: CfgNode) -> None:
+        """Check the node's values before anything is built.
+
+        Raises:
+            ConfigError: the precision is unknown.
+        """
+        node = cfg.TRAINER[self.node]
+        config.check_choice(f"TRAINER.{self.node}.PREC", node.PREC, config.PRECISIONS)
 
     def build_model(self) -> None:
         """Build the model and register its learner."""
@@ -74,8 +106,28 @@ class HostTrainer(PromptTrainer):
         self.register_learner(self.learner_name, self.model.prompt_learner, precision)
 
     def compute_loss(self, batch: dict) -> tuple[Tensor, dict[str, Tensor]]:
-        """The sum of the model's loss terms; the terms (where there are several) and the accuracy beside it."""
+        """Return the sum of the model's loss terms, and the accuracy with the terms, if there are several."""
         image, label = self.parse_batch_train(batch)
         terms, logits = self.model.loss_terms(image, label)
         figures = {"acc": compute_accuracy(logits.detach(), label)[0]}
-        return sum(terms.values()), figures | (terms if len(terms) > 1 else {})
+        return sum(terms.values()), figures | (terms if len(terms) > 1 else {})  # type: ignore[return-value]
+
+
+def words_of(ctx_init: str) -> str:
+    """Return the words of a node's `CTX_INIT`, in which underscores separate words too."""
+    return ctx_init.replace("_", " ")
+
+
+def warn_if_unused(trainer: HostTrainer, cfg: CfgNode) -> None:
+    """Log a warning for the keys that `CTX_INIT` overrides: N_CTX (its words count) and CSC (its words are shared)."""
+    node = cfg.TRAINER[trainer.node]
+    words = words_of(node.CTX_INIT)
+    if not words:
+        return
+    count = len(words.split(" "))
+    if node.N_CTX not in (count, trainer.defaults["N_CTX"]):
+        logger.warning(
+            "TRAINER.%s.N_CTX %d is not used: CTX_INIT %r sets %d tokens", trainer.node, node.N_CTX, words, count
+        )
+    if node.get("CSC", False):
+        logger.warning("TRAINER.%s.CSC is not used: all classes share CTX_INIT %r", trainer.node, words)

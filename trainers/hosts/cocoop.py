@@ -2,18 +2,21 @@
 
 from collections import OrderedDict
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from dassl.engine import TRAINER_REGISTRY
 from torch import Tensor, nn
+from yacs.config import CfgNode
 
 from ..backbones import tokenizer
-from ..engine import Learner, PromptedCLIP, Stack, host_texts, initial_context
-from .base import HostTrainer
+from ..engine import Learner, PromptedCLIP, Stack, clip_sizes, host_texts, initial_context
+from ..engine.blocks import StockModule
+from .base import HostTrainer, warn_if_unused, words_of
 
 
 class ConditionalContext(Learner):
-    """Context vectors and the meta-network that shifts all of them by a function of the image.
+    """Context vectors, and the meta-network that shifts all of them by a function of the image.
 
     Args:
         ctx: (n, d).
@@ -32,28 +35,38 @@ class ConditionalContext(Learner):
         self.meta_net = nn.Sequential(OrderedDict(layers))
 
     def conditioned(self, image_features: Tensor) -> Stack:
-        """One layer (B, 1, n, d): the context as shifted for each of B images, given their features (B, E)."""
-        shift = self.meta_net(image_features.to(self.ctx.dtype))
-        return [(self.ctx + shift[:, None])[:, None]]
+        """Return one layer (B, 1, n, d), the context shifted for each image of features (B, E)."""
+        shift = self.meta_net(image_features.to(self.ctx.dtype))  # (B, d)
+        return [(self.ctx + shift[:, None])[:, None]]  # (B, 1, n, d)
 
 
 class ConditionalModel(PromptedCLIP):
-    """The classifier whose class features depend on the image."""
+    """A classifier whose class features depend on the image."""
 
     def forward(self, image: Tensor) -> Tensor:
-        """Logits (B, C)."""
-        images = self.image_features(image)
-        classes = self.text_features(self.prompt_learner.conditioned(images), len(images))
+        """Return the logits (B, C) of images (B, 3, R, R)."""
+        images = self.image_features(image)  # (B, E)
+        classes = self.text_features(self.prompt_learner.conditioned(images), len(images))  # (B, C, E)
         return self.clip.logit_scale.exp() * torch.einsum("be,bce->bc", images, classes)
 
 
-def build(clip_model: nn.Module, names: Sequence[str], n_ctx: int = 16, ctx_init: str = "") -> ConditionalModel:
-    """CoCoOp's model for these class names; the arguments are CoOp's (see `coop.build`)."""
-    words = ctx_init.replace("_", " ")
+def build(clip_model: StockModule, names: Sequence[str], n_ctx: int = 16, ctx_init: str = "") -> ConditionalModel:
+    """Build CoCoOp's model.
+
+    Args:
+        clip_model: a frozen stock CLIP.
+        names: the class names.
+        n_ctx: number of context tokens; with `ctx_init`, the number of its words instead.
+        ctx_init: words that initialise the context.
+
+    Raises:
+        ValueError: a class name is too long with all prompts.
+    """
+    words = words_of(ctx_init)
     n_ctx = len(words.split(" ")) if words else n_ctx
     encode = tokenizer().encode
     ctx = initial_context(clip_model, encode, n_ctx, words)
-    learner = ConditionalContext(ctx, clip_model.text_projection.shape[1])
+    learner = ConditionalContext(ctx, clip_sizes(clip_model).embedding)
     return ConditionalModel(clip_model, learner, host_texts(encode, names, n_ctx, words))
 
 
@@ -65,7 +78,11 @@ class CoCoOp(HostTrainer):
     learner_name = "prompt_learner"
     defaults = {"N_CTX": 16, "CTX_INIT": "", "PREC": "fp16"}
 
+    def check_cfg(self, cfg: CfgNode) -> None:
+        """Log keys that `CTX_INIT` overrides as well."""
+        super().check_cfg(cfg)
+        warn_if_unused(self, cfg)
+
     @classmethod
-    def make_model(cls, clip_model: nn.Module, names: Sequence[str], options: dict) -> PromptedCLIP:
-        """See `build`."""
+    def make_model(cls, clip_model: StockModule, names: Sequence[str], options: dict[str, Any]) -> PromptedCLIP:
         return build(clip_model, names, **options)

@@ -1,22 +1,25 @@
 """CoOp: a learned context in place of a template's words (arXiv 2109.01134, github.com/KaiyangZhou/CoOp)."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from dassl.engine import TRAINER_REGISTRY
 from torch import Tensor, nn
+from yacs.config import CfgNode
 
 from .. import config
 from ..backbones import tokenizer
-from ..engine import HOST, POSITIONS, Learner, PromptedCLIP, Stack, host_texts, initial_context
-from .base import HostTrainer
+from ..engine import HOST, POSITIONS, Learner, PromptedCLIP, Stack, clip_sizes, host_texts, initial_context
+from ..engine.blocks import StockModule
+from .base import HostTrainer, warn_if_unused, words_of
 
 
 class Context(Learner):
     """The context vectors.
 
     Args:
-        ctx: (n, d), or (C, n, d) with a context for each class.
+        ctx: (n, d), or (C, n, d) with separate context for each class.
     """
 
     def __init__(self, ctx: Tensor):
@@ -24,31 +27,36 @@ class Context(Learner):
         self.ctx = nn.Parameter(ctx)
 
     def text_stack(self) -> Stack:
-        """One layer: (n, d), or (1, C, n, d) with class-specific context."""
+        """Return one layer: (n, d), or (1, C, n, d) with class-specific context."""
         return [self.ctx if self.ctx.dim() == 2 else self.ctx[None]]
 
 
 def build(
-    clip_model: nn.Module,
+    clip_model: StockModule,
     names: Sequence[str],
     n_ctx: int = 16,
     csc: bool = False,
     ctx_init: str = "",
     class_token_position: str = "end",
 ) -> PromptedCLIP:
-    """CoOp's model for these class names.
+    """Build CoOp's model.
 
     Args:
-        n_ctx: context tokens (with `ctx_init`: as many as that has words).
-        csc: a context of its own for each class (not with `ctx_init`, as in the CoOp repository).
-        ctx_init: words that the context starts from.
-        class_token_position: "end", "middle" or "front".
+        clip_model: a frozen stock CLIP.
+        names: the class names.
+        n_ctx: number of context tokens; with `ctx_init`, the number of its words instead.
+        csc: separate context for each class; ignored with `ctx_init`, as in the CoOp repository.
+        ctx_init: words that initialise the context.
+        class_token_position: position of the class name, "end", "middle" or "front".
+
+    Raises:
+        ValueError: a class name is too long with all prompts, or the position is unknown.
     """
-    words = ctx_init.replace("_", " ")
+    words = words_of(ctx_init)
     n_ctx = len(words.split(" ")) if words else n_ctx
     encode = tokenizer().encode
     if csc and not words:
-        ctx = torch.randn(len(names), n_ctx, clip_model.ln_final.weight.shape[0]) * 0.02
+        ctx = torch.randn(len(names), n_ctx, clip_sizes(clip_model).text_width) * 0.02
     else:
         ctx = initial_context(clip_model, encode, n_ctx, words)
     texts = host_texts(encode, names, n_ctx, words, class_token_position)
@@ -63,13 +71,13 @@ class CoOp(HostTrainer):
     learner_name = "prompt_learner"
     defaults = {"N_CTX": 16, "CSC": False, "CTX_INIT": "", "PREC": "fp16", "CLASS_TOKEN_POSITION": "end"}
 
-    def check_cfg(self, cfg) -> None:
-        """Check the position of the class name, too."""
+    def check_cfg(self, cfg: CfgNode) -> None:
+        """Check the position of the class name as well; log keys that `CTX_INIT` overrides."""
         super().check_cfg(cfg)
         key = f"TRAINER.{self.node}.CLASS_TOKEN_POSITION"
         config.check_choice(key, cfg.TRAINER[self.node].CLASS_TOKEN_POSITION, POSITIONS)
+        warn_if_unused(self, cfg)
 
     @classmethod
-    def make_model(cls, clip_model: nn.Module, names: Sequence[str], options: dict) -> PromptedCLIP:
-        """See `build`."""
+    def make_model(cls, clip_model: StockModule, names: Sequence[str], options: dict[str, Any]) -> PromptedCLIP:
         return build(clip_model, names, **options)

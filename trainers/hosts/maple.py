@@ -2,6 +2,7 @@
 github.com/muzairkhattak/multimodal-prompt-learning)."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from dassl.engine import TRAINER_REGISTRY
@@ -13,15 +14,17 @@ from ..engine import (
     Learner,
     PromptedCLIP,
     Stack,
+    clip_sizes,
     host_texts,
     initial_context,
     words_to_start_from,
 )
+from ..engine.blocks import StockModule
 from .base import HostTrainer
 
 
 class MultiModalContext(Learner):
-    """Text tokens for each of the first `depth` blocks, each with a linear layer that makes its vision tokens.
+    """Text tokens for each of the first `depth` blocks, with a linear layer for each that makes its vision tokens.
 
     Args:
         ctx: (n, d_t), the first layer's tokens.
@@ -38,34 +41,37 @@ class MultiModalContext(Learner):
         self.compound_prompt_projections = nn.ModuleList([nn.Linear(ctx.shape[1], vision_width) for _ in deeper])
 
     def text_stack(self) -> Stack:
-        """`depth` layers (n, d_t)."""
+        """Return `depth` layers (n, d_t)."""
         return [self.ctx, *self.compound_prompts_text]
 
     def vision_stack(self) -> Stack:
-        """`depth` layers (n, d_v), projected from the text tokens."""
+        """Return `depth` layers (n, d_v), projected from the text tokens."""
         projections = [self.proj, *self.compound_prompt_projections]
         return [project(tokens) for project, tokens in zip(projections, self.text_stack(), strict=True)]
 
 
 def build(
-    clip_model: nn.Module, names: Sequence[str], n_ctx: int = 2, ctx_init: str = "", prompt_depth: int = 9
+    clip_model: StockModule, names: Sequence[str], n_ctx: int = 2, ctx_init: str = "", prompt_depth: int = 9
 ) -> PromptedCLIP:
-    """MaPLe's model for these class names.
+    """Build MaPLe's model.
 
     Args:
-        n_ctx: tokens in each layer.
-        ctx_init: words whose first tokens the first layer starts from (4 tokens at most); the others stay as words.
-        prompt_depth: in how many blocks; 1 is shallow prompting.
+        clip_model: a frozen stock CLIP.
+        names: the class names.
+        n_ctx: number of tokens in each layer.
+        ctx_init: words whose first tokens initialise the first layer (4 tokens at most); the others stay fixed.
+        prompt_depth: number of blocks with prompts; 1 is shallow prompting.
 
     Raises:
-        ConfigError: a depth below 1.
+        ConfigError: the depth is below 1.
+        ValueError: a class name is too long with all prompts, or `ctx_init` has too few words.
     """
     if prompt_depth < 1:
-        raise ConfigError(f"TRAINER.MAPLE.PROMPT_DEPTH is {prompt_depth}, expected 1 or more")
+        raise ConfigError(f"TRAINER.MAPLE.PROMPT_DEPTH: {prompt_depth}; expected 1 or more")
     words = words_to_start_from(ctx_init, n_ctx)
     encode = tokenizer().encode
     ctx = initial_context(clip_model, encode, n_ctx, words)
-    learner = MultiModalContext(ctx, prompt_depth, clip_model.visual.class_embedding.shape[0])
+    learner = MultiModalContext(ctx, prompt_depth, clip_sizes(clip_model).vision_width)
     return PromptedCLIP(clip_model, learner, host_texts(encode, names, n_ctx, words))
 
 
@@ -76,8 +82,8 @@ class MaPLe(HostTrainer):
     node = "MAPLE"
     learner_name = "MultiModalPromptLearner"
     defaults = {"N_CTX": 2, "CTX_INIT": "a photo of a", "PREC": "fp16", "PROMPT_DEPTH": 9}
+    depths = {"PROMPT_DEPTH": "both"}
 
     @classmethod
-    def make_model(cls, clip_model: nn.Module, names: Sequence[str], options: dict) -> PromptedCLIP:
-        """See `build`."""
+    def make_model(cls, clip_model: StockModule, names: Sequence[str], options: dict[str, Any]) -> PromptedCLIP:
         return build(clip_model, names, **options)

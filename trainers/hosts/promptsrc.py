@@ -2,6 +2,7 @@
 github.com/muzairkhattak/PromptSRC)."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from dassl.engine import TRAINER_REGISTRY
@@ -11,19 +12,19 @@ from torch.nn import functional as F
 from ..backbones import tokenizer
 from ..config import ConfigError
 from ..engine import (
+    ClassText,
     Learner,
     PromptedCLIP,
     Stack,
+    clip_sizes,
     encode_image,
-    encode_text,
     host_texts,
     initial_context,
-    layout_of,
-    worded_texts,
     words_to_start_from,
 )
-from ..engine.blocks import at_least_float32
+from ..engine.blocks import StockModule, at_least_float32
 from ..method.templates import ensemble
+from ..method.zero_shot import build_zero_shot_classifier
 from .base import HostTrainer
 
 
@@ -31,7 +32,8 @@ class IndependentPrompts(Learner):
     """Prompts for each tower, and their weighted sum over the epochs so far (Gaussian prompt aggregation).
 
     Args:
-        text: (depth_t, n_t, d_t); vision: (depth_v, n_v, d_v).
+        text: (depth_t, n_t, d_t).
+        vision: (depth_v, n_v, d_v).
     """
 
     def __init__(self, text: Tensor, vision: Tensor):
@@ -42,11 +44,11 @@ class IndependentPrompts(Learner):
             self.register_buffer(f"{name}_sum", torch.zeros_like(getattr(self, name)))
 
     def text_stack(self) -> Stack:
-        """`depth_t` layers (n_t, d_t)."""
+        """Return `depth_t` layers (n_t, d_t)."""
         return list(self.text)
 
     def vision_stack(self) -> Stack:
-        """`depth_v` layers (n_v, d_v)."""
+        """Return `depth_v` layers (n_v, d_v)."""
         return list(self.vision)
 
     @torch.no_grad()
@@ -57,32 +59,48 @@ class IndependentPrompts(Learner):
 
     @torch.no_grad()
     def use_sum(self) -> None:
-        """Take the sum as the prompts."""
+        """Replace the prompts by the sum."""
         self.text.copy_(self.text_sum)
         self.vision.copy_(self.vision_sum)
 
 
 class SelfRegulatedModel(PromptedCLIP):
-    """The classifier with the three self-consistency losses.
+    """A classifier with the three self-consistency losses.
 
     Args:
-        frozen_text: (C, E), normalised mean of frozen CLIP's text features over many templates.
-        text_weight, image_weight: of the two L1 losses.
-        others: as for `PromptedCLIP`.
+        clip_model: a frozen stock CLIP.
+        learner: the prompts.
+        texts: the text sequence of each of C classes.
+        frozen_text: (C, E), frozen CLIP's class vectors over many templates; None: set before training.
+        text_weight: weight of the L1 loss of text features.
+        image_weight: weight of the L1 loss of image features.
     """
 
-    def __init__(self, *others, frozen_text: Tensor | None, text_weight: float, image_weight: float):
-        super().__init__(*others)
+    frozen_text: Tensor
+
+    def __init__(
+        self,
+        clip_model: StockModule,
+        learner: IndependentPrompts,
+        texts: Sequence[ClassText],
+        frozen_text: Tensor | None,
+        text_weight: float,
+        image_weight: float,
+    ):
+        super().__init__(clip_model, learner, texts)
         self.register_buffer("frozen_text", frozen_text, persistent=False)
         self.text_weight, self.image_weight = text_weight, image_weight
 
     @torch.no_grad()
     def frozen_image_features(self, image: Tensor) -> Tensor:
-        """(B, E), normalised: stock CLIP's, without any prompt."""
+        """Return stock CLIP's normalised features (B, E), without any prompt."""
         return F.normalize(at_least_float32(encode_image(self.clip.visual, image)), dim=-1)
 
     def loss_terms(self, image: Tensor, label: Tensor) -> tuple[dict[str, Tensor], Tensor]:
-        """Cross-entropy, and the distances to frozen CLIP's text features, image features and logits (section 3.2)."""
+        """Compute the cross-entropy, and the distances to frozen CLIP's text features, image features and logits.
+
+        The regularisation of section 3.2 of the paper.
+        """
         images, classes = self.image_features(image), self.class_features()
         scale = self.clip.logit_scale.exp()
         logits = scale * images @ classes.t()
@@ -100,22 +118,20 @@ class SelfRegulatedModel(PromptedCLIP):
         return terms, logits
 
 
-@torch.no_grad()
-def ensemble_features(clip_model: nn.Module, names: Sequence[str], templates: Sequence[str]) -> Tensor:
-    """(C, E): the mean over templates of the features (not normalised before), then normalised."""
-    encode = tokenizer().encode
-    features = [encode_text(clip_model, layout_of(worded_texts(encode, names, t)))[0] for t in templates]
-    return F.normalize(torch.stack(features).mean(dim=0), dim=-1)
-
-
 def gaussian_weights(epochs: int, mean: float, std: float) -> Tensor:
-    """The weight of each epoch in the aggregated prompts (section 3.3): a Gaussian over 1 ... epochs, with sum 1."""
+    """Return the weight of each epoch in the aggregated prompts, (epochs,) in float64, with sum 1 (section 3.3).
+
+    Args:
+        epochs: their number.
+        mean: mean of the Gaussian, in epochs; the first is 1.
+        std: its standard deviation, in epochs.
+    """
     density = torch.exp(-0.5 * ((torch.arange(1, epochs + 1, dtype=torch.float64) - mean) / std) ** 2)
     return density / density.sum()
 
 
 def build(
-    clip_model: nn.Module,
+    clip_model: StockModule,
     names: Sequence[str],
     n_ctx_vision: int = 4,
     n_ctx_text: int = 4,
@@ -126,29 +142,36 @@ def build(
     image_loss_weight: float = 10,
     templates: Sequence[str] = (),
 ) -> SelfRegulatedModel:
-    """PromptSRC's model for these class names.
+    """Build PromptSRC's model.
 
     Args:
-        n_ctx_vision, n_ctx_text: tokens in each layer; prompt_depth_vision, prompt_depth_text: in how many blocks.
-        ctx_init: as for MaPLe.
-        text_loss_weight, image_loss_weight: of the L1 losses.
-        templates: for the frozen text features; empty: they are set before training.
+        clip_model: a frozen stock CLIP.
+        names: the class names.
+        n_ctx_vision: number of tokens in each vision layer.
+        n_ctx_text: number of tokens in each text layer.
+        ctx_init: words whose first tokens initialise the first text layer (4 tokens at most); the others stay fixed.
+        prompt_depth_vision: number of vision blocks with prompts.
+        prompt_depth_text: number of text blocks with prompts.
+        text_loss_weight: weight of the L1 loss of text features.
+        image_loss_weight: weight of the L1 loss of image features.
+        templates: of the frozen class vectors; empty: they are set before training.
 
     Raises:
-        ConfigError: a text depth below 1.
+        ConfigError: the text depth is below 1.
+        ValueError: a class name is too long with all prompts, or `ctx_init` has too few words.
     """
     if prompt_depth_text < 1:
-        raise ConfigError(f"TRAINER.PROMPTSRC.PROMPT_DEPTH_TEXT is {prompt_depth_text}, expected 1 or more")
+        raise ConfigError(f"TRAINER.PROMPTSRC.PROMPT_DEPTH_TEXT: {prompt_depth_text}; expected 1 or more")
     words = words_to_start_from(ctx_init, n_ctx_text)
     encode = tokenizer().encode
     first = initial_context(clip_model, encode, n_ctx_text, words)
     deeper = torch.randn(prompt_depth_text - 1, *first.shape) * 0.02
-    vision = torch.randn(prompt_depth_vision, n_ctx_vision, clip_model.visual.class_embedding.shape[0]) * 0.02
+    vision = torch.randn(prompt_depth_vision, n_ctx_vision, clip_sizes(clip_model).vision_width) * 0.02
     return SelfRegulatedModel(
         clip_model,
         IndependentPrompts(torch.cat([first[None], deeper]), vision),
         host_texts(encode, names, n_ctx_text, words),
-        frozen_text=ensemble_features(clip_model, names, templates) if templates else None,
+        frozen_text=build_zero_shot_classifier(clip_model, encode, names, templates) if templates else None,
         text_weight=text_loss_weight,
         image_weight=image_loss_weight,
     )
@@ -172,28 +195,29 @@ class PromptSRC(HostTrainer):
         "GPA_MEAN": 15,
         "GPA_STD": 1,
     }
+    depths = {"PROMPT_DEPTH_TEXT": "text", "PROMPT_DEPTH_VISION": "vision"}
+    tokens = {"N_CTX_TEXT": "text", "N_CTX_VISION": "vision"}
 
     @classmethod
-    def make_model(cls, clip_model: nn.Module, names: Sequence[str], options: dict) -> PromptedCLIP:
-        """See `build`."""
+    def make_model(cls, clip_model: StockModule, names: Sequence[str], options: dict[str, Any]) -> PromptedCLIP:
         of_model = {key: value for key, value in options.items() if not key.startswith("gpa_")}
-        return build(clip_model, names, **of_model, templates=())
+        return build(clip_model, names, **of_model)
 
     @classmethod
     def prepare_training(cls, model: PromptedCLIP, names: Sequence[str]) -> None:
-        """Compute frozen CLIP's text features over the method's templates."""
-        model.frozen_text = ensemble_features(model.clip, names, ensemble())
+        """Compute frozen CLIP's class vectors over the method's templates."""
+        model.frozen_text = build_zero_shot_classifier(model.clip, tokenizer().encode, names, ensemble())
 
     def build_model(self) -> None:
-        """Build the model, and the weights of its epochs."""
+        """Compute the weights of the epochs, then build the model."""
         node = self.cfg.TRAINER.PROMPTSRC
         if node.GPA_STD <= 0:
-            raise ConfigError(f"TRAINER.PROMPTSRC.GPA_STD is {node.GPA_STD}, expected a number above 0")
+            raise ConfigError(f"TRAINER.PROMPTSRC.GPA_STD: {node.GPA_STD}; expected a number above 0")
         self.epoch_weights = gaussian_weights(self.cfg.OPTIM.MAX_EPOCH, node.GPA_MEAN, node.GPA_STD)
         super().build_model()
 
     def finish_epoch(self) -> None:
-        """Aggregate the prompts; behind the last epoch, go on with the aggregate."""
+        """Aggregate the prompts; after the last epoch, the aggregate replaces them."""
         super().finish_epoch()
         learner = self.model.prompt_learner
         learner.accumulate(self.epoch_weights[self.epoch].item())

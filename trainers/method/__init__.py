@@ -1,1 +1,1 @@
-"""The paper's phase 1: the boosting trainer, its teachers, and the boosting-prompt file (arXiv 2409.17805)."""
+"""Phase 1 of CasPL: the boosting trainer, teachers, losses and the boosting-prompt file (arXiv 2409.17805)."""

@@ -2,57 +2,56 @@
 (arXiv 2409.17805, section 3.2)."""
 
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 import torchvision
 from dassl.engine import TRAINER_REGISTRY
-from torch import Tensor, nn
-from torch.nn import functional as F
+from torch import Tensor
 from yacs.config import CfgNode
 
 from .. import config
-from ..backbones import image_size, load_clip, tokenizer
+from ..backbones import load_clip, tokenizer
 from ..engine import (
     ClassText,
     Learner,
     PromptedCLIP,
     PromptGroup,
+    clip_sizes,
     host_texts,
     initial_context,
     words_to_start_from,
 )
-from ..engine.blocks import at_least_float32
+from ..engine.blocks import StockModule
 from ..engine.precision import Precision, cast_clip, choose
+from ..storage.atomic import sha256
 from ..training import parallel
 from ..training.provenance import training_item
 from ..training.trainer import PromptTrainer
+from .losses import LOSSES
 from .prompt_file import FILE_NAME, BoostingInfo, save_boosting
-from .teacher import Teacher, View, load_teacher
 from .teacher_cache import TeacherCache, described_images
+from .teachers import Teacher, TeacherTransform, load_teacher
 from .templates import template_of
 
 logger = logging.getLogger(__name__)
 
-
-def distillation_loss(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
-    """KL(softmax(teacher / T) || softmax(student / T)) * T^2 / B of logits (B, C), in float32 at least."""
-    student, teacher = at_least_float32(student) / temperature, at_least_float32(teacher) / temperature
-    divergence = F.kl_div(student.log_softmax(dim=1), teacher.softmax(dim=1), reduction="sum")
-    return divergence * temperature**2 / len(student)
+_DEPTHS = {f"TRAINER.CASPL.DEPTH_{tower.upper()}": tower for tower in ("text", "vision")}
+_TOKENS = {f"TRAINER.CASPL.N_CTX_{tower.upper()}": tower for tower in ("text", "vision")}
 
 
-def teacher_view(cfg, teacher: Teacher) -> View:
-    """The way from the student's batches to the teacher's."""
+def teacher_transform(cfg: CfgNode, teacher: Teacher) -> TeacherTransform:
+    """Return the module that turns the student's batches into the teacher's."""
     mean, std = (0.0,) * 3, (1.0,) * 3
     if "normalize" in cfg.INPUT.TRANSFORMS:
         mean, std = cfg.INPUT.PIXEL_MEAN, cfg.INPUT.PIXEL_STD
-    return View(teacher, cfg.INPUT.SIZE[0], mean, std)
+    return TeacherTransform(teacher, cfg.INPUT.SIZE[0], mean, std)
 
 
 def build_student(
-    clip_model: nn.Module,
-    names: list[str],
+    clip_model: StockModule,
+    names: Sequence[str],
     n_ctx_text: int,
     n_ctx_vision: int,
     depth_text: int,
@@ -61,22 +60,31 @@ def build_student(
     order: str = "boosting_first",
     host_words: str = "",
 ) -> PromptedCLIP:
-    """A CLIP with a boosting prompt to be learned, and nothing else.
+    """Build a CLIP with a boosting prompt to be learned and no other learned parameters.
+
+    A tower with 0 tokens or a depth of 0 has no prompt.
 
     Args:
         clip_model: the student, a frozen stock CLIP.
         names: the class names.
-        n_ctx_text, n_ctx_vision: tokens in each tower; depth_text, depth_vision: in how many blocks.
-        ctx_init: words that the first text layer starts from (4 tokens at most); those left over stay as words.
-        order: where the boosting prompt stands beside `host_words` (see `engine.layout.arrange`).
-        host_words: words that stand where the host's context will stand in phase 2 (the published code has none).
+        n_ctx_text: tokens in the text tower.
+        n_ctx_vision: tokens in the vision tower.
+        depth_text: number of text blocks with prompts.
+        depth_vision: number of vision blocks with prompts.
+        ctx_init: words that initialise the first text layer (4 tokens at most); the remaining words stay fixed.
+        order: position of the text tokens relative to `host_words` (see `engine.symbols.arrange`).
+        host_words: words in place of the host's context of phase 2 (the published code has none).
+
+    Raises:
+        ValueError: `ctx_init` has too few words, or a class name is too long for the text tower.
     """
-    encode = tokenizer().encode
+    encode, sizes = tokenizer().encode, clip_sizes(clip_model)
     n_ctx_text = n_ctx_text if depth_text else 0
+    depth_text = depth_text if n_ctx_text else 0
     words = words_to_start_from(ctx_init, n_ctx_text)
     first = initial_context(clip_model, encode, n_ctx_text, words)
     text = torch.cat([first[None], torch.randn(max(depth_text - 1, 0), *first.shape) * 0.02])[:depth_text]
-    vision = torch.randn(depth_vision, n_ctx_vision, clip_model.visual.class_embedding.shape[0]) * 0.02
+    vision = torch.randn(depth_vision if n_ctx_vision else 0, n_ctx_vision, sizes.vision_width) * 0.02
     left_over = tuple(encode(words)[n_ctx_text:])
     head = tuple(encode(host_words))
     texts = [ClassText(t.name, head, (*left_over, *t.tail)) for t in host_texts(encode, names, 0)]
@@ -87,20 +95,31 @@ def build_student(
 
 @TRAINER_REGISTRY.register()
 class CasPL(PromptTrainer):
-    """Trains the boosting prompt and writes it to `<OUTPUT_DIR>/boosting.safetensors`. Labels are never read."""
+    """Train the boosting prompt and write it to `<OUTPUT_DIR>/boosting.safetensors`; labels are never read."""
 
     reads_labels = False
 
     def data_seen(self) -> list[dict]:
-        """What phase 1 sees (see `ledger`)."""
+        """Return the provenance of phase 1."""
         return [training_item(self, "boosting")]
 
-    def check_cfg(self, cfg) -> None:
-        """Dassl's hook: check the configuration before anything is built."""
+    def check_cfg(self, cfg: CfgNode) -> None:
+        """Check the configuration before anything is built.
+
+        Raises:
+            ConfigError: a value is out of its range, or the prompt would have no tokens.
+        """
         config.check_cfg(cfg)
+        node = cfg.TRAINER.CASPL
+        config.check_choice("TRAINER.CASPL.LOSS", node.LOSS, LOSSES)
+        if not (node.N_CTX_TEXT * node.DEPTH_TEXT or node.N_CTX_VISION * node.DEPTH_VISION):
+            values = ", ".join(f"{key} {config.value_of(cfg, key)}" for key in (*_TOKENS, *_DEPTHS))
+            raise config.ConfigError(
+                f"{values}: no tokens to learn in either tower; expected 1 or more for both keys of a tower"
+            )
 
     def build_data_loader(self) -> None:
-        """Dassl's hook. The classes are those of `TRAINER.CASPL.CLASSES`, unless a subset is asked for (to evaluate)."""
+        """Load the classes of `TRAINER.CASPL.CLASSES`, unless another subset is set (for an evaluation)."""
         cfg = self.cfg.clone()
         if cfg.DATASET.SUBSAMPLE_CLASSES == "all":
             cfg.defrost()
@@ -110,11 +129,18 @@ class CasPL(PromptTrainer):
         self.train_loader_x.dataset.views = cfg.TRAINER.CASPL.TEACHER.VIEWS
 
     @classmethod
-    def build_classifier(cls, cfg: CfgNode, names: list[str], device: torch.device) -> tuple[PromptedCLIP, Precision]:
-        """Build the student that a configuration describes, with a fresh boosting prompt; without any data.
+    def build_classifier(
+        cls, cfg: CfgNode, names: Sequence[str], device: torch.device
+    ) -> tuple[PromptedCLIP, Precision]:
+        """Build the student that a configuration describes, with an initial boosting prompt and without any data.
+
+        Args:
+            cfg: the whole configuration; it is not read below this level.
+            names: the class names.
+            device: the device of the model.
 
         Returns:
-            The student, with CLIP's weights in the precision that is returned with it.
+            The student, and the precision that its weights have.
 
         Raises:
             ConfigError: a value does not fit the backbone.
@@ -122,10 +148,10 @@ class CasPL(PromptTrainer):
         """
         node = cfg.TRAINER.CASPL
         precision = choose(node.PREC, device)
-        student = load_clip(cfg.MODEL.BACKBONE.NAME)
-        config.check_image_size(cfg, image_size(student))
+        clip_model = load_clip(cfg.MODEL.BACKBONE.NAME)
+        config.check_backbone(cfg, clip_sizes(clip_model), _DEPTHS, _TOKENS)
         model = build_student(
-            student,
+            clip_model,
             names,
             node.N_CTX_TEXT,
             node.N_CTX_VISION,
@@ -139,57 +165,71 @@ class CasPL(PromptTrainer):
         return model.to(device), precision
 
     def build_model(self) -> None:
-        """Build student and teacher: here the configuration ends."""
+        """Build student and teacher."""
         cfg, node = self.cfg, self.cfg.TRAINER.CASPL
         names = self.dm.dataset.classnames
         self.template = node.TEACHER.TEMPLATE or template_of(cfg.DATASET.NAME)
         logger.info("Teacher %s with the template %r", node.TEACHER.BACKBONE, self.template)
-        self.temperature = node.TEMPERATURE
+        self.loss, self.temperature = LOSSES[node.LOSS], node.TEMPERATURE
         self.model, precision = self.build_classifier(cfg, names, self.device)
         self.teacher = load_teacher(node.TEACHER.BACKBONE, names, self.template, precision).to(self.device)
-        self.view = teacher_view(cfg, self.teacher).to(self.device)
+        self.transform = teacher_transform(cfg, self.teacher).to(self.device)
         self.cache: TeacherCache | None = None
         self.register_learner("CasPL", self.model.boosting, precision)
 
     def compute_loss(self, batch: dict) -> tuple[Tensor, dict[str, Tensor]]:
-        """The distillation loss of a batch's images."""
+        """Return the loss of a batch's images, and the share of them on which student and teacher agree."""
         image = batch["img"].to(self.device)
         with torch.no_grad():
             teacher = self.teacher.logits(self.teacher_features(batch["index"], image))
         student = self.model(image)
         agree = (student.argmax(dim=1) == teacher.argmax(dim=1)).float().mean() * 100
-        return distillation_loss(student, teacher, self.temperature), {"agreement": agree}
+        return self.loss(student, teacher, self.temperature), {"agreement": agree}
 
     def teacher_features(self, index: Tensor, image: Tensor) -> Tensor:
-        """The teacher's normalised features (B, E) of a batch, from the cache where there is one."""
+        """Return the teacher's normalised features (B, E) of a batch, from the cache if there is one.
 
-        def compute():
-            return self.teacher.image_features(self.view(image))
+        Args:
+            index: (B,), the images' indices.
+            image: (B, 3, R, R), the student's images.
+        """
+
+        def compute() -> Tensor:
+            return self.teacher.image_features(self.transform(image))
 
         if self.cache is None:
             return compute()
         return self.cache.features(index, self.train_loader_x.dataset.view, compute).to(self.device)
 
     def before_train(self) -> None:
-        """Dassl's hook: refuse to train on other classes than `TRAINER.CASPL.CLASSES` says, and open the cache."""
+        """Open the teacher cache.
+
+        Raises:
+            ConfigError: the data has other classes than `TRAINER.CASPL.CLASSES`.
+            CacheError: the cache cannot be written or is damaged.
+        """
         wanted = self.cfg.TRAINER.CASPL.CLASSES
         if self.classes != wanted:
             raise config.ConfigError(
-                f"DATASET.SUBSAMPLE_CLASSES is {self.classes!r}, but phase 1 trains on TRAINER.CASPL.CLASSES, which is "
-                f"{wanted!r}: set the latter, and leave the former at 'all'"
+                f"DATASET.SUBSAMPLE_CLASSES: {self.classes!r}; expected 'all'. Phase 1 trains on TRAINER.CASPL.CLASSES, "
+                f"which is {wanted!r}; set that key instead"
             )
         if self.cfg.TRAINER.CASPL.TEACHER.CACHE:
             self.cache = self.open_cache()
         super().before_train()
 
     def open_cache(self) -> TeacherCache:
-        """The cache of what the teacher will see in this run."""
+        """Return the cache of the teacher's features in this run.
+
+        Raises:
+            CacheError: it cannot be written or is damaged.
+        """
         cfg, node = self.cfg, self.cfg.TRAINER.CASPL.TEACHER
         paths = [item.impath for item in self.train_loader_x.dataset.data_source]
         settings = {
             "teacher": node.BACKBONE,
             "teacher_weights": self.teacher.fingerprint(),
-            "view": self.view.settings(),
+            "view": self.transform.settings(),
             "dataset": cfg.DATASET.NAME,
             "image_list": described_images(paths, cfg.DATASET.ROOT),
             "input": cfg.INPUT,
@@ -203,24 +243,26 @@ class CasPL(PromptTrainer):
         return TeacherCache(node.CACHE, settings, len(paths), node.VIEWS or self.max_epoch, width)
 
     def after_train(self) -> None:
-        """Dassl's hook; the boosting-prompt file comes last, when all else is done: whoever meets it may use it."""
+        """Write the boosting-prompt file last: its existence marks a finished run."""
         super().after_train()
         path = Path(self.output_dir) / FILE_NAME
         parallel.on_main(lambda: save_boosting(path, self.model.boosting, self.info()))
-        logger.info("Boosting prompt written to %s", path)
+        logger.info("Wrote the boosting prompt to %s", path)
 
     def info(self) -> BoostingInfo:
-        """What the file shall say about the prompt."""
+        """Return the metadata of the prompt file."""
         cfg, node, clip_model = self.cfg, self.cfg.TRAINER.CASPL, self.model.clip
+        sizes = clip_sizes(clip_model)
         (seen,) = self.data_seen()
         return BoostingInfo(
             student=cfg.MODEL.BACKBONE.NAME,
             student_weights=clip_model.fingerprint,
             teacher=node.TEACHER.BACKBONE,
-            text_width=clip_model.ln_final.weight.shape[0],
-            vision_width=clip_model.visual.class_embedding.shape[0],
-            text_layers=len(clip_model.transformer.resblocks),
-            vision_layers=len(clip_model.visual.transformer.resblocks),
+            teacher_weights=sha256(self.teacher.path),
+            text_width=sizes.text_width,
+            vision_width=sizes.vision_width,
+            text_layers=sizes.text_layers,
+            vision_layers=sizes.vision_layers,
             order=node.TEXT_ORDER,
             temperature=self.temperature,
             template=self.template,

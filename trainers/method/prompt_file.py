@@ -1,30 +1,33 @@
-"""Boosting-prompt files: safetensors with metadata, checked on loading; import and export of published checkpoints."""
+"""Boosting-prompt files: safetensors with metadata and a checksum. The same prompt and metadata give the same bytes."""
 
 import dataclasses
 import hashlib
 import json
+import logging
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import Tensor
 
-from ..backbones import fingerprint
-from ..engine import PromptGroup
+from ..backbones import fingerprint, projections
+from ..engine import ORDERS, PromptGroup
+from ..engine.blocks import StockModule
 from ..storage.atomic import replacing
-from ..storage.tensors import read_checkpoint
 from ..training import provenance
+from ..version import __version__
+
+logger = logging.getLogger(__name__)
 
 FORMAT = 1
 FILE_NAME = "boosting.safetensors"  # in a run's folder
-VERSION = "0.1.0"
+TOWERS = ("text", "vision")
+REDO = "The file is damaged or was not written by this package; train or convert it again"
 
-# The six kinds of tensors of a published checkpoint (github.com/Martinser/CasPL); {} is the number of the block.
-_TEXT, _VISION = "prompt_learner_teacher.ctx", "image_encoder.VPT_FIRST"
-_DEEP_TEXT = "text_encoder.transformer.resblocks.{}.VPT_shallow_FIRST"
-_DEEP_VISION = "image_encoder.transformer.resblocks.{}.VPT_shallow_FIRST"
+_FIRST_VERSION = "0.1.0"  # wrote files without a checksum
 
 
 class CheckpointError(ValueError):
@@ -33,21 +36,26 @@ class CheckpointError(ValueError):
 
 @dataclass
 class BoostingInfo:
-    """What a boosting-prompt file says about itself. An empty string or 0 is "not known" (an imported file).
+    """Metadata of a boosting-prompt file. An empty string or 0 means "unknown".
+
+    A field added here is written to new files and has its default for older ones; the value is set in `CasPL.info`.
 
     Attributes:
-        student, teacher: backbones' names; `student_weights` is the student's `fingerprint`.
+        student: name of the backbone; student_weights: its `fingerprint`.
+        teacher: name of the teacher; teacher_weights: the SHA-256 of its weights.
         text_width, vision_width, text_layers, vision_layers: the student's sizes (channels, blocks).
-        order, temperature, template, host_words: how phase 1 was set.
-        dataset, class_names, classes: what it saw; `classes` is "all" or "base"; `classes_hash` is of the names.
-        images, labels: how many training images it saw, and whether it read their labels (see `ledger`).
-        epochs, seed, dtype: how it was trained, and the type the prompts were trained in.
-        code_version: of this package.
+        order, temperature, template, host_words: settings of phase 1.
+        dataset, class_names, classes: the training data; `classes` is "all" or "base"; classes_hash: of the names.
+        images: number of training images; labels: whether their labels were read.
+        epochs, seed, dtype: how it was trained, and the dtype of the prompts during training.
+        identity: digest of what determines the prompt: phase 1's settings, data, teacher and student.
+        code_version: version of this package.
     """
 
     student: str = ""
     student_weights: str = ""
     teacher: str = ""
+    teacher_weights: str = ""
     text_width: int = 0
     vision_width: int = 0
     text_layers: int = 0
@@ -65,11 +73,34 @@ class BoostingInfo:
     epochs: int = 0
     seed: int = 0
     dtype: str = ""
-    code_version: str = VERSION
+    identity: str = ""
+    code_version: str = __version__
 
     def __post_init__(self):
         if self.class_names and not self.classes_hash:
             self.classes_hash = names_hash(self.class_names)
+
+    def check(self) -> None:
+        """Check that every value is of its field's type and within its range.
+
+        Raises:
+            ValueError: a value is not; the message names the field and the value.
+        """
+        for key, default in vars(BoostingInfo()).items():
+            _check_type(key, getattr(self, key), default)
+        limits = {
+            "order": self.order in ORDERS,
+            "temperature": math.isfinite(self.temperature) and self.temperature > 0,
+            "class_names": all(isinstance(name, str) for name in self.class_names),
+            "classes": self.classes in ("", "all", "base", "new"),
+        }
+        counts = ("text_width", "vision_width", "text_layers", "vision_layers", "images", "epochs")
+        limits |= {key: getattr(self, key) >= 0 for key in counts}
+        if self.class_names and limits["class_names"]:
+            limits["classes_hash"] = self.classes_hash == names_hash(self.class_names)
+        for key, valid in limits.items():
+            if not valid:
+                raise ValueError(f"{key} is {getattr(self, key)!r}")
 
 
 def boosting_item(info: BoostingInfo) -> dict:
@@ -78,33 +109,70 @@ def boosting_item(info: BoostingInfo) -> dict:
 
 
 def names_hash(names: list[str]) -> str:
-    """SHA-256 of the class names, in their order."""
+    """Return the SHA-256 of the class names, in their order."""
     return hashlib.sha256("\n".join(names).encode()).hexdigest()
 
 
 def save_boosting(path: str | Path, group: PromptGroup, info: BoostingInfo) -> None:
-    """Write a boosting prompt (aside, then renamed). The parent folder is made if it is missing."""
-    metadata = {key: json.dumps(value) for key, value in dataclasses.asdict(info).items()}
-    metadata |= {"format": json.dumps(FORMAT)}
-    for tower, stack in (("text", group.text), ("vision", group.vision)):
-        metadata |= {
-            f"{tower}_depth": json.dumps(stack.shape[0]),
-            f"{tower}_tokens": json.dumps(stack.shape[1]),
-        }
+    """Write a boosting prompt atomically; the same prompt and metadata give the same bytes.
+
+    Args:
+        path: the file; its folder is created if it is missing.
+        group: the prompt.
+        info: its metadata.
+
+    Raises:
+        OSError: the folder cannot be written to, or the disk is full.
+    """
     tensors = {name: p.detach().float().cpu().contiguous() for name, p in group.named_parameters()}
+    values = {**dataclasses.asdict(info), "format": FORMAT}
+    for tower in TOWERS:
+        values |= {f"{tower}_depth": tensors[tower].shape[0], f"{tower}_tokens": tensors[tower].shape[1]}
+    metadata = {key: json.dumps(value) for key, value in values.items()}
+    metadata["checksum"] = json.dumps(_checksum(tensors, metadata))
     with replacing(path) as aside:
-        save_file(tensors, aside, metadata=metadata)
+        aside.write_bytes(_safetensors(tensors, metadata))
+
+
+def _safetensors(tensors: dict[str, Tensor], metadata: dict[str, str]) -> bytes:
+    """Encode float32 tensors in the safetensors format with a sorted header (the library's order of keys varies)."""
+    header: dict[str, Any] = {"__metadata__": metadata}
+    data = b""
+    for name, tensor in sorted(tensors.items()):
+        values = tensor.numpy().astype("<f4").tobytes()
+        header[name] = {
+            "dtype": "F32",
+            "shape": list(tensor.shape),
+            "data_offsets": [len(data), len(data) + len(values)],
+        }
+        data += values
+    text = json.dumps(header, sort_keys=True, separators=(",", ":")).encode()
+    text = text.ljust(-len(text) % 8 + len(text))  # the values start at a multiple of 8 bytes
+    return len(text).to_bytes(8, "little") + text + data
+
+
+def _checksum(tensors: dict[str, Tensor], metadata: dict[str, str]) -> str:
+    """Return the SHA-256 of all values and metadata."""
+    entries = {key: value for key, value in metadata.items() if key != "checksum"}
+    digest = hashlib.sha256(json.dumps(entries, sort_keys=True).encode())
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)} ".encode())
+        digest.update(tensor.contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
 
 
 def find_boosting(where: str | Path) -> Path:
-    """The boosting-prompt file behind `TRAINER.CASPL.CHECKPOINT`: a file, or a run's folder.
+    """Return the boosting-prompt file that `TRAINER.CASPL.CHECKPOINT` denotes.
+
+    Args:
+        where: a file, or the folder of the run that wrote it.
 
     Raises:
-        CheckpointError: nothing was given, or nothing is there.
+        CheckpointError: the value is empty, or there is no such file.
     """
     if not str(where):
         raise CheckpointError(
-            "TRAINER.CASPL.CHECKPOINT is empty: give the boosting-prompt file that phase 1 wrote "
+            "TRAINER.CASPL.CHECKPOINT: empty; expected the boosting-prompt file that phase 1 wrote "
             f"(<run>/{FILE_NAME}), or its run's folder"
         )
     path = Path(where).expanduser()
@@ -112,133 +180,155 @@ def find_boosting(where: str | Path) -> Path:
         return path / FILE_NAME
     if path.is_file():
         return path
-    found = f"there is no {FILE_NAME} in it" if path.is_dir() else "there is no such file or folder"
+    found = f"a folder without {FILE_NAME}" if path.is_dir() else "no such file or folder"
     published = list(path.glob("**/model*.pth.tar*"))[:1] if path.is_dir() else []
     hint = (
-        f"import the published checkpoint first: python scripts/caspl/convert.py import {published[0]} FILE"
+        f"Import the published checkpoint first: caspl convert import {published[0]} FILE"
         if published
-        else "train one (trainer CasPL), or give the path of one"
+        else "Train one (trainer CasPL), or give the path of one"
     )
-    raise CheckpointError(f"TRAINER.CASPL.CHECKPOINT is {path}, but {found}: {hint}")
+    raise CheckpointError(f"TRAINER.CASPL.CHECKPOINT: {path}: {found}. {hint}")
 
 
 def read_info(path: str | Path) -> BoostingInfo:
-    """The metadata of a boosting-prompt file.
+    """Return the metadata of a boosting-prompt file.
 
     Raises:
-        CheckpointError: it is not one, or of a newer format.
+        CheckpointError: it is not a boosting-prompt file, damaged, or of a newer format.
     """
-    return _read(path)[1]
+    return _read(Path(path))[1]
 
 
 def load_boosting(path: str | Path) -> tuple[PromptGroup, BoostingInfo]:
-    """Read a boosting prompt, frozen and in eval mode, on the CPU in float32.
+    """Load a boosting prompt, frozen and in eval mode, on the CPU in float32.
+
+    Files that version 0.1.0 wrote have no checksum and are accepted with a warning.
 
     Raises:
-        CheckpointError: the file is not one, damaged, or its tensors are not those that its metadata announce.
+        CheckpointError: the file is not a boosting-prompt file, damaged, or of a newer format.
     """
-    tensors, info, announced = _read(path)
-    if set(tensors) != {"text", "vision"}:
-        raise CheckpointError(f"{path} holds the tensors {sorted(tensors)}, expected 'text' and 'vision': {_REDO}")
-    for tower, tensor in tensors.items():
-        expected = (
-            announced[f"{tower}_depth"],
-            announced[f"{tower}_tokens"],
-            getattr(info, f"{tower}_width"),
-        )
-        if tensor.dim() != 3 or (expected[2] and tuple(tensor.shape) != expected):
-            raise CheckpointError(
-                f"{path}: tensor '{tower}' has shape {tuple(tensor.shape)}, its metadata say {expected}: {_REDO}"
-            )
-        if not tensor.is_floating_point() or not torch.isfinite(tensor.float()).all():
-            raise CheckpointError(
-                f"{path}: tensor '{tower}' ({tensor.dtype}) has values that are not finite numbers: {_REDO}"
-            )
+    path = Path(path)
+    tensors, info = _read(path)
     if not any(tensor.numel() for tensor in tensors.values()):
-        raise CheckpointError(f"{path} has no tokens in it: nothing would be loaded. {_REDO}")
+        raise CheckpointError(f"{path}: no tokens in it, nothing would be loaded. {REDO}")
     return PromptGroup(tensors["text"].float(), tensors["vision"].float()).freeze(), info
 
 
-_LATER = {"images": 0, "labels": False}  # fields that files of the first version do not have
-_REDO = "the file is damaged or was not written by this package; train or convert it again"
-
-
-def _read(path: str | Path) -> tuple[dict[str, Tensor], BoostingInfo, dict]:
-    path = Path(path)
+def _read(path: Path) -> tuple[dict[str, Tensor], BoostingInfo]:
     if not path.is_file():
         raise CheckpointError(f"no boosting-prompt file at {path}")
     try:
         with safe_open(path, framework="pt") as opened:
             metadata = opened.metadata() or {}
-            tensors = {key: opened.get_tensor(key) for key in opened.keys()}  # noqa: SIM118 (no iterator)
-    except Exception as error:  # damaged files fail in every imaginable way
-        hint = " (a published .pth.tar must be imported first: python scripts/caspl/convert.py import)"
+            tensors = {key: opened.get_tensor(key) for key in opened.keys()}  # noqa: SIM118 (not iterable)
+    except Exception as error:  # a damaged file can raise any exception
+        hint = " (a published .pth.tar must be imported first: caspl convert import)"
         raise CheckpointError(f"{path} is not a safetensors file{hint}: {error}") from error
     try:
-        values = _LATER | {key: json.loads(value) for key, value in metadata.items()}
-        fields = {f.name for f in dataclasses.fields(BoostingInfo)}
-        announced = {
-            key: values[key] for key in ("format", "text_depth", "text_tokens", "vision_depth", "vision_tokens")
-        }
-        for key, expected in (dict.fromkeys(announced, 0) | vars(BoostingInfo())).items():
-            if type(values[key]) not in ((int, float) if isinstance(expected, float) else (type(expected),)):
-                raise ValueError(f"{key} ({values[key]!r} where {expected!r} is possible)")
-        info = BoostingInfo(**{key: values[key] for key in fields})
+        values = {key: json.loads(value) for key, value in metadata.items()}
+        announced = {key: values[key] for key in ("format", *(f"{t}_{what}" for t in TOWERS for what in _SIZES))}
+        for key, value in announced.items():
+            _check_type(key, value, 0)
+        if announced["format"] != FORMAT:
+            raise CheckpointError(
+                f"{path} has format {announced['format']}, this version reads format {FORMAT}. Update CasPL"
+            )
+        known = {f.name for f in dataclasses.fields(BoostingInfo)}
+        info = BoostingInfo(**{key: value for key, value in values.items() if key in known})
+        info.check()
+    except CheckpointError:
+        raise
     except (KeyError, ValueError, TypeError, RecursionError) as error:
-        raise CheckpointError(
-            f"{path} is no boosting-prompt file: metadata {error} is missing or unreadable"
-        ) from error
-    if announced["format"] != FORMAT:
-        raise CheckpointError(
-            f"{path} has format {announced['format']}, this version reads format {FORMAT}: update CasPL"
-        )
-    return tensors, info, announced
+        raise CheckpointError(f"{path} is not a boosting-prompt file: invalid metadata, {error}. {REDO}") from error
+    _check_checksum(path, tensors, metadata, values)
+    _check_tensors(path, tensors, info, announced)
+    return tensors, info
 
 
-def check_fits(path: str | Path, group: PromptGroup, info: BoostingInfo, visual: nn.Module, text: nn.Module) -> None:
-    """Refuse a boosting prompt that was made for another backbone.
+_SIZES = ("depth", "tokens")
+
+
+def _check_type(key: str, value: Any, like: Any) -> None:
+    allowed = (int, float) if isinstance(like, float) else (type(like),)
+    if type(value) not in allowed:
+        raise ValueError(f"{key} is {value!r}")
+
+
+def _check_checksum(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str], values: dict) -> None:
+    """Compare the checksum; a file of version 0.1.0 has none, which is logged."""
+    if "checksum" in values:
+        if values["checksum"] != _checksum(tensors, metadata):
+            raise CheckpointError(f"{path}: values or metadata were changed after it was written. {REDO}")
+    elif values.get("code_version") == _FIRST_VERSION:
+        logger.warning("%s has no checksum (written by version %s): damage goes unnoticed", path, _FIRST_VERSION)
+    else:
+        raise CheckpointError(f"{path}: no checksum. {REDO}")
+
+
+def _check_tensors(path: Path, tensors: dict[str, Tensor], info: BoostingInfo, announced: dict[str, int]) -> None:
+    if set(tensors) != set(TOWERS):
+        raise CheckpointError(f"{path}: tensors {sorted(tensors)}; expected 'text' and 'vision'. {REDO}")
+    for tower, tensor in tensors.items():
+        expected = (announced[f"{tower}_depth"], announced[f"{tower}_tokens"], getattr(info, f"{tower}_width"))
+        found = tuple(tensor.shape)
+        if len(found) != 3 or found != (*expected[:2], expected[2] or found[2]):
+            raise CheckpointError(
+                f"{path}: tensor '{tower}' has shape {found}; its metadata announce {expected}. {REDO}"
+            )
+        if not tensor.is_floating_point() or not torch.isfinite(tensor.float()).all():
+            raise CheckpointError(
+                f"{path}: tensor '{tower}' ({tensor.dtype}) has values that are not finite numbers. {REDO}"
+            )
+
+
+def check_fits(
+    path: str | Path, group: PromptGroup, info: BoostingInfo, visual: StockModule, text: StockModule
+) -> None:
+    """Check that a boosting prompt was trained for a backbone.
 
     Args:
         path: its file, for messages.
-        visual: the image encoder it shall enter.
-        text: whatever has `transformer`, `ln_final` and `text_projection` (a CLIP, or the family's `TextEncoder`).
+        group: the prompt.
+        info: its metadata.
+        visual: the image encoder.
+        text: a module with `transformer`, `ln_final` and `text_projection` (a CLIP, or the family's `TextEncoder`).
 
     Raises:
-        CheckpointError: names what differs.
+        CheckpointError: a size, the weights or a depth does not fit; the message names it.
     """
-    if not hasattr(visual, "transformer"):
+    if not hasattr(visual, "transformer") and group.vision.numel():
         raise CheckpointError(
-            f"the backbone's image encoder is a {type(visual).__name__}, which has no vision tokens to cascade with: "
-            "choose a ViT as MODEL.BACKBONE.NAME"
+            f"MODEL.BACKBONE.NAME: its image encoder is a {type(visual).__name__}, which has no tokens; expected a ViT"
         )
-    sizes = {
-        "text width": (info.text_width or group.text.shape[-1], text.ln_final.weight.shape[0]),
-        "vision width": (info.vision_width or group.vision.shape[-1], visual.ln_post.weight.shape[0]),
-        "text layers": (info.text_layers, len(text.transformer.resblocks)),
-        "vision layers": (info.vision_layers, len(visual.transformer.resblocks)),
-        "student weights": (info.student_weights, weights_of(visual, text)),
-    }
-    for what, (theirs, ours) in sizes.items():
+    text_layers = len(text.transformer.resblocks)
+    vision_layers = len(visual.transformer.resblocks) if hasattr(visual, "transformer") else 0
+    sizes = {"text width": (info.text_width or group.text.shape[-1], text.ln_final.weight.shape[0])}
+    sizes["text layers"] = info.text_layers, text_layers
+    if hasattr(visual, "transformer"):
+        sizes["vision width"] = info.vision_width or group.vision.shape[-1], visual.ln_post.weight.shape[0]
+        sizes["vision layers"] = info.vision_layers, vision_layers
+    for what, (theirs, ours) in {**sizes, "student weights": (info.student_weights, weights_of(visual, text))}.items():
         if theirs and theirs != ours:
             raise CheckpointError(
-                f"boosting prompt {path} does not fit this backbone: {what} {theirs} (student {info.student or 'unknown'}), "
-                f"but the backbone has {ours}: use the backbone that it was trained for, or train one for this backbone"
+                f"boosting prompt {path} does not fit this backbone: {what} {theirs} (student {info.student or 'unknown'}); "
+                f"the backbone has {ours}. Use the backbone that it was trained for, or train one for this backbone"
             )
-    for tower, depth, layers in (
-        ("text", group.text.shape[0], sizes["text layers"][1]),
-        ("vision", group.vision.shape[0], sizes["vision layers"][1]),
-    ):
+    for tower, depth, layers in (("text", len(group.text), text_layers), ("vision", len(group.vision), vision_layers)):
         if depth > layers:
-            raise CheckpointError(
-                f"boosting prompt {path} has {tower} depth {depth}, but the backbone has {layers} blocks"
-            )
+            raise CheckpointError(f"boosting prompt {path}: {tower} depth {depth}; the backbone has {layers} blocks")
 
 
-def check_towers(path: str | Path, group: PromptGroup, info: BoostingInfo, built) -> None:
-    """Raise unless a boosting prompt was made for the towers that it has entered (see `plugin.building.Built`).
+def check_towers(path: str | Path, group: PromptGroup, info: BoostingInfo, built: Any) -> None:
+    """Check that a boosting prompt was trained for the towers of another toolbox's model.
+
+    Args:
+        path: its file, for messages.
+        group: the prompt.
+        info: its metadata.
+        built: the towers that it has entered, a `plugin.building.Built`.
 
     Raises:
-        CheckpointError: names what differs.
+        CheckpointError: a size or the weights differ; the message names it.
     """
     for hooks in built.injection.hooks:
         tower = hooks.tower
@@ -262,114 +352,6 @@ def check_towers(path: str | Path, group: PromptGroup, info: BoostingInfo, built
 _OTHER = "Use the backbone that the prompt was trained for, or train one for this backbone"
 
 
-def weights_of(visual: nn.Module, text: nn.Module) -> str:
-    """The `fingerprint` of a backbone: the one that was taken when it was loaded, else of its weights as they are."""
-    return getattr(text, "fingerprint", None) or fingerprint(visual.proj, text.text_projection)
-
-
-def import_published(path: str | Path, **known) -> tuple[PromptGroup, BoostingInfo]:
-    """Read the boosting prompt out of a checkpoint of the published code; nothing pickled in it is executed.
-
-    Args:
-        path: `model.pth.tar-<epoch>`, or the folder that its `checkpoint` file stands in (or the one above).
-        known: fields of `BoostingInfo` that the file does not tell.
-
-    Raises:
-        FileNotFoundError, RestrictedReadError, CheckpointError: it is not there, unreadable, or has no such prompt.
-    """
-    path = _published_file(Path(path))
-    content = read_checkpoint(path)
-    state = content.get("state_dict") if isinstance(content, dict) else None
-    if not isinstance(state, dict) or _TEXT not in state or _VISION not in state:
-        raise CheckpointError(
-            f"{path} has no published boosting prompt: expected {_TEXT} and {_VISION} in its state_dict"
-        )
-    text = [state[_TEXT], *_deep(state, _DEEP_TEXT)]
-    vision = [state[_VISION], *_deep(state, _DEEP_VISION)]
-    for name, layers in (("text", text), ("vision", vision)):
-        _check_layers(path, name, layers)
-    group = PromptGroup(torch.stack(text).float().clone(), torch.stack(vision).float().clone()).freeze()
-    return group, dataclasses.replace(_info_from_state(state, content.get("epoch"), str(text[0].dtype)), **known)
-
-
-def _check_layers(path: Path, tower: str, layers: list) -> None:
-    """Refuse published prompts that are not finite (n, d) tensors of one shape."""
-    for number, layer in enumerate(layers):
-        if not isinstance(layer, Tensor) or layer.dim() != 2 or not layer.numel() or not layer.is_floating_point():
-            found = f"a {layer.dtype} of shape {tuple(layer.shape)}" if isinstance(layer, Tensor) else repr(layer)[:40]
-            raise CheckpointError(
-                f"{path}: {tower} layer {number} is {found}, expected floats (tokens, width): {_REDO}"
-            )
-        if layer.shape != layers[0].shape:
-            raise CheckpointError(f"{path}: the {tower} layers differ in shape: {[tuple(t.shape) for t in layers]}")
-        if not torch.isfinite(layer.float()).all():
-            raise CheckpointError(f"{path}: {tower} layer {number} has values that are not finite: {_REDO}")
-
-
-def _published_file(path: Path) -> Path:
-    for folder in (path, path / "CasPL"):
-        pointer = folder / "checkpoint"
-        if pointer.is_file():
-            return folder / pointer.read_text(errors="replace").strip().replace("\0", "?")
-    return path
-
-
-def _deep(state: dict, pattern: str) -> list[Tensor]:
-    layers = []
-    while pattern.format(len(layers) + 1) in state:
-        layers.append(state[pattern.format(len(layers) + 1)])
-    return layers
-
-
-def _info_from_state(state: dict, epochs, dtype: str) -> BoostingInfo:
-    """What a published checkpoint tells, which carries the whole student around its prompts."""
-    info = BoostingInfo(
-        epochs=epochs if isinstance(epochs, int) else 0,
-        dtype=dtype.removeprefix("torch."),
-        text_width=state[_TEXT].shape[-1],
-        vision_width=state[_VISION].shape[-1],
-    )
-    visual, text = state.get("image_encoder.proj"), state.get("text_encoder.text_projection")
-    if isinstance(visual, Tensor) and isinstance(text, Tensor):
-        info.student_weights = fingerprint(visual, text)
-    for tower, encoder in (("vision", "image_encoder"), ("text", "text_encoder")):
-        setattr(
-            info,
-            f"{tower}_layers",
-            sum(f"{encoder}.transformer.resblocks.{i}.ln_1.weight" in state for i in range(99)),
-        )
-    return info
-
-
-def export_published(folder: str | Path, group: PromptGroup, info: BoostingInfo) -> Path:
-    """Write a boosting prompt in the published layout: `<folder>/CasPL/model.pth.tar-<epoch>` and `checkpoint`.
-
-    The published code loads it with `strict=False`, so the student's own weights need not be in it.
-
-    Returns:
-        the checkpoint's path.
-
-    Raises:
-        CheckpointError: a depth of 0, which that layout cannot say.
-    """
-    if not len(group.text) or not len(group.vision):
-        raise CheckpointError(
-            "the published layout has prompts of depth 1 or more in both towers; this one has depth 0"
-        )
-    state = {_TEXT: group.text[0], _VISION: group.vision[0]}
-    state |= {_DEEP_TEXT.format(i): tokens for i, tokens in enumerate(group.text) if i}
-    state |= {_DEEP_VISION.format(i): tokens for i, tokens in enumerate(group.vision) if i}
-    state = {key: value.detach().clone() for key, value in state.items()}
-    content = {
-        "state_dict": state,
-        "epoch": info.epochs,
-        "optimizer": None,
-        "scheduler": None,
-        "val_result": None,
-    }
-    path = Path(folder) / "CasPL" / f"model.pth.tar-{info.epochs}"
-    with replacing(path) as aside:
-        torch.save(content, aside)
-    with replacing(path.parent / "checkpoint") as aside:
-        aside.write_text(path.name + "\n")
-    return path
+def weights_of(visual: StockModule, text: StockModule) -> str:
+    """Return a backbone's `fingerprint`: the one computed when it was loaded, else that of its current weights."""
+    return getattr(text, "fingerprint", None) or fingerprint(*projections(visual, text))

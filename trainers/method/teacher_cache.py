@@ -1,15 +1,14 @@
-"""The teacher's image features, computed once for each (image, view) and kept in a file for later epochs and runs.
+"""The teacher's image features, computed once for each image and view and kept in a file for later epochs and runs.
 
-`<folder>/<key>.features` is memory-mapped: a header with the key, then for each image and view a row of a checksum and E
-float16 numbers. The key is a hash of everything that determines the features, which `<folder>/<key>.json` has in words.
+`<folder>/<key>.features` is memory-mapped: a header with the key, then one row for each image and view, a checksum and E
+float16 numbers. The key is a hash of everything that determines the features; `<folder>/<key>.json` documents it.
 
-A row without its right checksum is not there yet, so whoever is killed amid writing has lost that row and nothing else. The
-first value that gets into a row stays, and everybody goes on with what the file says: runs that fill a cache, read it,
-share it or were killed and go on have the same bits. Who may only read the file uses what is there.
+A row without its checksum counts as missing, so a process that is killed while it writes loses that row only. The first
+value written to a row is final and every process uses what the file holds: runs that fill a cache, read it, share it or
+resume after a kill compute the same bits. Processes without write permission use the existing rows.
 """
 
 import contextlib
-import fcntl
 import hashlib
 import json
 import logging
@@ -20,6 +19,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from filelock import FileLock
 from torch import Tensor
 
 from ..storage.atomic import replacing
@@ -31,36 +31,42 @@ _HEADER = 128  # bytes
 
 
 class CacheError(OSError):
-    """A cache that cannot be written, or a file that is not the cache it is named for."""
+    """A cache that cannot be written, or a file that is not the expected cache."""
 
 
 def described_images(paths: Sequence[str], root: str) -> str:
-    """SHA-256 of a list of images: their order, paths below `root`, sizes and times of modification.
+    """Return the SHA-256 of a list of images: their order, paths below `root`, sizes and modification times.
 
-    Not of their contents: for ImageNet that would be 140 GB to read ahead of every run. A copy with other times merely
-    gets a cache of its own.
+    The contents are not read, which would be 140 GB before every run on ImageNet. A copy with other times gets a
+    separate cache.
+
+    Args:
+        paths: the images.
+        root: the folder that their paths are relative to.
 
     Raises:
-        CacheError: an image is not there.
+        CacheError: an image does not exist.
     """
     digest = hashlib.sha256()
     for path in paths:
         try:
             status = os.stat(path)
         except OSError as error:
-            raise CacheError(f"image {path} cannot be looked at ({error}): mend DATASET.ROOT") from error
+            raise CacheError(f"image {path} cannot be read ({error}). Check DATASET.ROOT") from error
         line = [os.path.relpath(path, root), status.st_size, status.st_mtime_ns]
         digest.update((json.dumps(line) + "\n").encode())
     return digest.hexdigest()
 
 
 class TeacherCache:
-    """Features of `images` x `views`.
+    """A file of features of N images in V views.
 
     Args:
-        folder: where the file is, or will be.
-        settings: everything that determines the features, as JSON has it.
-        images, views, width: N, V and E.
+        folder: the folder of the file; created if it is missing.
+        settings: everything that determines the features, as JSON values.
+        images: N.
+        views: V.
+        width: E, the width of a feature.
 
     Raises:
         CacheError: the folder cannot be written to, the disk is full, or the file is truncated or something else.
@@ -71,7 +77,6 @@ class TeacherCache:
         text = json.dumps(settings, indent=1, sort_keys=True)
         self.key = hashlib.sha256(text.encode()).hexdigest()
         self.path = Path(folder) / f"{self.key[:32]}.features"
-        self._lock = self.path.with_suffix(".lock")
         row = np.dtype([("mark", "<u4"), ("features", "<f2", width)])
         header = f"CasPL teacher cache {FORMAT}\n{self.key}\n".encode().ljust(_HEADER, b"\0")
         size = _HEADER + images * views * row.itemsize
@@ -87,48 +92,49 @@ class TeacherCache:
             raise
         except OSError as error:
             raise CacheError(
-                f"the teacher cache {self.path} cannot be written ({error}): it takes {size / 2**20:,.0f} MiB; free some "
-                "space, give another folder as TRAINER.CASPL.TEACHER.CACHE, or none"
+                f"the teacher cache {self.path} cannot be written ({error}): it takes {size / 2**20:,.0f} MiB. Free some "
+                "space, set TRAINER.CASPL.TEACHER.CACHE to another folder, or leave it empty"
             ) from error
         logger.info("Teacher cache %s: %s images x %d views, %.0f MiB", self.path, f"{images:,}", views, size / 2**20)
 
     def _make(self, text: str, header: bytes, size: int) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        with self._alone():
+        with self._locked():
             if not self.path.exists():
                 with replacing(self.path.with_suffix(".json")) as aside:
                     aside.write_text(text + "\n")
                 _create(self.path, header, size)
 
     @contextlib.contextmanager
-    def _alone(self) -> Iterator[None]:
-        """Be the only one that creates the file or writes rows."""
-        with open(self._lock, "a", encoding="utf-8") as file:  # left where it is: others may be waiting for it
-            fcntl.flock(file, fcntl.LOCK_EX)
+    def _locked(self) -> Iterator[None]:
+        """Exclude other processes from creating the file or writing rows while the block runs."""
+        with FileLock(self.path.with_suffix(".lock")):
             yield
 
     def features(self, index: Tensor, view: int, compute: Callable[[], Tensor]) -> Tensor:
-        """The features (B, E) in float32 of a batch, on the CPU.
+        """Return the features (B, E) of a batch, in float32 on the CPU.
 
-        Where one is missing, `compute` is called for the whole batch: its last bits may depend on who is in it, and a
-        run that goes on must find what it would have found.
+        If one is missing, `compute` is called for the whole batch: the last bits of a feature may depend on its batch,
+        and a resumed run must find the same bits.
 
         Args:
-            index: numbers (B,) of the images; view: of the view; compute: gives the features (B, E).
+            index: (B,), the images' indices.
+            view: the view's index.
+            compute: returns the features (B, E).
 
         Raises:
-            CacheError: one is missing, and the file may only be read.
+            CacheError: a feature is missing and the file is read-only.
         """
         places = index.cpu().numpy()
         found = self.rows[places, view]
         if not all(map(_whole, found)):
             if self.read_only:
                 raise CacheError(
-                    f"the teacher cache {self.path} may only be read and has not all images of view {view}: let a run fill "
-                    "it that may write, or give another folder as TRAINER.CASPL.TEACHER.CACHE, or none"
+                    f"the teacher cache {self.path} is read-only and lacks images of view {view}. Fill it with a run that "
+                    "has write permission, set TRAINER.CASPL.TEACHER.CACHE to another folder, or leave it empty"
                 )
             fresh = compute().detach().to("cpu", torch.float16).numpy()
-            with self._alone():
+            with self._locked():
                 self._write(places, view, fresh)
             found = self.rows[places, view]
         return torch.from_numpy(found["features"].astype(np.float32))
@@ -141,7 +147,7 @@ class TeacherCache:
 
 
 def _mark(features: np.ndarray) -> int:
-    """The checksum of a row; never 0, which is what stands in rows that nobody has written."""
+    """Return the checksum of a row; never 0, which marks empty rows."""
     return zlib.crc32(features.tobytes()) or 1
 
 
@@ -150,12 +156,12 @@ def _whole(row: np.void) -> bool:
 
 
 def _create(path: Path, header: bytes, size: int) -> None:
-    """Write an empty cache, whose space on the disk is taken at once: a full disk could not be reported later."""
+    """Write an empty cache. Where the system can, its space is allocated now: later, a full disk kills the process."""
     with replacing(path) as aside:
         with open(aside, "r+b") as file:
             if hasattr(os, "posix_fallocate"):
                 os.posix_fallocate(file.fileno(), 0, size)
-            else:  # macOS has none
+            else:
                 file.truncate(size)
             file.write(header)
 
@@ -164,6 +170,6 @@ def _check(path: Path, header: bytes, size: int) -> None:
     with open(path, "rb") as file:
         found, length = file.read(_HEADER), os.fstat(file.fileno()).st_size
     if found != header:
-        raise CacheError(f"{path} is no teacher cache, or one for something else: remove it")
+        raise CacheError(f"{path} is not the teacher cache that its name denotes. Remove it")
     if length != size:
-        raise CacheError(f"the teacher cache {path} has {length} bytes, expected {size}: it is damaged, remove it")
+        raise CacheError(f"the teacher cache {path} is damaged: {length} bytes; expected {size}. Remove it")

@@ -1,4 +1,4 @@
-"""The templates that the CoOp family writes around a class name (github.com/KaiyangZhou/CoOp, zero-shot CLIP)."""
+"""Templates that the CoOp family writes around a class name (github.com/KaiyangZhou/CoOp, zero-shot CLIP)."""
 
 from pathlib import Path
 
@@ -16,10 +16,10 @@ _BY_DATASET = {
 
 
 def template_of(dataset: str) -> str:
-    """The template for a dataset's registry name."""
+    """Return the template of a dataset's registry name."""
     return _BY_DATASET.get(dataset, DEFAULT)
 
 
 def ensemble() -> list[str]:
-    """The 60 templates whose mean PromptSRC holds its text features against (github.com/muzairkhattak/PromptSRC)."""
+    """Return the 60 templates of PromptSRC's frozen text features (github.com/muzairkhattak/PromptSRC)."""
     return (Path(__file__).resolve().parent / "templates.txt").read_text().splitlines()

@@ -1,17 +1,26 @@
-"""Reads tensors out of other people's checkpoints without executing anything that is pickled in them.
+"""Reads tensors from PyTorch's files without executing anything that is pickled in them.
 
-A `.pth.tar` of the Dassl family holds, beside the weights, whole pickled objects (a scheduler with its optimiser
-inside, a NumPy scalar), which `torch.load(weights_only=True)` refuses. Here a pickle may name any class it likes: all
-but tensors and plain containers become inert `Placeholder`s, and nothing that it names is ever imported or called.
+A `.pth.tar` of the Dassl family holds whole pickled objects alongside the weights (a scheduler with its optimiser, a
+NumPy scalar), which `torch.load(weights_only=True)` rejects, and loading a TorchScript archive executes its code. Here a
+pickle may name any class: all but tensors and plain containers become inert `Placeholder`s, and nothing that it names is
+imported or called. The checksums that both kinds of archives carry are verified.
 """
 
+import io
+import math
 import pickle
 import zipfile
 from collections import OrderedDict
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
+
+MAX_PICKLE = 1 << 28  # bytes of the structure around the tensors; real files have less than a megabyte
+MAX_RATIO = 100  # of compressed data; weights hardly compress, and PyTorch stores them uncompressed
+SMALL = 1 << 26  # bytes that any member may expand to
+MAX_DEPTH = 100  # of a TorchScript archive's modules
 
 _DTYPES = {
     "FloatStorage": torch.float32,
@@ -28,11 +37,11 @@ _DTYPES = {
 
 
 class RestrictedReadError(ValueError):
-    """A file that is no checkpoint, or one that is damaged."""
+    """A file that is not a checkpoint, or a damaged one."""
 
 
 class Placeholder:
-    """Stands for an object of a class that is not wanted: takes whatever the pickle does to it, and does nothing."""
+    """An inert object in place of one of another class; every operation that a pickle can apply is a no-op."""
 
     def __new__(cls, *args, **kwargs):
         return super().__new__(cls)
@@ -47,73 +56,137 @@ class Placeholder:
         pass
 
     def append(self, item):
-        """As a list's, in vain."""
+        """Ignore an item."""
 
     def extend(self, items):
-        """As a list's, in vain."""
+        """Ignore items."""
+
+
+class _Module(Placeholder):
+    """A module of a TorchScript archive: its attributes, without its code."""
+
+    attributes: dict = {}
+
+    def __setstate__(self, state):
+        self.attributes = state if isinstance(state, dict) else {}
 
 
 class _Storage:
-    """Names a dtype where a pickle names a storage class."""
+    """The dtype of a storage class that a pickle names."""
 
     def __init__(self, dtype: torch.dtype):
         self.dtype = dtype
 
 
-def read_checkpoint(path: str | Path) -> dict:
-    """Everything in a checkpoint that `torch.save` wrote (PyTorch 1.6 or newer), objects other than tensors left out.
+def read_checkpoint(path: str | Path) -> Any:
+    """Read a checkpoint that `torch.save` has written (PyTorch 1.6 or newer).
 
     Args:
         path: the file.
 
     Returns:
-        What was saved; objects of other classes than tensors, numbers, strings and containers are `Placeholder`s.
+        The saved object; objects other than tensors, numbers, strings and containers are `Placeholder`s.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        RestrictedReadError: it is empty, truncated, or of another format.
+        FileNotFoundError: the file does not exist.
+        RestrictedReadError: it is empty, truncated, damaged or of another format.
     """
-    path = Path(path)
+    return _read(Path(path), torchscript=False)
+
+
+def read_weights(path: str | Path) -> dict[str, Tensor]:
+    """Read the weights of a model: a state dict that `torch.save` has written, or a TorchScript archive.
+
+    A state dict may be wrapped as `{"state_dict": ...}`. A TorchScript archive's tensors are named by the path of the
+    attributes to them, as in its own state dict; none of its code is executed.
+
+    Args:
+        path: the file.
+
+    Raises:
+        FileNotFoundError: the file does not exist.
+        RestrictedReadError: it is empty, truncated, damaged, of another format, or does not hold a state dict.
+    """
+    content = _read(Path(path), torchscript=True)
+    if isinstance(content, _Module):
+        return dict(_tensors_of(content))
+    state = content.get("state_dict", content) if isinstance(content, dict) else content
+    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise RestrictedReadError(f"{path}: a {type(state).__name__}; expected a state dict of tensors")
+    return state
+
+
+def _tensors_of(module: _Module, prefix: str = "", depth: int = 0) -> list[tuple[str, Tensor]]:
+    if depth > MAX_DEPTH:
+        raise RestrictedReadError(f"modules nested more than {MAX_DEPTH} deep")
+    found: list[tuple[str, Tensor]] = []
+    for name, value in module.attributes.items():
+        if isinstance(value, Tensor):
+            found.append((f"{prefix}{name}", value))
+        elif isinstance(value, _Module):
+            found += _tensors_of(value, f"{prefix}{name}.", depth + 1)
+    return found
+
+
+def _read(path: Path, torchscript: bool) -> Any:
     if not path.is_file():
         raise FileNotFoundError(f"no checkpoint at {path}")
     if not zipfile.is_zipfile(path):
         raise RestrictedReadError(
-            f"{path} ({path.stat().st_size} bytes) is not a zip archive as torch.save has written since PyTorch 1.6: "
-            "it is truncated, of another format, or older; load and save it again with a newer PyTorch, or copy it again"
+            f"{path}: {path.stat().st_size} bytes that are not a zip archive; expected a checkpoint as torch.save has "
+            "written it since PyTorch 1.6. Copy the file again, or save it with a newer PyTorch"
         )
     try:
         with zipfile.ZipFile(path) as archive:
-            members = archive.namelist()
-            if any(member.split("/")[1:2] == ["code"] for member in members):
-                raise RestrictedReadError(
-                    "it is a TorchScript archive, a whole model, expected a checkpoint with a state dict: give the file "
-                    "that training wrote (an archive of CLIP is a MODEL.BACKBONE.NAME)"
-                )
-            name = next((n for n in members if n.endswith("data.pkl")), None)
-            if name is None:
-                raise RestrictedReadError("there is no data.pkl in it, so it was not written by torch.save")
-            with archive.open(name) as stream:
-                return _Reader(stream, archive, name.removesuffix("data.pkl")).load()
+            return _load(archive, torchscript)
     except RestrictedReadError as error:
         raise RestrictedReadError(f"{path} cannot be read: {error}") from error
-    except Exception as error:  # damaged pickles fail in every imaginable way, none of them the caller's fault
+    except Exception as error:  # a damaged pickle can raise any exception
         raise RestrictedReadError(
-            f"{path} cannot be read, it is damaged ({type(error).__name__}: {error}): copy it again, or train again"
+            f"{path} cannot be read, it is damaged ({type(error).__name__}: {error}). Copy it again, or train again"
         ) from error
 
 
-class _Reader(pickle.Unpickler):
-    """An unpickler to which only tensors and plain containers mean anything."""
+def _load(archive: zipfile.ZipFile, torchscript: bool) -> Any:
+    members = archive.namelist()
+    if not torchscript and any(member.split("/")[1:2] == ["code"] for member in members):
+        raise RestrictedReadError(
+            "it is a TorchScript archive, a whole model; expected a checkpoint with a state dict. Give the file that "
+            "training wrote (an archive of CLIP is a MODEL.BACKBONE.NAME)"
+        )
+    name = next((member for member in members if member.endswith("data.pkl")), None)
+    if name is None:
+        raise RestrictedReadError("it has no data.pkl, so it was not written by torch.save")
+    folder = name.removesuffix("data.pkl")
+    if f"{folder}byteorder" in members and _bytes(archive, f"{folder}byteorder", 16) != b"little":
+        raise RestrictedReadError("it was written on a big-endian machine; save it again on a little-endian one")
+    return _Reader(io.BytesIO(_bytes(archive, name, MAX_PICKLE)), archive, folder).load()
 
-    def __init__(self, stream, archive: zipfile.ZipFile, folder: str):
+
+def _bytes(archive: zipfile.ZipFile, name: str, most: float = math.inf) -> bytes:
+    """Return a member's bytes; its checksum is verified, since all of it is read."""
+    info = archive.getinfo(name)
+    if info.file_size > max(SMALL, MAX_RATIO * info.compress_size):
+        raise RestrictedReadError(f"{name} would expand from {info.compress_size:,} to {info.file_size:,} bytes")
+    if info.file_size > most:
+        raise RestrictedReadError(f"{name} has {info.file_size:,} bytes; expected at most {most:,}")
+    return archive.read(name)
+
+
+class _Reader(pickle.Unpickler):
+    """An unpickler that builds only tensors and plain containers."""
+
+    def __init__(self, stream: io.BytesIO, archive: zipfile.ZipFile, folder: str):
         super().__init__(stream)
         self.archive, self.folder = archive, folder
         self.storages: dict[str, Tensor] = {}
 
-    def find_class(self, module: str, name: str):
-        """Called by the pickle for every class or function that it names."""
+    def find_class(self, module: str, name: str) -> Any:
+        """Return the stand-in for a class or function that the pickle names."""
         if module == "torch" and name in _DTYPES:
             return _Storage(_DTYPES[name])
+        if module.split(".")[0] == "__torch__":
+            return _Module
         known = {
             ("collections", "OrderedDict"): OrderedDict,
             ("torch._utils", "_rebuild_tensor_v2"): _tensor,
@@ -121,25 +194,27 @@ class _Reader(pickle.Unpickler):
         }
         return known.get((module, name), Placeholder)
 
-    def persistent_load(self, reference):
-        """Called by the pickle for a tensor's storage."""
+    def persistent_load(self, reference: Any) -> Tensor:
+        """Return the storage that a tensor of the pickle refers to."""
         kind, storage, key, _, count = reference
         if kind != "storage" or not isinstance(storage, _Storage):
             raise RestrictedReadError(f"unknown storage {reference!r}")
         if key not in self.storages:
-            data = bytearray(self.archive.read(f"{self.folder}data/{key}"))
+            data = bytearray(_bytes(self.archive, f"{self.folder}data/{key}"))
             self.storages[key] = (
                 torch.frombuffer(data, dtype=storage.dtype) if data else torch.empty(0, dtype=storage.dtype)
             )
         if len(self.storages[key]) < count:
-            raise RestrictedReadError(f"storage {key} has {len(self.storages[key])} elements, expected {count}")
+            raise RestrictedReadError(f"storage {key} has {len(self.storages[key])} elements; expected {count}")
         return self.storages[key]
 
 
 def _tensor(storage: Tensor, offset: int, size, stride, requires_grad=False, hooks=None, metadata=None) -> Tensor:
     last = offset + sum((n - 1) * s for n, s in zip(size, stride, strict=True)) if all(size) else offset - 1
-    if offset < 0 or last >= len(storage) or any(s < 0 for s in stride):
-        raise RestrictedReadError(f"a tensor of size {tuple(size)} reaches beyond its storage of {len(storage)}")
+    if offset < 0 or last >= len(storage) or any(s < 0 for s in stride) or any(n < 0 for n in size):
+        raise RestrictedReadError(f"a tensor of size {tuple(size)} exceeds its storage of {len(storage)} elements")
+    if math.prod(size) > len(storage):  # strides of 0 would let a small file claim any amount of memory
+        raise RestrictedReadError(f"a tensor of size {tuple(size)} repeats its storage of {len(storage)} elements")
     return torch.as_strided(storage, tuple(size), tuple(stride), offset)
 
 

@@ -15,7 +15,8 @@ from trainers.backbones import BackboneError
 from trainers.cli import train
 from trainers.config import ConfigError
 from trainers.engine.precision import Precision
-from trainers.method.teacher import StockTeacher, Teacher, View, load_teacher
+from trainers.method.teachers import Teacher, TeacherTransform, load_teacher
+from trainers.method.teachers.stock import StockTeacher
 
 open_clip = pytest.importorskip("open_clip")
 ARCHITECTURE = "toy-ViT-64"
@@ -136,13 +137,13 @@ MEAN, STD, THEIRS = (0.5, 0.4, 0.3), (0.2, 0.3, 0.4), ((0.1, 0.2, 0.3), (0.5, 0.
 @pytest.mark.parametrize("statistics", [None, (MEAN, STD), tuple(map(list, (MEAN, STD)))])
 def test_a_batch_is_untouched_where_nothing_differs(statistics):
     image = torch.randn(2, 3, 16, 16)
-    assert View(Fixed(16, statistics), 16, MEAN, STD)(image) is image
+    assert TeacherTransform(Fixed(16, statistics), 16, MEAN, STD)(image) is image
 
 
 @pytest.mark.parametrize("size", [16, 24, 8])
 def test_a_view_is_resized_between_0_and_1_and_normalised_as_the_teacher_does(size):
     pixels = torch.rand(2, 3, 16, 16).round()  # hard edges, so that the kernel overshoots
-    view = View(Fixed(size, THEIRS), 16, MEAN, STD)(T.normalize(pixels, MEAN, STD))
+    view = TeacherTransform(Fixed(size, THEIRS), 16, MEAN, STD)(T.normalize(pixels, MEAN, STD))
     expected = T.resize(pixels, [size, size], T.InterpolationMode.BICUBIC, antialias=True) if size != 16 else pixels
     assert torch.allclose(view, T.normalize(expected.clamp(0, 1), *THEIRS), atol=1e-5)
 
@@ -172,7 +173,7 @@ def test_a_fingerprint_knows_all_weights_and_no_classes(root):
         ("open_clip:ViT-H-14/laion2b", ConfigError, "laion2b_s32b_b79k"),
         (f"open_clip:{ARCHITECTURE}/ROOT/teacher.pt", BackboneError, "does not hold the weights"),
         (f"open_clip:{ARCHITECTURE}/ROOT/toy/train_0_0.png", BackboneError, "cannot be read"),
-        (f"open_clip:{ARCHITECTURE}/ROOT/broken.safetensors", BackboneError, "cannot be read as safetensors"),
+        (f"open_clip:{ARCHITECTURE}/ROOT/broken.safetensors", BackboneError, "cannot be read as a checkpoint"),
         (f"open_clip:{ARCHITECTURE}/ROOT/nan.pt", BackboneError, "visual.proj has values that are not finite"),
     ],
 )

@@ -1,0 +1,64 @@
+"""From a backbone's name to its file and the weights in it. Nothing in a file is executed."""
+
+import urllib.error
+from pathlib import Path
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from ..storage.tensors import RestrictedReadError, read_weights
+from .errors import BackboneError
+from .package import clip_package
+
+WEIGHTS = Path(__file__).resolve().parent / "weights"
+BUILT_IN = ("shapes-student", "shapes-teacher")
+CACHE = "~/.cache/clip"  # of the `clip` package
+
+# OpenAI's models that the CoOp family's forks of `clip` do not list, the default teacher among them.
+_NEWER = {
+    "ViT-L/14": "b8cca3fd41ae0c99ba7e8951adf17d267cdb84cd88be6f7c2e0eca1737a03836/ViT-L-14.pt",
+    "ViT-L/14@336px": "3035c92b350959924f9f00213499208652fc7ea050643e8b385c2dac08641f02/ViT-L-14-336px.pt",
+}
+
+
+def read_state_dict(name: str) -> dict[str, Tensor]:
+    """Read the weights of a backbone in the dtypes of its file.
+
+    Args:
+        name: what `load_clip` takes, or the path of any state dict, TorchScript archive or `.safetensors` file.
+
+    Raises:
+        BackboneError: the name is unknown, the download failed, or the file cannot be read as weights.
+    """
+    path = find_weights(name)
+    try:
+        return load_file(path) if path.suffix == ".safetensors" else read_weights(path)
+    except (RestrictedReadError, SafetensorError, OSError) as error:
+        raise BackboneError(f"backbone file {path} cannot be read as a checkpoint ({error})") from error
+
+
+def find_weights(name: str) -> Path:
+    """Return the file of a backbone's name; one of OpenAI's names is downloaded once, by the `clip` package.
+
+    Raises:
+        BackboneError: the name is unknown, or the download failed.
+    """
+    if name in BUILT_IN:
+        return WEIGHTS / f"{name}.pt"
+    if Path(name).is_file():
+        return Path(name)
+    clip = clip_package("clip")
+    urls = {key: f"{clip._MODELS['ViT-B/16'].rsplit('/', 2)[0]}/{path}" for key, path in _NEWER.items()} | clip._MODELS
+    if name not in urls:
+        raise BackboneError(
+            f"backbone {name!r}: neither a file nor a known name; expected one of {', '.join(urls)}, "
+            f"{', '.join(BUILT_IN)}, or the path of a checkpoint"
+        )
+    try:
+        return Path(clip._download(urls[name], str(Path(CACHE).expanduser())))
+    except (urllib.error.URLError, OSError, RuntimeError) as error:  # RuntimeError: the checksum differs
+        raise BackboneError(
+            f"backbone {name!r} could not be downloaded ({error}); put the file from {urls[name]} into {CACHE}, or give "
+            "the path of a checkpoint as MODEL.BACKBONE.NAME"
+        ) from error

@@ -1,0 +1,42 @@
+"""A stock CLIP as the teacher, on the engine."""
+
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from ...backbones import find_weights, load_clip, tokenizer
+from ...engine import clip_sizes
+from ...engine.precision import Precision, cast_clip
+from ..zero_shot import zero_shot_model
+from .base import Teacher
+
+
+class StockTeacher(Teacher, prefix=""):
+    """A stock CLIP with a template around the class names.
+
+    Args:
+        name: what `load_clip` takes.
+        names: the class names.
+        template: a text with {} for the class name.
+        precision: dtypes of its weights.
+
+    Raises:
+        BackboneError: the weights cannot be loaded.
+    """
+
+    def __init__(self, name: str, names: Sequence[str], template: str, precision: Precision):
+        super().__init__()
+        self.path = find_weights(name)
+        clip_model = load_clip(name)
+        self.size = clip_sizes(clip_model).image
+        self.model = zero_shot_model(clip_model, tokenizer().encode, names, template)
+        cast_clip(clip_model, precision.weights)
+
+    def image_features(self, image: Tensor) -> Tensor:
+        return self.model.image_features(image)
+
+    def _class_features(self) -> Tensor:
+        return self.model.class_features()
+
+    def scale(self) -> Tensor:
+        return self.model.clip.logit_scale.exp()
