@@ -7,10 +7,11 @@ import shutil
 import tarfile
 from pathlib import Path
 
+import pytest
 from dassl.config import get_cfg_default
 from dassl.data.datasets import DATASET_REGISTRY
 
-from datasets import FewShotDataset
+from datasets import DatasetError, FewShotDataset
 
 GOLDEN = Path(__file__).parent / "golden"
 IMAGE = base64.b64decode("R0lGODlhAQABAIAAAAAAAP///yH5BAEAAAAALAAAAAABAAEAAAIBRAA7")  # GIF, 1 x 1
@@ -64,3 +65,18 @@ def move(source, target):
     """Move a file or folder; create the target's parents."""
     target.parent.mkdir(parents=True, exist_ok=True)
     shutil.move(source, target)
+
+
+def fails(name, root, **more):
+    """Build a dataset; return its one-line error message."""
+    with pytest.raises((DatasetError, OSError)) as error:
+        build(name, root, **more)
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+def own_folder(parent):
+    """Create class folders star and moon in train/ and test/; return their root."""
+    root = parent / "own"
+    touch(root, *(f"{part}/{name}/{n}.png" for part in ("train", "test") for name in ("moon", "star") for n in "123"))
+    return root
