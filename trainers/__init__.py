@@ -15,11 +15,12 @@ from .version import __version__
 _PUBLIC = {
     "extend_cfg": ".config",
     "wrap": ".plugin.cascade",
-    "inject": ".plugin.inject",
+    "boosted": ".plugin.api",
+    "inject": ".plugin.api",
     "load": ".deploy.classifier",
 }
 
-__all__ = ["__version__", "activate", "extend_cfg", "inject", "load", "wrap"]
+__all__ = ["__version__", "activate", "boosted", "extend_cfg", "inject", "load", "wrap"]
 
 
 def activate() -> None:

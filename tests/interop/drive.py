@@ -37,6 +37,9 @@ def complete_dassl():
         stand_in("tabulate", tabulate=lambda table, **kwargs: "\n".join(str(row) for row in table))
     if importlib.util.find_spec("sklearn") is None:
         stand_in("sklearn.metrics", f1_score=lambda *args, **kwargs: 0.0, confusion_matrix=None)
+    for name in ("wandb", "matplotlib.pyplot", "pandas", "seaborn", "prettytable", "nltk"):
+        if importlib.util.find_spec(name.split(".")[0]) is None:
+            stand_in(name)
     if importlib.util.find_spec("tensorboard") is None:
         stand_in("torch.utils.tensorboard", SummaryWriter=Writer)
 
@@ -69,9 +72,26 @@ def complete_for_late_import():
 
 
 def without_cuda():
-    """`.cuda()` leaves everything where it is, if there is no GPU."""
-    if not torch.cuda.is_available():
-        torch.Tensor.cuda = nn.Module.cuda = lambda self, *args, **kwargs: self
+    """Keep everything on the CPU and in float32 where there is no GPU: `.cuda()`, `.to("cuda")` and `.half()` are no-ops."""
+    if torch.cuda.is_available():
+        return
+    torch.Tensor.cuda = nn.Module.cuda = torch.Tensor.half = nn.Module.half = lambda self, *args, **kwargs: self
+    for owner in (torch.Tensor, nn.Module):
+        owner.to = staying(owner.to)
+
+
+def staying(to):
+    """`to` that takes a GPU for the CPU."""
+
+    def moved(self, *args, **kwargs):
+        return to(self, *map(at_home, args), **{key: at_home(value) for key, value in kwargs.items()})
+
+    return moved
+
+
+def at_home(value):
+    """The CPU for any GPU."""
+    return "cpu" if isinstance(value, str | torch.device) and str(value).startswith("cuda") else value
 
 
 def prepare():

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from ..engine import PromptGroup
 from .inject import Injection, inject
 from .passes import randomness, set_randomness
-from .structure import HostError, NoTower, Tower, find_towers, look_up
-from .trial import NeverRan, try_out
+from .structure import HostError, NeverRan, NoTower, Tower, find_towers, look_up
+from .trial import try_out
 
 logger = logging.getLogger(__name__)
 

@@ -10,7 +10,7 @@ from torch.utils.hooks import RemovableHandle
 from ..engine import ORDERS, PromptGroup
 from ..engine.prompts import check_stacks
 from .passes import ROWS, TOKENS, TowerHooks
-from .structure import HostError, Tower, find_towers, unwrap
+from .structure import HostError, NeverRan, Tower, find_towers, unwrap
 from .texts import check_lengths, head_length
 
 logger = logging.getLogger(__name__)
@@ -141,12 +141,13 @@ class Injection:
 
 
 def check_ran(hooks: Sequence[TowerHooks], model: nn.Module, args, output) -> None:
-    """Raise `HostError` if the model gave a result without ever running a prompted tower."""
+    """Raise `NeverRan` if the model gave a result without ever running a prompted tower."""
     for each in hooks:
         if not each.passes:
             kind = each.tower.kind
-            raise HostError(
+            raise NeverRan(
                 f"{type(model).__name__}: gave a result without its {each.tower.path}; expected a forward pass of it, where "
                 f"the boosting tokens enter. Its {kind} features were computed before; compute them in the forward pass, or "
-                f"use a boosting prompt without {kind} tokens (DEPTH_{kind.upper()} 0)"
+                f"use a boosting prompt without {kind} tokens (DEPTH_{kind.upper()} 0)",
+                kind,
             )

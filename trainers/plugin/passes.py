@@ -362,7 +362,8 @@ class TowerHooks:
             raise HostError(
                 f"{self.tower.path}: block {index} ({type(block).__name__}) takes the boosting tokens neither as keys and "
                 f"values ({fault}) nor as rows of its sequence (its other rows change {apart}); expected a block that treats "
-                f"all tokens alike. Use a boosting prompt as deep as the tower, or without {kind} tokens (DEPTH_{kind.upper()} 0)"
+                "all tokens alike. Use a boosting prompt as deep as the tower, or without "
+                f"{kind} tokens (DEPTH_{kind.upper()} 0)"
             )
 
     def _without(self, block: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict]:

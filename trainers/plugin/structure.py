@@ -33,6 +33,14 @@ class NoTower(HostError):
         self.kind = kind
 
 
+class NeverRan(HostError):
+    """The model has a tower that its forward pass does not use."""
+
+    def __init__(self, message: str, kind: str):
+        super().__init__(message)
+        self.kind = kind
+
+
 class BlockNames(NamedTuple):
     """Attribute names of a block's parts."""
 

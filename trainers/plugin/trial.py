@@ -9,19 +9,11 @@ from torch import Tensor, nn
 
 from .inject import Injection
 from .passes import same_randomness
-from .structure import HostError, unwrap
+from .structure import HostError, NeverRan, unwrap
 
 logger = logging.getLogger(__name__)
 
 _NOISE = 0.02  # wakes adapters that start at zero
-
-
-class NeverRan(HostError):
-    """The model has a tower that its forward pass does not use."""
-
-    def __init__(self, message: str, kind: str):
-        super().__init__(message)
-        self.kind = kind
 
 
 def try_out(model: nn.Module, injection: Injection, size: tuple[int, int]) -> bool:
@@ -77,7 +69,7 @@ def _use_inner_door(model: nn.Module, injection: Injection, ours, theirs) -> Non
             f"tokens enter there. Use a boosting prompt without {tower.kind} tokens (DEPTH_{tower.kind.upper()} 0)",
             tower.kind,
         )
-    tower.door = tower.inner_door
+    tower.door, tower.inside = tower.inner_door, None
     injection.attach()
 
 
@@ -98,6 +90,8 @@ def _forward(model: nn.Module, images: Tensor, training: bool) -> bool:
         try:
             with torch.set_grad_enabled(training):
                 model(*call)
+            return True
+        except NeverRan:  # `try_out` looks for another door
             return True
         except HostError:
             raise

@@ -1,0 +1,341 @@
+"""Run published hosts with a boosting prompt, and write what was measured as a table.
+
+    CASPL_INTEROP=FOLDER python tests/interop/published.py --out FOLDER [NAME...]
+
+See README.md next to this file for the checkouts, the shims and the columns.
+"""
+
+import argparse
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parents[1]
+sys.path[:0] = [str(ROOT), str(HERE.parent)]
+
+from recipe import Spec, clip_state_dict, randn  # noqa: E402
+
+LAYERS, SHALLOW = 6, 4  # blocks of both towers; depth of the boosting prompt that is shallower
+SMALL = Spec(vision_layers=LAYERS, text_layers=LAYERS, patch=32, grid=3)
+LARGE = Spec(vision_layers=LAYERS, text_layers=LAYERS, patch=16, grid=14)  # RPO's masks are written for 14 x 14 patches
+WIDE = Spec(vision_layers=LAYERS, text_layers=LAYERS, patch=32, grid=3, embed_dim=1024)  # CLIP-Adapter's adapter
+TEACHER = Spec(vision_layers=2, text_layers=2, embed_dim=768, patch=32, grid=3)
+CLIPS = {"small": SMALL, "large": LARGE, "wide": WIDE}
+NAMES = ["abyssinian", "american_bulldog", "basset_hound", "beagle"]
+
+TEXT = ("text_encoder", "text_encoder.transformer", "text_encoder.positional_embedding")
+VISION = ("image_encoder", "image_encoder.transformer", "image_encoder.ln_pre")
+NO_TEXT = ("", "", "")
+
+
+@dataclass
+class Published:
+    """A published host.
+
+    Attributes:
+        checkout: its folder below CASPL_INTEROP.
+        trainer: its registered name.
+        config: its own configuration file.
+        options: KEY VALUE pairs.
+        flags: other arguments of train.py.
+        vision, text: paths for `explicit.install`; text None: no text tower.
+        rerun: towers whose tokens run through the host's own blocks (adapters).
+        text_clip: the number of the loaded CLIP that computes the host's texts while it is built.
+        dassl: its own Dassl, below CASPL_INTEROP.
+        clip: which small CLIP.
+        base: a checkout to put this one's files into, where it is a file and no checkout.
+    """
+
+    checkout: str
+    trainer: str
+    config: str = ""
+    options: dict = field(default_factory=dict)
+    flags: tuple = ()
+    vision: tuple | None = VISION
+    text: tuple | None = TEXT
+    rerun: tuple = ()
+    text_clip: int | None = None
+    dassl: str = "Dassl.pytorch"
+    clip: str = "small"
+    base: str = ""
+
+
+def prec(node, **more):
+    """Options of float32."""
+    return {f"TRAINER.{node}.PREC": "fp32", **{key.replace("__", "."): value for key, value in more.items()}}
+
+
+COOP = {"TRAINER.COOP.N_CTX": 4, "TRAINER.COOP.CSC": False, "TRAINER.COOP.CLASS_TOKEN_POSITION": "end"}
+PUBLISHED = {
+    "KgCoOp": Published(
+        "KgCoOp/KgCoOp", "KgCoOp", "KgCoOp/vit_b16_ep100_ctxv1", prec("COOP"), dassl="KgCoOp/Dassl.ProGrad.pytorch"
+    ),
+    "ProGrad": Published(
+        "Prompt-align/ProGrad.public",
+        "ProGrad",
+        "",
+        {**prec("COOP"), **COOP, "LOSS.NAME": "prograd"},
+        dassl="Prompt-align/Dassl.ProGrad.pytorch",
+    ),
+    "TCP": Published("Textual-based_Class-aware_prompt_tuning", "TCP", "TCP/vit_b16_ep100_ctxv1", prec("COOP")),
+    "CoOp_ATP": Published("ATPrompt", "CoOp_ATP", "", {**prec("COOP"), **COOP, "TRAINER.ATPROMPT.USE_ATPROMPT": True}),
+    "MaPLe_ATP": Published(
+        "ATPrompt",
+        "MaPLe_ATP",
+        "MaPLe/vit_b16_c2_ep5_batch4_2ctx",
+        {**prec("MAPLE"), "TRAINER.ATPROMPT.USE_ATPROMPT": True},
+    ),
+    "MPL": Published("Modular-Prompt-Learning", "MPL", "MPL/vit_b4_c1_add2_rm1", prec("MPL")),
+    "LAMM": Published("mm-prompt-learning-LAMM", "MaPLe", "MaPLe/vit_b16_c2_ep5_batch4_2ctx", prec("MAPLE")),
+    "LoCoOp": Published("LoCoOp", "LoCoOp", "LoCoOp/vit_b16_ep50", prec("LOCOOP"), ("--topk", "2")),
+    "PLOT++": Published("PLOT/plot-pp", "PLOTPP", "PLOTPP/vit", prec("PLOTPP")),
+    "CoPrompt": Published("CoPrompt", "CoPrompt", "coprompt", prec("CoPrompt")),
+    "DePT": Published("DePT", "ExtrasLinearProbeCoOp", "ExtrasLinearProbeCoOp/vit_b16_ep10_bs4_lr35", prec("COOP")),
+    "BayesianPrompt": Published("Bayesian-Prompt-Learning", "VPT", "VPT/vit_b16_c4_ep10_batch1_ctxv1", prec("VPT")),
+    "TaskRes": Published("TaskRes", "TaskRes", "TaskRes/generalization_vit32", prec("TaskRes"), text=None, text_clip=0),
+    "CLAP": Published("CLAP", "ADAPTER", "SGD_lr1e-1_B256_ep300", prec("ADAPTER"), text=None, text_clip=0),
+    "CLIP-Adapter": Published(
+        "CLIP-Adapter",
+        "CLIP_Adapter",
+        base="CoOp",
+        clip="wide",
+        text=("text_encoder", "text_encoder.clip_model.transformer", "text_encoder.clip_model.positional_embedding"),
+    ),
+    "LASP": Published(
+        "lasp", "LASP", "../LASP/vit_b16_c4_ep10_batch1_cls_t2t_5_wcl_25_g1_b", prec("LASP"), dassl="Dassl.pytorch"
+    ),
+    "RPO": Published(
+        "RPO",
+        "RPO",
+        "RPO/main",
+        {**prec("RPO"), "DATALOADER.TRAIN_X.BATCH_SIZE": 2},
+        vision=("img_transformer", "img_transformer", "img_pre_ln"),
+        text=("text_transformers", "text_transformers", "text_pos_embedding"),
+        clip="large",
+    ),
+    "HPT": Published("2024-AAAI-HPT", "HPT", "HPT/b2n", {**prec("HPT"), "DATASET.GPT_DIR": "data/gpt_data"}),
+    "ProText": Published(
+        "ProText",
+        "ProText",
+        "ProText/text_only_supervised/oxford_pets",
+        prec("PROTEXT"),
+        vision=(
+            "prompt_learner.clip_model_zs.visual",
+            "prompt_learner.clip_model_zs.visual.transformer",
+            "prompt_learner.clip_model_zs.visual.ln_pre",
+        ),
+        dassl="ProText/Dassl.pytorch",
+    ),
+    "PromptKD": Published(
+        "PromptKD",
+        "PromptKD",
+        "PromptKD/vit_b16_c2_ep20_batch8_4+4ctx",
+        {**prec("PROMPTKD"), "TRAINER.PROMPTKD.TEACHER_NAME": "ViT-L/14"},
+        text=None,
+        dassl="PromptKD/Dassl.pytorch",
+    ),
+    "R-AMT": Published(
+        "R-AMT/code",
+        "MaskTuning",
+        "MASK/vit_b16",
+        prec("COCOOP"),
+        text=None,
+        text_clip=1,
+        dassl="R-AMT/code/Dassl.pytorch",
+    ),
+    "MMRL": Published(
+        "MMRL", "MMRL", "MMRL/vit_b16", {**prec("MMRL"), "TASK": "B2N", "TRAINER.MMRL.REP_LAYERS": "[3, 4, 5, 6]"}
+    ),
+    "TextRefiner": Published("TextRefiner", "TextRefiner", "TextRefiner/vit_b16_ep10_ctxv1", prec("COOP")),
+    "CCPL": Published("CCPL", "CCPL", "", prec("CCPL")),
+    "MMA": Published(
+        "VLM-MultiModalAdapter",
+        "MultiModalAdapter",
+        "MultiModalAdapter/vit_b16_ep5",
+        {**prec("MMADAPTER"), "TRAINER.MMADAPTER.ADAPTER_START": 3, "TRAINER.MMADAPTER.ADAPTER_END": 6},
+        rerun=("vision", "text"),
+    ),
+}
+
+
+def prepare(name: str, host: Published, source: Path, work: Path) -> Path:
+    """Copy a checkout and make it ready as its user would; returns the copy."""
+    copy = work / "checkouts" / name
+    if copy.exists():
+        shutil.rmtree(copy)
+    ignored = shutil.ignore_patterns(".git", "docs", "__pycache__", "lpclip", "output", "figs", "images", "Dassl*")
+    shutil.copytree(source / (host.base or host.checkout), copy, ignore=ignored, symlinks=True)
+    if host.base:
+        for file in (source / host.checkout).glob("*.py"):
+            shutil.copy(file, copy / "trainers")
+            add_import(copy / "train.py", f"import trainers.{file.stem}")
+    add_lines(copy / "train.py")
+    for file in [*copy.glob("clip*/clip.py"), *copy.glob("trainers/clip*/clip.py")]:
+        vocabulary = file.with_name("bpe_simple_vocab_16e6.txt.gz")
+        if not vocabulary.exists():  # LAMM's authors left it out
+            shutil.copy(source / "CoOp" / "clip" / vocabulary.name, vocabulary)
+        with open(file, "a") as stream:
+            stream.write(
+                f"\n_MODELS['{host.clip}'] = '{work / host.clip}.pt'\n_download = lambda url, *args, **kwargs: url\n"
+            )
+    if name == "PromptKD":
+        (copy / "clip" / "ViT-B-16.pt").symlink_to(work / f"{host.clip}.pt")
+        (copy / "clip" / "ViT-L-14.pt").symlink_to(work / "teacher.pt")
+        save_teacher_of_promptkd(copy / "teacher_model" / "OxfordPets" / "VLPromptLearner")
+    return copy
+
+
+def save_teacher_of_promptkd(folder: Path) -> None:
+    """A checkpoint of PromptKD's teacher, which its authors offer for download; it is loaded with strict=False."""
+    folder.mkdir(parents=True, exist_ok=True)
+    state = {"prompt_learner.ctx": torch.zeros(4, TEACHER.text_width)}
+    torch.save({"state_dict": state, "epoch": 1}, folder / "model-best.pth.tar")
+
+
+def add_import(program: Path, line: str) -> None:
+    """Put a line in front of a program's first function, after its imports."""
+    text = program.read_text()
+    program.write_text(text.replace("\n\ndef ", f"\n{line}\n\ndef ", 1))
+
+
+def add_lines(program: Path) -> None:
+    """The two lines that the README asks for."""
+    text = program.read_text()
+    found = re.search(r"\ndef extend_cfg\(cfg[^)]*\):.*?(?=\n\ndef |\n\n\n)", text, re.S)
+    text = text[: found.end()] + "\n    caspl.extend_cfg(cfg)\n" + text[found.end() :]
+    program.write_text("import caspl\n" + text)
+
+
+def draw_pets(folder: Path, side: int = 96) -> None:
+    """A colour for each class, with noise, in OxfordPets' layout."""
+    (folder / "images").mkdir(parents=True)
+    rng, split = np.random.RandomState(0), {}
+    for part, count in (("train", 2), ("val", 1), ("test", 2)):
+        split[part] = []
+        for label, name in enumerate(NAMES):
+            for n in range(count):
+                pixels = np.clip(60 * label + rng.randint(0, 60, (side, side, 3)), 0, 255)
+                Image.fromarray(pixels.astype(np.uint8)).save(folder / "images" / f"{part}_{label}_{n}.jpg")
+                split[part].append([f"{part}_{label}_{n}.jpg", label, name])
+    (folder / "split_zhou_OxfordPets.json").write_text(json.dumps(split))
+
+
+def save_inputs(work: Path) -> None:
+    """Pictures, CLIPs and boosting prompts, once for all hosts."""
+    if (work / "done").exists():
+        return
+    draw_pets(work / "data" / "oxford_pets")
+    (work / "packages").mkdir()
+    (work / "packages" / "caspl").symlink_to(ROOT / "trainers")
+    tokens = range(49408)
+    for name, spec in {**CLIPS, "teacher": TEACHER}.items():
+        state = clip_state_dict(spec, 1, [])
+        generator = torch.Generator().manual_seed(7)
+        state["token_embedding.weight"] = torch.randn(len(tokens), spec.text_width, generator=generator) * 0.02
+        torch.save(state, work / f"{name}.pt")
+    (work / "done").touch()
+
+
+def save_prompts(work: Path, host: Published, text: bool) -> dict[str, str]:
+    """Boosting prompts as deep as the towers, and shallower ones."""
+    from trainers.engine import PromptGroup
+    from trainers.method.prompt_file import BoostingInfo, save_boosting
+
+    files = {}
+    for depth in (LAYERS, SHALLOW):
+        file = work / "prompts" / f"{depth}{'' if text else '-vision'}.safetensors"
+        if not file.exists():
+            file.parent.mkdir(exist_ok=True)
+            texts = randn(3, "text", (depth, 5, 512), 0.3) if text else torch.zeros(0, 0, 512)
+            save_boosting(file, PromptGroup(texts, randn(3, "vision", (depth, 3, 768), 0.3)), BoostingInfo())
+        files[str(depth)] = str(file)
+    return files
+
+
+def arguments(host: Published, copy: Path, work: Path, output: Path) -> list[str]:
+    """The command line of the checkout's train.py."""
+    side = CLIPS[host.clip].image
+    options = {
+        "DATASET.NUM_SHOTS": 1,
+        "MODEL.BACKBONE.NAME": host.clip,
+        "INPUT.SIZE": f"({side}, {side})",
+        "INPUT.TRANSFORMS": "['random_flip', 'normalize']",
+        "DATALOADER.NUM_WORKERS": 0,
+        "DATALOADER.TRAIN_X.BATCH_SIZE": 4,
+        "DATALOADER.TEST.BATCH_SIZE": 2,
+        "OPTIM.MAX_EPOCH": 1,
+        "TRAIN.CHECKPOINT_FREQ": 1,
+        **host.options,
+    }
+    dataset = "configs/datasets/oxford_pets.yaml"
+    line = ["--root", work / "data", "--output-dir", output, "--trainer", host.trainer, "--seed", 1]
+    if (copy / dataset).exists():
+        line += ["--dataset-config-file", dataset]
+    else:
+        options["DATASET.NAME"] = "OxfordPets"
+    if host.config:
+        line += ["--config-file", f"configs/trainers/{host.config}.yaml"]
+    line += [*host.flags, *(item for pair in options.items() for item in pair)]
+    return [str(item) for item in line]
+
+
+def environment(host: Published, source: Path, work: Path) -> dict[str, str]:
+    """Where the checkout finds Dassl and caspl."""
+    paths = [str(work / "packages"), str(source / host.dassl)]
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "HOME": str(work), "PYTHONWARNINGS": "ignore"}
+
+
+def measure(name: str, host: Published, source: Path, work: Path) -> dict:
+    """All measurements of a host."""
+    copy = prepare(name, host, source, work)
+    text = host.text is not None or host.text_clip is not None
+    doors = {kind: paths for kind, paths in (("vision", host.vision), ("text", host.text)) if paths}
+    job = {
+        "arguments": arguments(host, copy, work, work / "runs" / name / "probe"),
+        "prompts": save_prompts(work, host, text),
+        "doors": doors,
+        "rerun": host.rerun,
+        "text_clip": host.text_clip,
+    }
+    path = work / "jobs" / f"{name}.json"
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(json.dumps(job))
+    result = path.with_suffix(".result.json")
+    result.unlink(missing_ok=True)
+    command = [sys.executable, str(HERE / "probe.py"), str(path)]
+    done = subprocess.run(
+        command, cwd=copy, env=environment(host, source, work), capture_output=True, text=True, timeout=1800
+    )
+    if not result.exists():
+        return {"error": f"the probe ended with {done.returncode}", "log": done.stdout[-2000:] + done.stderr[-4000:]}
+    return json.loads(result.read_text())
+
+
+def main() -> None:
+    """Measure the hosts named on the command line, or all."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("names", nargs="*", help="hosts; all if none is given")
+    parser.add_argument("--out", type=Path, required=True, help="folder of copies, results and the table")
+    args = parser.parse_args()
+    source = Path(os.environ["CASPL_INTEROP"])
+    args.out.mkdir(parents=True, exist_ok=True)
+    save_inputs(args.out)
+    for name in args.names or PUBLISHED:
+        result = measure(name, PUBLISHED[name], source, args.out)
+        short = {key: value for key, value in result.items() if key not in ("log", "traceback")}
+        sys.stdout.write(f"{name}: {json.dumps(short, default=str)}\n")
+        sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    main()

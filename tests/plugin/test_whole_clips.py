@@ -1,0 +1,267 @@
+"""`caspl.inject` and `caspl.boosted` on OpenAI's, open_clip's and Hugging Face's CLIPs, against the engine."""
+
+import dataclasses
+
+import pytest
+import torch
+from recipe import Spec, clip_state_dict, randn
+from torch.nn import functional as F
+
+import trainers
+from trainers.backbones import build_clip, fingerprint, tokenizer
+from trainers.engine import Learner, PromptedCLIP, PromptGroup, worded_texts
+from trainers.engine.tokens import EOT, SOS
+from trainers.method.prompt_file import BoostingInfo, CheckpointError, save_boosting
+from trainers.plugin.structure import HostError
+
+LAYERS = 3
+SIZES = Spec(vision_width=64, text_width=64, embed_dim=32, vision_layers=LAYERS, text_layers=LAYERS, patch=8, grid=2)
+NAMES = ["tree", "golden retriever dog", "Boeing 737-800"]
+TEMPLATE = "a photo of a {}."
+IMAGES = randn(1, "images", (2, 3, SIZES.image, SIZES.image))
+DEPTHS = [(3, 3), (2, 1), (1, 2), (0, 2), (2, 0)]
+FEATURES = 1e-5
+
+
+@pytest.fixture(scope="module")
+def state():
+    rows = [tokenizer().encode(TEMPLATE.format(name)) for name in NAMES]
+    return clip_state_dict(SIZES, 3, {SOS, EOT, *(token for row in rows for token in row)})
+
+
+@pytest.fixture(scope="module")
+def clip_model(state):
+    return build_clip(state)
+
+
+def token_ids(length=77):
+    """Token ids (C, length), padded with 0."""
+    rows = [[SOS, *tokenizer().encode(TEMPLATE.format(name)), EOT] for name in NAMES]
+    return torch.tensor([row + [0] * (length - len(row)) for row in rows])
+
+
+class OpenAI:
+    """Calls of OpenAI's models, and open_clip's."""
+
+    def __init__(self, model):
+        self.model = model
+
+    def image(self, images):
+        return self.model.encode_image(images)
+
+    def text(self):
+        return self.model.encode_text(token_ids())
+
+
+class HuggingFace(OpenAI):
+    """Calls of Hugging Face's models; texts are padded to the longest only."""
+
+    def image(self, images):
+        return pooled(self.model.get_image_features(pixel_values=images))
+
+    def text(self):
+        ids = token_ids(16)
+        mask = (torch.arange(16) <= ids.argmax(dim=-1)[:, None]).long()
+        padded = ids.where(mask.bool(), torch.tensor(EOT))
+        return pooled(self.model.get_text_features(input_ids=padded, attention_mask=mask))
+
+
+class WithoutMask(HuggingFace):
+    """The same without an attention mask, where the attention is told to be causal."""
+
+    def text(self):
+        ids = token_ids(16)
+        padded = ids.where(torch.arange(16) <= ids.argmax(dim=-1)[:, None], torch.tensor(EOT))
+        return pooled(self.model.get_text_features(input_ids=padded))
+
+
+def pooled(output):
+    """The features, which newer releases return in an output object."""
+    return output if isinstance(output, torch.Tensor) else output.pooler_output
+
+
+def openai(state):
+    return OpenAI(build_clip(state))
+
+
+def open_clip_model(state):
+    return OpenAI(open_clip_of(state, "CLIP"))
+
+
+def open_clip_custom(state):
+    return OpenAI(open_clip_of(state, "CustomTextCLIP"))
+
+
+def open_clip_of(state, kind):
+    model = pytest.importorskip("open_clip.model")
+    vision = model.CLIPVisionCfg(layers=LAYERS, width=64, head_width=64, patch_size=8, image_size=SIZES.image)
+    text = model.CLIPTextCfg(context_length=77, vocab_size=49408, width=64, heads=1, layers=LAYERS)
+    built = getattr(model, kind)(SIZES.embed_dim, vision, text, quick_gelu=True).eval()
+    moved = {
+        key if kind == "CLIP" or key.startswith("visual.") or key == "logit_scale" else f"text.{key}": value
+        for key, value in state.items()
+    }
+    built.load_state_dict(moved)
+    return built
+
+
+def hugging_face(state, attention="sdpa", kind=HuggingFace):
+    transformers = pytest.importorskip("transformers")
+    sizes = {"hidden_size": 64, "intermediate_size": 256, "num_hidden_layers": LAYERS, "num_attention_heads": 1}
+    sizes |= {"hidden_act": "quick_gelu", "projection_dim": SIZES.embed_dim}
+    text = transformers.CLIPTextConfig(**sizes, vocab_size=49408, eos_token_id=EOT, bos_token_id=SOS)
+    vision = transformers.CLIPVisionConfig(**sizes, image_size=SIZES.image, patch_size=8)
+    config = transformers.CLIPConfig(
+        text_config=text.to_dict(), vision_config=vision.to_dict(), projection_dim=SIZES.embed_dim
+    )
+    config._attn_implementation = attention
+    model = transformers.CLIPModel(config).eval()
+    missing, unexpected = model.load_state_dict(renamed(state), strict=False)
+    assert not unexpected and all("position_ids" in key for key in missing)
+    return kind(model)
+
+
+def renamed(state):
+    """OpenAI's weights under Hugging Face's names."""
+    out = {"logit_scale": state["logit_scale"]}
+    out["visual_projection.weight"] = state["visual.proj"].t().contiguous()
+    out["text_projection.weight"] = state["text_projection"].t().contiguous()
+    for tower, prefix in (("vision_model", "visual."), ("text_model", "")):
+        for ours, theirs in PLACES[tower].items():
+            out[f"{tower}.{theirs}"] = state[prefix + ours]
+        for i in range(LAYERS):
+            block, layer = f"{prefix}transformer.resblocks.{i}.", f"{tower}.encoder.layers.{i}."
+            for kind in ("weight", "bias"):
+                for name, part in zip("qkv", state[f"{block}attn.in_proj_{kind}"].chunk(3), strict=True):
+                    out[f"{layer}self_attn.{name}_proj.{kind}"] = part
+                for ours, theirs in PARTS.items():
+                    out[f"{layer}{theirs}.{kind}"] = state[f"{block}{ours}.{kind}"]
+    return out
+
+
+PARTS = {
+    "attn.out_proj": "self_attn.out_proj",
+    "ln_1": "layer_norm1",
+    "ln_2": "layer_norm2",
+    "mlp.c_fc": "mlp.fc1",
+    "mlp.c_proj": "mlp.fc2",
+}
+PLACES = {
+    "vision_model": {
+        "class_embedding": "embeddings.class_embedding",
+        "conv1.weight": "embeddings.patch_embedding.weight",
+        "positional_embedding": "embeddings.position_embedding.weight",
+        **{f"ln_pre.{kind}": f"pre_layrnorm.{kind}" for kind in ("weight", "bias")},
+        **{f"ln_post.{kind}": f"post_layernorm.{kind}" for kind in ("weight", "bias")},
+    },
+    "text_model": {
+        "token_embedding.weight": "embeddings.token_embedding.weight",
+        "positional_embedding": "embeddings.position_embedding.weight",
+        **{f"ln_final.{kind}": f"final_layer_norm.{kind}" for kind in ("weight", "bias")},
+    },
+}
+MODELS = {
+    "openai": openai,
+    "open_clip": open_clip_model,
+    "open_clip custom text": open_clip_custom,
+    "hugging face": hugging_face,
+    "hugging face eager": lambda state: hugging_face(state, "eager"),
+    "hugging face without mask": lambda state: hugging_face(state, kind=WithoutMask),
+}
+
+
+@pytest.fixture(params=MODELS)
+def model(request, state):
+    return MODELS[request.param](state)
+
+
+def boosting(text, vision):
+    """A boosting prompt of two depths."""
+    return PromptGroup(randn(2, "text", (text, 5, 64), 0.3), randn(2, "vision", (vision, 3, 64), 0.3)).freeze()
+
+
+@torch.no_grad()
+def features(model):
+    return F.normalize(model.image(IMAGES), dim=-1), F.normalize(model.text(), dim=-1)
+
+
+@torch.no_grad()
+def engine_features(clip_model, group):
+    native = PromptedCLIP(clip_model, Learner(), worded_texts(tokenizer().encode, NAMES, TEMPLATE))
+    native.cascade(group)
+    return native.image_features(IMAGES), native.class_features()
+
+
+@pytest.mark.parametrize("depths", DEPTHS)
+def test_calls_equal_the_engine_and_remove_restores(model, clip_model, depths):
+    plain = features(model)
+    for found, expected in zip(plain, engine_features(clip_model, None), strict=True):
+        torch.testing.assert_close(found, expected, atol=FEATURES, rtol=0)
+    with trainers.boosted(model.model, boosting(*depths)) as same:
+        assert same is model.model
+        for found, expected, before, depth in zip(
+            features(model), engine_features(clip_model, boosting(*depths)), plain, depths[::-1], strict=True
+        ):
+            torch.testing.assert_close(found, expected, atol=FEATURES, rtol=0)
+            assert ((found - before).abs().max() > 1e-2) == (depth > 0)
+    for found, before in zip(features(model), plain, strict=True):
+        assert torch.equal(found, before)
+
+
+def test_model_of_prompt_file_is_checked(state, tmp_path):
+    model = openai(state)
+    info = BoostingInfo(student_weights=fingerprint(model.model.visual.proj, model.model.text_projection))
+    save_boosting(tmp_path / "fits.safetensors", boosting(2, 2), info)
+    save_boosting(tmp_path / "other.safetensors", boosting(2, 2), dataclasses.replace(info, student_weights="ab"))
+    for kind in ("openai", "open_clip", "hugging face"):
+        model = MODELS[kind](state).model
+        trainers.inject(model, tmp_path / "fits.safetensors").remove()
+        with pytest.raises(CheckpointError, match="student weights ab .*Use the backbone"):
+            trainers.inject(model, tmp_path / "other.safetensors")
+
+
+def test_text_that_is_too_long_is_rejected(model):
+    rows = torch.full((1, 77), 320).index_fill(1, torch.tensor([0]), SOS).index_fill(1, torch.tensor([73]), EOT)
+    trainers.inject(model.model, boosting(2, 0))
+    with pytest.raises(HostError, match="no room for 5 boosting tokens"):
+        if isinstance(model, HuggingFace):
+            model.model.get_text_features(input_ids=rows[:, :74])
+        else:
+            model.model.encode_text(rows)
+
+
+def test_timm_vision_tower_equals_an_explicit_loop():
+    timm = pytest.importorskip("timm.models.vision_transformer")
+    torch.manual_seed(0)
+    trunk = timm.VisionTransformer(
+        img_size=16,
+        patch_size=8,
+        embed_dim=64,
+        depth=LAYERS,
+        num_heads=2,
+        num_classes=0,
+        class_token=False,
+        global_pool="map",
+    ).eval()
+    group = boosting(0, 2)
+    with torch.no_grad():
+        plain = trunk(IMAGES)
+        x = trunk.norm_pre(trunk._pos_embed(trunk.patch_embed(IMAGES)))
+        for i, block in enumerate(trunk.blocks):
+            if i < len(group.vision):
+                tokens = trunk.norm_pre(group.vision[0]) if i == 0 else group.vision[i]
+                tokens = tokens.expand(len(x), -1, -1)
+                x = torch.cat([x[:, :4], tokens], dim=1)
+            x = block(x)
+        expected = trunk.forward_head(trunk.norm(x[:, :4]))
+        with trainers.boosted(trunk, group):
+            torch.testing.assert_close(trunk(IMAGES), expected, atol=FEATURES, rtol=0)
+        assert (expected - plain).abs().max() > 1e-3
+        assert torch.equal(trunk(IMAGES), plain)
+
+
+def test_text_tower_without_causal_mask_is_rejected():
+    transformer = pytest.importorskip("open_clip.transformer")
+    text = transformer.TextTransformer(width=64, heads=1, layers=LAYERS, no_causal_mask=True, pool_type="last")
+    with pytest.raises(HostError, match="text tower has no causal mask.*DEPTH_TEXT 0"):
+        trainers.inject(torch.nn.ModuleDict({"text": text}), boosting(2, 0))
