@@ -74,7 +74,8 @@ def archive(module, path):
 
 def test_torchscript_state_dict_matches_pytorch(tmp_path):
     module = Tower()
-    read = read_weights(archive(module, tmp_path / "archive.pt"))
+    read, others = read_weights(archive(module, tmp_path / "archive.pt"))
+    assert "class Tower" in others["code"]
     assert read.keys() == module.state_dict().keys()
     assert all(torch.equal(read[key], value) for key, value in module.state_dict().items())
 
@@ -107,7 +108,7 @@ def test_torchscript_code_is_not_executed(tmp_path):
     victim = tmp_path / "victim"
     victim.write_text("something precious")
     path = archive(Writing(str(victim)), tmp_path / "archive.pt")
-    assert read_weights(path) == {}
+    assert read_weights(path)[0] == {}
     with pytest.raises(RestrictedReadError, match="TorchScript archive"):
         read_checkpoint(path)
     assert victim.read_text() == "something precious"

@@ -2,9 +2,9 @@
 
 import urllib.error
 from pathlib import Path
+from typing import Any
 
-from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from ..storage.tensors import RestrictedReadError, read_weights
@@ -31,11 +31,29 @@ def read_state_dict(name: str) -> dict[str, Tensor]:
     Raises:
         BackboneError: the name is unknown, the download failed, or the file cannot be read as weights.
     """
+    return read_backbone(name)[0]
+
+
+def read_backbone(name: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Read a backbone's weights in the dtypes of its file, and whatever else the file records.
+
+    Returns:
+        The state dict, and the entries next to it (or a safetensors file's metadata).
+
+    Raises:
+        BackboneError: the name is unknown, the download failed, or the file cannot be read as weights.
+    """
     path = find_weights(name)
     try:
-        return load_file(path) if path.suffix == ".safetensors" else read_weights(path)
+        return _read_safetensors(path) if path.suffix == ".safetensors" else read_weights(path)
     except (RestrictedReadError, SafetensorError, OSError) as error:
         raise BackboneError(f"backbone file {path} cannot be read as a checkpoint ({error})") from error
+
+
+def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    with safe_open(path, framework="pt") as opened:
+        state = {key: opened.get_tensor(key) for key in opened.keys()}  # noqa: SIM118 (not iterable)
+        return state, dict(opened.metadata() or {})
 
 
 def find_weights(name: str) -> Path:
@@ -62,3 +80,8 @@ def find_weights(name: str) -> Path:
             f"backbone {name!r} could not be downloaded ({error}); put the file from {urls[name]} into {CACHE}, or give "
             "the path of a checkpoint as MODEL.BACKBONE.NAME"
         ) from error
+
+
+def is_published(name: str) -> bool:
+    """Return whether a name is one of OpenAI's rather than a file; their function is known."""
+    return not Path(name).is_file() and (name in _NEWER or name in clip_package("clip")._MODELS)

@@ -14,12 +14,12 @@ from torch import Tensor
 from ..engine import clip_sizes
 from ..engine.blocks import StockModule
 from .errors import BackboneError, check_finite
-from .files import read_state_dict
+from .files import read_backbone
+from .function import HEAD_WIDTH, head_width_of
 from .package import clip_package
 
 logger = logging.getLogger(__name__)
 
-HEAD_WIDTH = 64  # channels of an attention head in every CLIP of OpenAI's layout
 _NOT_WEIGHTS = ("input_resolution", "context_length", "vocab_size")  # constants in OpenAI's archives
 # `design_details` that make the MaPLe and PromptSRC forks of `clip` build stock blocks.
 _STOCK_DESIGN = {
@@ -45,9 +45,10 @@ def load_clip(name: str) -> StockModule:
     Raises:
         BackboneError: the name is unknown, the download failed, or the file is not an intact CLIP in OpenAI's layout.
     """
-    state = read_state_dict(name)
+    state, recorded = read_backbone(name)
+    head_width = head_width_of(name, recorded)
     try:
-        model = build_clip(state)
+        model = build_clip(state, head_width)
     except BackboneError:
         raise
     except Exception as error:  # sizes are read off the tensors, so wrong ones can raise any exception
@@ -57,20 +58,22 @@ def load_clip(name: str) -> StockModule:
         ) from error
     check_finite(model.state_dict(), f"backbone {name!r}")
     model.fingerprint = fingerprint(*projections(model.visual, model))  # before the weights are cast
-    logger.info("Loaded CLIP %s: %s", name, describe(model))
+    logger.info("Loaded CLIP %s: %s, heads of %d channels, QuickGELU", name, describe(model), head_width)
     return model
 
 
-def build_clip(state: dict[str, Tensor]) -> StockModule:
+def build_clip(state: dict[str, Tensor], head_width: int = HEAD_WIDTH) -> StockModule:
     """Build a frozen stock `clip.model.CLIP` in float32, with the sizes of these weights.
 
     OpenAI's own `build_model` rounds all weights to float16 first; this does not.
 
     Args:
         state: the weights, in any floating dtype.
+        head_width: channels of an attention head, in both towers.
 
     Raises:
         KeyError, RuntimeError: keys are missing or unexpected, or tensors have other shapes.
+        BackboneError: a tower's width is not a multiple of the head width.
     """
     CLIP = clip_package("model").CLIP
     # a scripted model holds its causal mask as an attribute, which is not a weight
@@ -80,7 +83,7 @@ def build_clip(state: dict[str, Tensor]) -> StockModule:
         "context_length": state["positional_embedding"].shape[0],
         "vocab_size": state["token_embedding.weight"].shape[0],
         "transformer_width": state["ln_final.weight"].shape[0],
-        "transformer_heads": max(1, state["ln_final.weight"].shape[0] // HEAD_WIDTH),
+        "transformer_heads": _heads(state["ln_final.weight"].shape[0], head_width),
         "transformer_layers": _count(state, "transformer.resblocks."),
     }
     if "design_details" in inspect.signature(CLIP.__init__).parameters:
@@ -91,7 +94,16 @@ def build_clip(state: dict[str, Tensor]) -> StockModule:
     if unexpected:  # PyTorch up to 2.3 takes "visual.proj.more" for a part of "visual.proj" and drops it silently
         raise RuntimeError(f"unexpected tensors: {', '.join(unexpected[:5])}")
     model.load_state_dict({key: value.float() for key, value in state.items()})
+    if head_width != HEAD_WIDTH and hasattr(model.visual, "transformer"):  # `clip` fixes this for its vision tower
+        for block in model.visual.transformer.resblocks:
+            block.attn.num_heads, block.attn.head_dim = _heads(block.attn.embed_dim, head_width), head_width
     return model.requires_grad_(False).eval()
+
+
+def _heads(width: int, head_width: int) -> int:
+    if head_width != HEAD_WIDTH and width % head_width:
+        raise BackboneError(f"heads of {head_width} channels do not divide a tower's width of {width}")
+    return max(1, width // head_width)
 
 
 def _vision_sizes(state: dict[str, Tensor]) -> dict:

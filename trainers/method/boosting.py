@@ -12,7 +12,7 @@ from torch import Tensor
 from yacs.config import CfgNode
 
 from .. import config
-from ..backbones import load_clip, tokenizer
+from ..backbones import find_weights, load_clip, tokenizer
 from ..engine import (
     ClassText,
     Learner,
@@ -25,10 +25,10 @@ from ..engine import (
 )
 from ..engine.blocks import StockModule
 from ..engine.precision import Precision, cast_clip, choose
-from ..storage.atomic import sha256
 from ..training import parallel
 from ..training.provenance import training_item
 from ..training.trainer import PromptTrainer
+from .identity import boosting_identity, data_fingerprint, weights_fingerprint
 from .losses import LOSSES
 from .prompt_file import FILE_NAME, BoostingInfo, save_boosting
 from .teacher_cache import TeacherCache, described_images
@@ -258,7 +258,7 @@ class CasPL(PromptTrainer):
             student=cfg.MODEL.BACKBONE.NAME,
             student_weights=clip_model.fingerprint,
             teacher=node.TEACHER.BACKBONE,
-            teacher_weights=sha256(self.teacher.path),
+            teacher_weights=weights_fingerprint(self.teacher.path),
             text_width=sizes.text_width,
             vision_width=sizes.vision_width,
             text_layers=sizes.text_layers,
@@ -275,4 +275,11 @@ class CasPL(PromptTrainer):
             epochs=self.max_epoch,
             seed=cfg.SEED,
             dtype=str(self.precision.prompts).removeprefix("torch."),
+            identity=self.identity(),
         )
+
+    def identity(self) -> str:
+        """Return the digest of what determines the prompt: settings, data, teacher and student."""
+        weights = (self.teacher.path, find_weights(self.cfg.MODEL.BACKBONE.NAME))
+        data = data_fingerprint(self.dm.dataset, self.cfg.DATASET.ROOT)
+        return boosting_identity(self.cfg, data, *map(weights_fingerprint, weights))

@@ -199,6 +199,21 @@ def read_info(path: str | Path) -> BoostingInfo:
     return _read(Path(path))[1]
 
 
+def same_prompt(one: str | Path, other: str | Path) -> bool:
+    """Return whether two files hold the prompt of the same phase 1: of one identity, or else of equal values.
+
+    The identity does not depend on the values, so retraining leaves runs valid that used the prompt. Files of version
+    0.1.0 have no identity.
+
+    Raises:
+        CheckpointError: one is not a boosting-prompt file, damaged, or of a newer format.
+    """
+    (ours, our_info), (theirs, their_info) = (_read(Path(path)) for path in (one, other))
+    if our_info.identity and their_info.identity:
+        return our_info.identity == their_info.identity
+    return all(torch.equal(ours[tower].float(), theirs[tower].float()) for tower in TOWERS)
+
+
 def load_boosting(path: str | Path) -> tuple[PromptGroup, BoostingInfo]:
     """Load a boosting prompt, frozen and in eval mode, on the CPU in float32.
 

@@ -5,7 +5,6 @@ import logging
 import shutil
 from pathlib import Path
 
-import torch
 from dassl.engine import TRAINER_REGISTRY, SimpleTrainer
 
 from .. import config
@@ -17,6 +16,7 @@ from ..method.prompt_file import (
     check_towers,
     find_boosting,
     load_boosting,
+    same_prompt,
 )
 from ..storage.atomic import replacing
 from ..training import parallel, provenance
@@ -102,15 +102,16 @@ class Cascaded:
         super().load_model(directory, epoch)
 
     def _check_same(self, kept: Path) -> None:
-        """Refuse to go on if the run has kept another boosting prompt than the one that was loaded."""
-        if not kept.is_file():
-            return
-        ours, theirs = self.boosting, load_boosting(kept)[0]
-        if any(not torch.equal(getattr(ours, name).cpu(), getattr(theirs, name)) for name in ("text", "vision")):
+        """Check that the run's copy of the boosting prompt and the loaded one are from the same phase 1.
+
+        Raises:
+            CheckpointError: they are not.
+        """
+        if kept.is_file() and not same_prompt(self.boosting_file, kept):
             raise CheckpointError(
                 f"the run in {kept.parent} was trained with the boosting prompt {kept}, but TRAINER.CASPL.CHECKPOINT is "
                 f"{self.boosting_file}, which differs: give the run's folder as TRAINER.CASPL.CHECKPOINT to evaluate it, or "
-                "another --output-dir to train anew"
+                "another --output-dir to train from scratch"
             )
 
 

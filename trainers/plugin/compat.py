@@ -7,7 +7,6 @@ import importlib
 import importlib.util
 import inspect
 import logging
-import pickle
 import sys
 import types
 from pathlib import Path
@@ -178,9 +177,5 @@ class _SafelyLoadingTorch:
         return getattr(torch, name)
 
     def load(self, path, map_location=None, **options):
-        """Tensors and plain data; of a file that has more, without the rest."""
-        try:
-            return torch.load(path, map_location=map_location, weights_only=True)
-        except pickle.UnpicklingError:
-            logger.info("%s has objects in it: only its tensors and plain data are read", path)
-            return read_checkpoint(path)
+        """Read tensors and plain data; objects of other classes are left out."""
+        return read_checkpoint(path)

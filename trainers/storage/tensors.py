@@ -94,14 +94,17 @@ def read_checkpoint(path: str | Path) -> Any:
     return _read(Path(path), torchscript=False)
 
 
-def read_weights(path: str | Path) -> dict[str, Tensor]:
+def read_weights(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Read the weights of a model: a state dict that `torch.save` has written, or a TorchScript archive.
 
-    A state dict may be wrapped as `{"state_dict": ...}`. A TorchScript archive's tensors are named by the path of the
-    attributes to them, as in its own state dict; none of its code is executed.
+    A state dict may be wrapped as `{"state_dict": ..., ...}`. A TorchScript archive's tensors are named by the path of
+    the attributes to them, as in its own state dict; none of its code is executed.
 
     Args:
         path: the file.
+
+    Returns:
+        The state dict, and the other entries of its wrapper; of a TorchScript archive `{"code": its source text}`.
 
     Raises:
         FileNotFoundError: the file does not exist.
@@ -109,11 +112,21 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
     """
     content = _read(Path(path), torchscript=True)
     if isinstance(content, _Module):
-        return dict(_tensors_of(content))
-    state = content.get("state_dict", content) if isinstance(content, dict) else content
+        return dict(_tensors_of(content)), {"code": _code_of(Path(path))}
+    state, others = content, {}
+    if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
+        state = content["state_dict"]
+        others = {str(key): value for key, value in content.items() if key != "state_dict"}
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
         raise RestrictedReadError(f"{path}: a {type(state).__name__}; expected a state dict of tensors")
-    return state
+    return state, others
+
+
+def _code_of(path: Path) -> str:
+    """Return the source text of a TorchScript archive."""
+    with zipfile.ZipFile(path) as archive:
+        names = [name for name in archive.namelist() if name.split("/")[1:2] == ["code"] and name.endswith(".py")]
+        return "\n".join(_bytes(archive, name, SMALL).decode(errors="replace") for name in names)
 
 
 def _tensors_of(module: _Module, prefix: str = "", depth: int = 0) -> list[tuple[str, Tensor]]:

@@ -1,0 +1,67 @@
+"""The identity of a boosting prompt: a digest of what determines it, not of its values.
+
+Training the same phase 1 again gives a prompt of the same identity, also on a GPU, where the bits differ.
+"""
+
+import functools
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from yacs.config import CfgNode
+
+from ..config import leaves
+from ..storage.atomic import sha256
+
+# Sections and keys of the configuration that determine phase 1's numbers.
+_READ = (
+    *("SEED", "INPUT.", "OPTIM.", "DATALOADER.TRAIN_X.", "DATASET.NAME", "DATASET.SUBSAMPLE_CLASSES"),
+    *("DATASET.NUM_SHOTS", "DATASET.NUM_LABELED", "TRAINER.CASPL."),
+)
+# Files and folders: their contents are fingerprinted instead.
+_PATHS = ("TRAINER.CASPL.CHECKPOINT", "TRAINER.CASPL.TEACHER.BACKBONE", "TRAINER.CASPL.TEACHER.CACHE")
+
+
+def boosting_identity(cfg: CfgNode, data: str, teacher: str, student: str) -> str:
+    """Return the SHA-256 of phase 1's settings, data, teacher and student.
+
+    Args:
+        cfg: the whole configuration.
+        data: fingerprint of the data.
+        teacher: fingerprint of the teacher's weights.
+        student: fingerprint of the student's weights.
+    """
+    settings: dict[str, Any] = {key: value for key, value in leaves(cfg) if key.startswith(_READ) and key not in _PATHS}
+    settings["cached"] = bool(cfg.TRAINER.CASPL.TEACHER.CACHE)  # a cache rounds the teacher's features
+    content = {"settings": settings, "data": data, "teacher": teacher, "student": student}
+    return hashlib.sha256(json.dumps(content, sort_keys=True, default=list).encode()).hexdigest()
+
+
+def data_fingerprint(dataset: Any, root: str) -> str:
+    """Return the fingerprint of a dataset: its reader's own, or else of the training images' paths, sizes and classes.
+
+    Args:
+        dataset: a Dassl dataset.
+        root: the folder that paths are relative to.
+    """
+    own = getattr(dataset, "data_fingerprint", "")
+    if own:
+        return own
+    digest = hashlib.sha256(json.dumps(list(dataset.classnames)).encode())
+    for item in dataset.train_x:
+        size = os.stat(item.impath).st_size if os.path.exists(item.impath) else -1
+        digest.update(f"{os.path.relpath(item.impath, root)}\t{size}\n".encode("utf-8", "surrogateescape"))
+    return digest.hexdigest()
+
+
+def weights_fingerprint(path: Path) -> str:
+    """Return the SHA-256 of a file of weights, computed once per process for an unchanged file."""
+    status = path.stat()
+    return _fingerprint(path, status.st_size, status.st_mtime_ns)
+
+
+@functools.lru_cache
+def _fingerprint(path: Path, size: int, modified: int) -> str:
+    return sha256(path)
