@@ -37,9 +37,11 @@ def complete_dassl():
         stand_in("tabulate", tabulate=lambda table, **kwargs: "\n".join(str(row) for row in table))
     if importlib.util.find_spec("sklearn") is None:
         stand_in("sklearn.metrics", f1_score=lambda *args, **kwargs: 0.0, confusion_matrix=None)
-    for name in ("wandb", "matplotlib.pyplot", "pandas", "seaborn", "prettytable", "nltk"):
+    for name in ("wandb", "matplotlib.pyplot", "pandas", "seaborn", "prettytable", "nltk", "plotnine"):
         if importlib.util.find_spec(name.split(".")[0]) is None:
             stand_in(name)
+    if importlib.util.find_spec("thop") is None:
+        stand_in("thop", profile=None, clever_format=None)
     if importlib.util.find_spec("tensorboard") is None:
         stand_in("torch.utils.tensorboard", SummaryWriter=Writer)
 

@@ -211,8 +211,21 @@ def probe(job):
             found["removed"] = bool(torch.equal(out, outputs)) and all(
                 torch.equal(again[k], gradients[k]) for k in gradients
             )
+    if "rejected" in job:
+        results["rejected"] = rejection(cfg, job["rejected"])
     results["empty"] = empty(cfg, batch, images, gradients, outputs, group_of(next(iter(job["prompts"].values()))))
     return results
+
+
+def rejection(cfg, file):
+    """The message that a prompt is rejected with before training."""
+    from caspl.plugin.structure import HostError
+
+    try:
+        build(cfg, file)
+    except HostError as error:
+        return str(error)
+    return ""
 
 
 def empty(cfg, batch, images, gradients, outputs, group):

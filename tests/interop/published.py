@@ -8,7 +8,6 @@ See README.md next to this file for the checkouts, the shims and the columns.
 import argparse
 import json
 import os
-import re
 import shutil
 import subprocess
 import sys
@@ -112,7 +111,7 @@ PUBLISHED = {
         text=("text_encoder", "text_encoder.clip_model.transformer", "text_encoder.clip_model.positional_embedding"),
     ),
     "LASP": Published(
-        "lasp", "LASP", "../LASP/vit_b16_c4_ep10_batch1_cls_t2t_5_wcl_25_g1_b", prec("LASP"), dassl="Dassl.pytorch"
+        "lasp", "LASP", "configs/LASP/vit_b16_c4_ep10_batch1_cls_t2t_5_wcl_25_g1_b", prec("LASP"), dassl="Dassl.pytorch"
     ),
     "RPO": Published(
         "RPO",
@@ -211,8 +210,8 @@ def add_import(program: Path, line: str) -> None:
 def add_lines(program: Path) -> None:
     """The two lines that the README asks for."""
     text = program.read_text()
-    found = re.search(r"\ndef extend_cfg\(cfg[^)]*\):.*?(?=\n\ndef |\n\n\n)", text, re.S)
-    text = text[: found.end()] + "\n    caspl.extend_cfg(cfg)\n" + text[found.end() :]
+    end = text.index("\ndef ", text.index("\ndef extend_cfg(cfg") + 1)
+    text = text[:end].rstrip() + "\n    caspl.extend_cfg(cfg)\n\n" + text[end:]
     program.write_text("import caspl\n" + text)
 
 
@@ -284,7 +283,8 @@ def arguments(host: Published, copy: Path, work: Path, output: Path) -> list[str
     else:
         options["DATASET.NAME"] = "OxfordPets"
     if host.config:
-        line += ["--config-file", f"configs/trainers/{host.config}.yaml"]
+        folder = "" if host.config.startswith("configs/") else "configs/trainers/"
+        line += ["--config-file", f"{folder}{host.config}.yaml"]
     line += [*host.flags, *(item for pair in options.items() for item in pair)]
     return [str(item) for item in line]
 
@@ -307,6 +307,8 @@ def measure(name: str, host: Published, source: Path, work: Path) -> dict:
         "rerun": host.rerun,
         "text_clip": host.text_clip,
     }
+    if not text:
+        job["rejected"] = save_prompts(work, host, True)[str(LAYERS)]
     path = work / "jobs" / f"{name}.json"
     path.parent.mkdir(exist_ok=True)
     path.write_text(json.dumps(job))

@@ -33,7 +33,7 @@ class LoadedCLIP:
         text_runs: passes through its text tower while the host was built.
     """
 
-    stacks: dict[str, Sequence[nn.Module]]
+    stacks: dict[str, nn.Sequential | nn.ModuleList]
     projections: tuple[Tensor, ...]
     text_runs: int = 0
 

@@ -4,6 +4,7 @@
 import logging
 import shutil
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from dassl.engine import TRAINER_REGISTRY, SimpleTrainer
 
@@ -27,7 +28,13 @@ logger = logging.getLogger(__name__)
 HOSTS = ("CoOp", "CoCoOp", "MaPLe", "PromptSRC")  # the paper's; `wrap` takes any other
 
 
-class Cascaded:
+if TYPE_CHECKING:
+    from dassl.engine import TrainerX as Base
+else:
+    Base = object
+
+
+class Cascaded(Base):
     """What a host's trainer gains: put ahead of it in a class's bases, it cascades the host with a boosting prompt.
 
     The host's model, loss, optimiser and schedule stay as they are. The boosting prompt is frozen and in eval mode.
@@ -175,7 +182,7 @@ def cascade_under_own_name(base: type) -> None:
             return object.__new__(cascaded(cfg.TRAINER.NAME))
         return object.__new__(cls)
 
-    base.__new__ = staticmethod(create)
+    base.__new__ = staticmethod(create)  # type: ignore[method-assign, assignment]
 
 
 def cascaded_name(cfg) -> str:

@@ -143,7 +143,7 @@ class Injection:
 def check_ran(hooks: Sequence[TowerHooks], model: nn.Module, args, output) -> None:
     """Raise `NeverRan` if the model gave a result without ever running a prompted tower."""
     for each in hooks:
-        if not each.passes:
+        if not (each.passes or each.tried):
             kind = each.tower.kind
             raise NeverRan(
                 f"{type(model).__name__}: gave a result without its {each.tower.path}; expected a forward pass of it, where "

@@ -103,6 +103,7 @@ class TowerHooks:
         self.outside = 0  # passes through the blocks that did not come through the door
         self._stack = tokens
         self.checked = False  # whether all texts are known to be short enough
+        self.tried = False  # whether the tower has run in a copy of the model
 
     def attach(self) -> Iterator[RemovableHandle]:
         """Give the blocks their tokens and register the hooks."""
@@ -131,7 +132,9 @@ class TowerHooks:
 
     @property
     def _state(self) -> _State:
-        return vars(_threads).setdefault(id(self), _State())
+        if not hasattr(_threads, "states"):
+            _threads.states = {}
+        return _threads.states.setdefault(id(self), _State())
 
     @property
     def _run(self) -> Pass | None:
@@ -416,7 +419,12 @@ def same_randomness() -> Iterator[None]:
 def sequence(args: tuple, kwargs: dict) -> Tensor:
     """Return the sequence (T, N, d) among a block's arguments, which may be the first item of a list."""
     found: list[Tensor] = []
-    on_sequence(args, kwargs, lambda x: found.append(x) or x)
+
+    def keep(x: Tensor) -> Tensor:
+        found.append(x)
+        return x
+
+    on_sequence(args, kwargs, keep)
     return found[0]
 
 

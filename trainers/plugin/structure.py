@@ -80,7 +80,7 @@ class Tower:
     door: nn.Module
     inner_door: nn.Module
     owner: nn.Module
-    blocks: Sequence[nn.Module]
+    blocks: nn.Sequential | nn.ModuleList
     names: BlockNames
     entry: nn.Module | None = None
     positions: str = ""
@@ -145,7 +145,7 @@ def _tower(trail: list[tuple[str, nn.Module]]) -> Tower | None:
     """Return the tower whose blocks are at the end of a trail of (name, module), None if these are no blocks."""
     blocks = trail[-1][1]
     names = _names(blocks)
-    if names is None:
+    if names is None or not isinstance(blocks, nn.Sequential | nn.ModuleList):
         return None
     width = getattr(blocks[0], names.norm_1).weight.shape[0]
     modules = [module for _, module in trail]
@@ -219,7 +219,7 @@ def _embedding(modules: list[nn.Module], width: int) -> nn.Embedding | None:
     return None
 
 
-def _kind(blocks: nn.Module, parts: list[str], above: list) -> str:
+def _kind(blocks: nn.Sequential | nn.ModuleList, parts: list[str], above: list) -> str:
     """Tell a text tower from a vision tower: by its mask, by the parts next to it, by its name."""
     mask = getattr(blocks[0], "attn_mask", None)
     if isinstance(mask, Tensor) and is_causal(mask):

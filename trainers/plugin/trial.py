@@ -52,7 +52,7 @@ def try_out(model: nn.Module, injection: Injection, size: tuple[int, int]) -> bo
             if ran and not theirs.passes and not training:
                 _use_inner_door(model, injection, ours, theirs)
                 return try_out(model, injection, size)
-            ours.modes = list(theirs.modes)
+            ours.modes, ours.tried = list(theirs.modes), ours.tried or theirs.passes > 0
     return tried
 
 
