@@ -1,4 +1,4 @@
-"""What helps the real Dassl to run on a current PyTorch, on a few lines that are written as Dassl's are."""
+"""Patches of the real Dassl for a current PyTorch, on a few lines written as Dassl's are."""
 
 import importlib
 import logging
@@ -13,7 +13,7 @@ from trainers.plugin import compat
 
 
 def dassls_warmup():
-    """A warm-up scheduler that hands on `verbose`."""
+    """Return a warm-up scheduler that passes `verbose`."""
 
     class Base(LRScheduler):
         def __init__(self, optimizer, successor, warmup_epoch, last_epoch=-1, verbose=False):
@@ -35,7 +35,7 @@ def dassls_warmup():
 
 
 def dassls_torchtools():
-    """A module whose function was imported by others before it is mended."""
+    """Return a module whose function was imported before the patch."""
     module = types.ModuleType("torchtools")
     exec("import torch\ndef load_checkpoint(path):\n    return torch.load(path, map_location='cpu')\n", vars(module))
     return module, module.load_checkpoint
@@ -56,23 +56,23 @@ def run(optimizer, scheduler, epochs):
 
 
 @pytest.fixture
-def mended():
+def patched():
     base, constant = dassls_warmup()
     torchtools, load_checkpoint = dassls_torchtools()
-    compat.mend_warmup(base)
-    compat.mend_checkpoints(base, torchtools)
+    compat.patch_warmup(base)
+    compat.patch_checkpoints(base, torchtools)
     return constant, load_checkpoint
 
 
-@pytest.mark.skipif(torch.__version__ < (2, 6), reason="this PyTorch still knows verbose")
-def test_dassls_schedulers_do_not_run_by_themselves():
+@pytest.mark.skipif(torch.__version__ < (2, 6), reason="this PyTorch has verbose schedulers")
+def test_unpatched_schedulers_fail():
     with pytest.raises(TypeError):
         schedule(dassls_warmup()[1])
 
 
 @pytest.mark.parametrize("stop", [1, 3])
-def test_schedule_goes_on_from_a_checkpoint(mended, tmp_path, stop):
-    constant, load_checkpoint = mended
+def test_schedule_resumes_from_checkpoint(patched, tmp_path, stop):
+    constant, load_checkpoint = patched
     whole = run(*schedule(constant), 6)
     assert whole[:2] == [1e-5, 0.1] and whole == sorted(whole[1:] + whole[:1], reverse=True)[-1:] + whole[1:]
     optimizer, scheduler = schedule(constant)
@@ -86,7 +86,7 @@ def test_schedule_goes_on_from_a_checkpoint(mended, tmp_path, stop):
 
 
 class Dangerous:
-    """Leaves a trace if it is ever unpickled."""
+    """Writes a file when it is unpickled."""
 
     def __init__(self, trace):
         self.trace = trace
@@ -95,8 +95,8 @@ class Dangerous:
         return (open, (str(self.trace), "w"))
 
 
-def test_objects_in_older_checkpoints_are_not_loaded(mended, tmp_path):
-    constant, load_checkpoint = mended
+def test_objects_in_older_checkpoints_are_not_loaded(patched, tmp_path):
+    constant, load_checkpoint = patched
     saved = {"state_dict": {"ctx": torch.arange(3.0)}, "epoch": 7}
     torch.save(saved | {"scheduler": {"last_epoch": 1, "successor": Dangerous(tmp_path / "trace")}}, tmp_path / "file")
     found = load_checkpoint(tmp_path / "file")
@@ -106,7 +106,7 @@ def test_objects_in_older_checkpoints_are_not_loaded(mended, tmp_path):
     assert not (tmp_path / "trace").exists()
 
 
-def test_log_is_printed_only_where_nobody_shows_it(capsys, monkeypatch):
+def test_log_is_printed_only_without_other_handlers(capsys, monkeypatch):
     record = logging.LogRecord("caspl", logging.INFO, "", 0, "written to %s", ("here",), None)
     monkeypatch.setattr(logging.getLogger(), "handlers", [])
     compat._PrintingHandler().handle(record)
@@ -115,20 +115,28 @@ def test_log_is_printed_only_where_nobody_shows_it(capsys, monkeypatch):
     assert capsys.readouterr().out == "written to here\n"
 
 
-def test_wilds_is_left_out_where_it_is_missing(monkeypatch):
+def test_missing_wilds_is_skipped(monkeypatch):
     name = "dassl.data.datasets.dg.wilds"
     monkeypatch.setattr(compat.importlib.util, "find_spec", lambda name: None)
     monkeypatch.setitem(sys.modules, name, None)
     del sys.modules[name]
-    compat.leave_out_wilds()
+    compat.skip_wilds()
     assert vars(importlib.import_module(name)).keys() <= vars(types.ModuleType("")).keys()
 
 
-def test_log_that_wilds_turns_off_is_turned_on_again(monkeypatch):
+def test_log_disabled_by_wilds_is_enabled_again(monkeypatch):
     monkeypatch.setitem(sys.modules, "dassl.data.datasets.dg.wilds", types.ModuleType("wilds"))
     logging.disable(logging.WARNING)
     try:
-        compat.leave_out_wilds()
+        compat.skip_wilds()
         assert logging.root.manager.disable == logging.NOTSET
     finally:
         logging.disable(logging.NOTSET)
+
+
+def test_log_is_shown_for_the_whole_package_once():
+    package = logging.getLogger("trainers")
+    before = [handler for handler in package.handlers if not isinstance(handler, compat._PrintingHandler)]
+    compat.show_log()
+    compat.show_log()
+    assert len(package.handlers) == len(before) + 1
