@@ -32,25 +32,29 @@ class Log(io.StringIO):
 
 
 class Captured(Exception):
-    """Carries the configuration that train.py has put together."""
+    """Stops train.py where it builds its trainer."""
 
 
 def configuration(arguments):
     """The configuration that the checkout's train.py builds its trainer with."""
     import dassl.engine
 
+    found = []
+
     def capture(cfg):
-        raise Captured(cfg)
+        found.append(cfg)
+        raise Captured
 
     build, dassl.engine.build_trainer = dassl.engine.build_trainer, capture
     sys.argv = ["train.py", *arguments]
     try:
         runpy.run_path("train.py", run_name="__main__")
-    except Captured as captured:
-        return captured.args[0]
+    except Exception:
+        if not found:  # DePT's train.py turns every exception into another
+            raise
     finally:
         dassl.engine.build_trainer = build
-    raise RuntimeError("train.py ended without building a trainer")
+    return found[0]
 
 
 def seed(number=1):

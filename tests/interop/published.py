@@ -52,6 +52,7 @@ class Published:
         text_clip: the number of the loaded CLIP that computes the host's texts while it is built.
         dassl: its own Dassl, below CASPL_INTEROP.
         clip: which small CLIP.
+        dataset: whose layout the pictures are read in.
         base: a checkout to put this one's files into, where it is a file and no checkout.
     """
 
@@ -66,6 +67,7 @@ class Published:
     text_clip: int | None = None
     dassl: str = "Dassl.pytorch"
     clip: str = "small"
+    dataset: str = "oxford_pets"
     base: str = ""
 
 
@@ -97,7 +99,7 @@ PUBLISHED = {
     "MPL": Published("Modular-Prompt-Learning", "MPL", "MPL/vit_b4_c1_add2_rm1", prec("MPL")),
     "LAMM": Published("mm-prompt-learning-LAMM", "MaPLe", "MaPLe/vit_b16_c2_ep5_batch4_2ctx", prec("MAPLE")),
     "LoCoOp": Published("LoCoOp", "LoCoOp", "LoCoOp/vit_b16_ep50", prec("LOCOOP"), ("--topk", "2")),
-    "PLOT++": Published("PLOT/plot-pp", "PLOTPP", "PLOTPP/vit", prec("PLOTPP")),
+    "PLOT++": Published("PLOT/plot-pp", "PLOTPP", "PLOTPP/vit", prec("PLOTPP"), ("--device", "cpu")),
     "CoPrompt": Published("CoPrompt", "CoPrompt", "coprompt", prec("CoPrompt")),
     "DePT": Published("DePT", "ExtrasLinearProbeCoOp", "ExtrasLinearProbeCoOp/vit_b16_ep10_bs4_lr35", prec("COOP")),
     "BayesianPrompt": Published("Bayesian-Prompt-Learning", "VPT", "VPT/vit_b16_c4_ep10_batch1_ctxv1", prec("VPT")),
@@ -111,7 +113,7 @@ PUBLISHED = {
         text=("text_encoder", "text_encoder.clip_model.transformer", "text_encoder.clip_model.positional_embedding"),
     ),
     "LASP": Published(
-        "lasp", "LASP", "configs/LASP/vit_b16_c4_ep10_batch1_cls_t2t_5_wcl_25_g1_b", prec("LASP"), dassl="Dassl.pytorch"
+        "lasp", "LASP", "configs/LASP/vit_b16_c4_ep10_batch1_cls_t2t_5_wcl_25_g1_b", prec("LASP"), dataset="caltech101"
     ),
     "RPO": Published(
         "RPO",
@@ -227,6 +229,10 @@ def draw_pets(folder: Path, side: int = 96) -> None:
                 Image.fromarray(pixels.astype(np.uint8)).save(folder / "images" / f"{part}_{label}_{n}.jpg")
                 split[part].append([f"{part}_{label}_{n}.jpg", label, name])
     (folder / "split_zhou_OxfordPets.json").write_text(json.dumps(split))
+    caltech = folder.with_name("caltech-101")  # LASP's OxfordPets has no list of all classes
+    caltech.mkdir()
+    (caltech / "101_ObjectCategories").symlink_to(folder / "images")
+    (caltech / "split_zhou_Caltech101.json").write_text(json.dumps(split))
 
 
 def save_inputs(work: Path) -> None:
@@ -276,7 +282,7 @@ def arguments(host: Published, copy: Path, work: Path, output: Path) -> list[str
         "TRAIN.CHECKPOINT_FREQ": 1,
         **host.options,
     }
-    dataset = "configs/datasets/oxford_pets.yaml"
+    dataset = f"configs/datasets/{host.dataset}.yaml"
     line = ["--root", work / "data", "--output-dir", output, "--trainer", host.trainer, "--seed", 1]
     if (copy / dataset).exists():
         line += ["--dataset-config-file", dataset]

@@ -49,7 +49,9 @@ def assemble(files: Sequence[str | Path], options: Sequence, evaluated: str | Pa
     for path in filter(None, files):
         merge_file(cfg, path)
     merge_options(cfg, list(options))
-    cfg.TRAINER.NAME = cascaded_name(cfg)
+    if (cascaded := cascaded_name(cfg)) != cfg.TRAINER.NAME:
+        wrap(cfg.TRAINER.NAME)
+        cfg.TRAINER.NAME = cascaded
     check_read(cfg)
     if nodes_read(cfg.TRAINER.NAME) is None:  # this package's trainers choose later, when they know their images
         cfg.DATALOADER.NUM_WORKERS = loaders.workers(cfg.DATALOADER.NUM_WORKERS)
