@@ -36,7 +36,7 @@ def _places(sequences, group, length):
 
 def _replaced(x, places, stacks, layer):
     for place, stack in zip(places, stacks, strict=True):
-        if layer < len(stack):
+        if layer < len(stack) and stack[layer] is not None:
             tokens, index = stack[layer].to(x.dtype), place.clamp(min=0)
             if tokens.dim() == 2:
                 tokens = tokens[index]

@@ -12,14 +12,14 @@ from unittest import mock
 import numpy as np
 import pytest
 import torch
-from recipe import STUDENT, TEACHER, clip_state_dict, randn
+from recipe import STUDENT, TEACHER, Spec, clip_state_dict, randn
 from torch import nn
 
 import trainers.hosts  # noqa: F401
 from trainers.backbones import build_clip, tokenizer
 from trainers.engine import Learner, PromptedCLIP, PromptGroup, worded_texts
 from trainers.engine.tokens import EOT, SOS
-from trainers.hosts import cocoop, coop, maple, promptsrc
+from trainers.hosts import cocoop, coop, kgcoop, maple, promptsrc, tcp
 from trainers.method.boosting import build_student
 from trainers.method.losses import kl_divergence
 
@@ -38,7 +38,13 @@ class Case:
         self.images = randn(self.seed, "images", (self.meta["batch"], 3, STUDENT.image, STUDENT.image))
 
     def clip(self, spec=STUDENT, seed=None):
-        words = [*self.meta.get("templates", []), self.meta.get("template", PET), PHOTO, "X {}."]
+        words = [
+            *self.meta.get("templates", []),
+            self.meta.get("template", PET),
+            self.meta.get("zeroshot_template", PET),
+            PHOTO,
+            "X {}.",
+        ]
         texts = [word.replace("{}", name.replace("_", " ")) for word in words for name in self.names]
         tokens = {SOS, EOT} | {token for text in texts for token in tokenizer().encode(text)}
         return frozen_clip(spec, self.seed if seed is None else seed, frozenset(tokens))
@@ -102,7 +108,33 @@ def make_promptsrc(case, n_ctx):
     return model
 
 
-HOSTS = {"coop": make_coop, "cocoop": make_cocoop, "maple": make_maple, "promptsrc": make_promptsrc}
+def make_kgcoop(case, n_ctx):
+    meta = case.meta
+    model = kgcoop.build(case.clip(), case.names, n_ctx, meta["csc"], w=meta["weight"], template=meta["template"])
+    torch.testing.assert_close(model.zero_shot, case.tensor("zeroshot_text_features"), atol=LOGITS, rtol=0)
+    fill(model.prompt_learner, case, [("", 0.02)])
+    return model
+
+
+def make_tcp(case, n_ctx):
+    meta = case.meta
+    spec = Spec(**meta["student_spec"])
+    model = tcp.build(case.clip(spec), case.names, meta["layer"], meta["weight"], meta["dataset"])
+    torch.testing.assert_close(model.zero_shot, case.tensor("zeroshot_text_features"), atol=LOGITS, rtol=0)
+    fill(model.prompt_learner, case, [("ctx", 0.02), ("", 0.05)])
+    with torch.no_grad():
+        torch.testing.assert_close(model.prompt_learner.class_tokens(), case.tensor("class_tokens"), atol=1e-4, rtol=0)
+    return model
+
+
+HOSTS = {
+    "tcp": make_tcp,
+    "kgcoop": make_kgcoop,
+    "coop": make_coop,
+    "cocoop": make_cocoop,
+    "maple": make_maple,
+    "promptsrc": make_promptsrc,
+}
 
 
 def learned(learner, case):
@@ -156,7 +188,8 @@ def check_first_step(case, learner, terms):
     parts = [key.removeprefix("part.") for key in case.data.files if key.startswith("part.")]
     assert sorted(parts) == sorted(terms)
     for part in parts:
-        assert terms[part].item() == pytest.approx(float(case.data[f"part.{part}"]), rel=LOSS, abs=1e-7), part
+        expected = float(case.data[f"part.{part}"]) * (case.meta["weight"] if part == "kg" else 1)
+        assert terms[part].item() == pytest.approx(expected, rel=LOSS, abs=1e-7), part
     loss = sum(terms.values())
     assert loss.item() == pytest.approx(float(case.data["losses"][0]), rel=LOSS)
     loss.backward()
@@ -194,8 +227,8 @@ def to_float64(case, model):
     for module in (model.prompt_learner, model.boosting):
         if module is not None:
             module.double()
-    if hasattr(model, "frozen_text"):
-        model.frozen_text = model.frozen_text.double()
+    for name, buffer in model.named_buffers(recurse=False):
+        setattr(model, name, buffer.double())
     case.images = case.images.double()
 
 

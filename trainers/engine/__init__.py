@@ -6,7 +6,7 @@ The package takes plain arguments and depends on torch alone. Start reading at `
 
 from .layout import TextLayout
 from .model import Learner, PromptedCLIP
-from .prompts import PromptGroup, Stack
+from .prompts import PromptGroup, Stack, TextStack
 from .sizes import ClipSizes, clip_sizes
 from .symbols import ORDERS, ClassText, Slot
 from .text import encode_text
@@ -35,6 +35,7 @@ __all__ = [
     "Slot",
     "Stack",
     "TextLayout",
+    "TextStack",
     "clip_sizes",
     "encode_image",
     "encode_text",

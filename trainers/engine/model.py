@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from .blocks import StockModule, at_least_float32
 from .memory import classes_at_a_time
-from .prompts import PromptGroup, Stack
+from .prompts import PromptGroup, Stack, TextStack
 from .symbols import ClassText
 from .text import encode_text
 from .tokens import layout_of
@@ -18,7 +18,7 @@ from .vision import encode_image
 class Learner(nn.Module):
     """A host's learned parameters and the prompt tokens computed from them."""
 
-    def text_stack(self) -> Stack:
+    def text_stack(self) -> TextStack:
         """Return the text tokens of each layer, in a shape that `encode_text` accepts."""
         return []
 
@@ -72,7 +72,7 @@ class PromptedCLIP(nn.Module):
         self.boosting = group
         self._at_a_time.clear()
 
-    def _stacks(self, of_host: Stack, tower: str) -> list[Stack]:
+    def _stacks(self, of_host: TextStack, tower: str) -> list[TextStack]:
         """Return the stacks of both groups, indexed by `HOST` and `BOOSTING`."""
         return [of_host] if self.boosting is None else [of_host, list(getattr(self.boosting, tower))]
 
@@ -96,7 +96,7 @@ class PromptedCLIP(nn.Module):
     def _class_features(self) -> Tensor:
         return self.text_features(self.prompt_learner.text_stack())[0]
 
-    def text_features(self, of_host: Stack, images: int = 1) -> Tensor:
+    def text_features(self, of_host: TextStack, images: int = 1) -> Tensor:
         """Return normalised text features, computed in chunks of classes that fit into memory.
 
         Args:

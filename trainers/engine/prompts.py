@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 Stack = Sequence[Tensor]  # tokens of one group for one tower: one tensor (..., n, d) per layer
+TextStack = Sequence[Tensor | None]  # likewise; None: the tokens are carried through this layer
 
 
 class PromptGroup(nn.Module):
@@ -52,7 +53,7 @@ class PromptGroup(nn.Module):
         return f"text={tuple(self.text.shape)}, vision={tuple(self.vision.shape)}"
 
 
-def check_stacks(stacks: Sequence[Stack], layers: int, width: int, tower: str) -> None:
+def check_stacks(stacks: Sequence[TextStack], layers: int, width: int, tower: str) -> None:
     """Check that prompt tokens fit a tower.
 
     Args:
@@ -71,7 +72,7 @@ def check_stacks(stacks: Sequence[Stack], layers: int, width: int, tower: str) -
                 "blocks. Reduce its prompt depth"
             )
         for layer, tokens in enumerate(stack):
-            if tokens.shape[-1] != width:
+            if tokens is not None and tokens.shape[-1] != width:
                 raise ValueError(
                     f"prompt group {number}, {tower} layer {layer}: tokens of width {tokens.shape[-1]}; expected {width}, "
                     f"the {tower} tower's width. Use prompts trained for this backbone"

@@ -8,20 +8,21 @@ from torch.utils.checkpoint import checkpoint
 
 from .blocks import KeysValues, StockModule, attend, attend_once, finish, join, keys_values, queries_keys_values
 from .layout import TextLayout
-from .prompts import Stack, check_stacks
+from .prompts import TextStack, check_stacks
 from .rows import Rows, pick, spread
 
 QueriesKeysValues = tuple[Tensor, Tensor, Tensor]
 
 
 def encode_text(
-    model: StockModule, layout: TextLayout, stacks: Sequence[Stack] = (), chunk: int | None = None
+    model: StockModule, layout: TextLayout, stacks: Sequence[TextStack] = (), chunk: int | None = None
 ) -> Tensor:
     """Encode the texts of all classes with a stock CLIP and prompt groups.
 
     Tokens of layer 0 get the positional embedding of their position. At the input of block i, 0 < i < depth, the tokens
     of a group are replaced by its layer i, without positional embedding. From block `depth` on they are carried like any
-    other token (IVLP and MaPLe, github.com/muzairkhattak/multimodal-prompt-learning).
+    other token (IVLP and MaPLe, github.com/muzairkhattak/multimodal-prompt-learning). A layer of None carries the tokens
+    as well, so that tokens can be replaced at the input of any later block (TCP, arXiv 2311.18231).
 
     Under the causal mask the shared prefix does not depend on the class, so it is computed once and all suffixes attend
     to its keys and values. A common beginning of several suffixes is computed once, and tokens after EOT not at all.
@@ -30,7 +31,8 @@ def encode_text(
         model: `clip.model.CLIP`.
         layout: the sequences of C classes.
         stacks: the layers of each group, (n, d) each; or (b, c, n, d), where b is the number of images with separate
-            tokens (CoCoOp) or 1, and c is C for separate tokens per class (CoOp's class-specific context) or 1.
+            tokens (CoCoOp) or 1, and c is C for separate tokens per class (CoOp's class-specific context) or 1. A layer
+            other than the first may be None in a group that is `distinct` in the layout.
         chunk: number of classes to compute at once; None computes all. In training each chunk is recomputed in the
             backward pass, so peak memory is that of one chunk.
 
@@ -40,7 +42,7 @@ def encode_text(
     Raises:
         ValueError: a stack is deeper or wider than the text tower, or its tokens do not match the layout.
     """
-    stacks = [[_as_batch_class(tokens) for tokens in stack] for stack in stacks]
+    stacks = [[None if tokens is None else _as_batch_class(tokens) for tokens in stack] for stack in stacks]
     check_stacks(stacks, len(model.transformer.resblocks), model.ln_final.weight.shape[0], "text")
     _check_slots(layout, stacks)
     if chunk is None:
@@ -57,15 +59,22 @@ def _as_batch_class(tokens: Tensor) -> Tensor:
     return tokens[None, None] if tokens.dim() == 2 else tokens
 
 
-def _check_slots(layout: TextLayout, stacks: Sequence[Stack]) -> None:
+def _check_slots(layout: TextLayout, stacks: Sequence[TextStack]) -> None:
     for group, need in layout.needed.items():
-        have = stacks[group][0].shape[-2] if group < len(stacks) and len(stacks[group]) else 0
+        stack = stacks[group] if group < len(stacks) else []
+        have = stack[0].shape[-2] if stack and stack[0] is not None else 0
         if need > have:
             raise ValueError(
                 f"prompt group {group}: {have} text tokens; expected {need}, the slots of the text layout. Build the "
                 "layout with the group's number of text tokens (0 for a text depth of 0)"
             )
-        classes, distinct = max(tokens.shape[1] for tokens in stacks[group]), group in layout.distinct
+        classes = max(tokens.shape[1] for tokens in stack if tokens is not None)
+        distinct = group in layout.distinct
+        if not distinct and any(tokens is None for tokens in stack):
+            raise ValueError(
+                f"prompt group {group}: a layer of None; expected tokens in all layers of a group that classes share. Build "
+                "the layout with this group in `distinct`"
+            )
         if classes > 1 and not (distinct and classes == len(layout)):
             raise ValueError(
                 f"prompt group {group}: separate tokens for {classes} classes; expected "
@@ -74,7 +83,7 @@ def _check_slots(layout: TextLayout, stacks: Sequence[Stack]) -> None:
             )
 
 
-def _run(model: StockModule, layout: TextLayout, stacks: Sequence[Stack], rows: Rows) -> Tensor:
+def _run(model: StockModule, layout: TextLayout, stacks: Sequence[TextStack], rows: Rows) -> Tensor:
     """Encode the classes of `rows`; returns (b, c, E).
 
     The prefix and all suffixes are rows of one tensor (b, P + N, d); only attention distinguishes them. The prefix part
@@ -85,7 +94,7 @@ def _run(model: StockModule, layout: TextLayout, stacks: Sequence[Stack], rows: 
     suffixes = _Suffixes(rows, len(layout.prefix))
     position = model.positional_embedding.to(model.text_projection.dtype)
     at = layout.prefix_places
-    batch = max([1, *(len(tokens) for stack in stacks for tokens in stack)])
+    batch = max([1, *(len(tokens) for stack in stacks for tokens in stack if tokens is not None)])
     words = _embed(model, layout.prefix_words)[None] + position[at]  # (1, P, d)
     x = join([words, suffixes.enter(model, stacks)], batch)  # (b, P + N, d)
     for i, block in enumerate(blocks):
@@ -117,6 +126,10 @@ def _embed(model: StockModule, words: Tensor) -> Tensor:
     return model.token_embedding(words).to(model.text_projection.dtype)
 
 
+def _has_tokens(stack: TextStack, layer: int) -> bool:
+    return layer < len(stack) and stack[layer] is not None
+
+
 class _Suffixes:
     """Operations on the suffixes, which are the last N rows.
 
@@ -128,14 +141,14 @@ class _Suffixes:
     def __init__(self, rows: Rows, start: int):
         self.rows, self.start, self.count = rows, start, len(rows.words)
 
-    def enter(self, model: StockModule, stacks: Sequence[Stack]) -> Tensor:
+    def enter(self, model: StockModule, stacks: Sequence[TextStack]) -> Tensor:
         """Embed words and layer-0 tokens at their positions; returns (b, N, d)."""
         position = model.positional_embedding.to(model.text_projection.dtype)
         return self._put(_embed(model, self.rows.words)[None], stacks, 0) + position[self.start + self.rows.steps]
 
-    def replace(self, x: Tensor, stacks: Sequence[Stack], layer: int) -> Tensor:
+    def replace(self, x: Tensor, stacks: Sequence[TextStack], layer: int) -> Tensor:
         """Replace the suffixes' prompt tokens in x (b, P + N, d) by those of a layer."""
-        if layer == 0 or not any(layer < len(stacks[group]) for group in self.rows.slots):
+        if layer == 0 or not any(_has_tokens(stacks[group], layer) for group in self.rows.slots):
             return x
         prefix, own = self.split(x)
         return join([prefix, self._put(own, stacks, layer)], len(x))
@@ -144,9 +157,9 @@ class _Suffixes:
         """Split (..., P + N, d) into the prefix (..., P, d) and the suffixes (..., N, d)."""
         return x.split([x.shape[-2] - self.count, self.count], dim=-2)
 
-    def _put(self, x: Tensor, stacks: Sequence[Stack], layer: int) -> Tensor:
+    def _put(self, x: Tensor, stacks: Sequence[TextStack], layer: int) -> Tensor:
         for group, slot in self.rows.slots.items():
-            if layer >= len(stacks[group]):
+            if not _has_tokens(stacks[group], layer):
                 continue
             tokens, classes = stacks[group][layer].to(x.dtype), self.rows.classes  # (b, c, n, d), (N,)
             of_class = classes if tokens.shape[1] > 1 else torch.zeros_like(classes)

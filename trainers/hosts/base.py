@@ -29,6 +29,7 @@ class HostTrainer(PromptTrainer):
         defaults: the node's keys with the defaults of the method's own repository.
         learner_name: name of the folder of its checkpoints, as in the method's own repository.
         depths: {key of the node: "text", "vision" or "both"} of the keys that are depths of prompts.
+        reads_dataset: whether `make_model` gets the dataset's registry name, as the option "dataset".
         tokens: {key of the node: "text" or "vision"} of the keys that are numbers of prompt tokens.
     """
 
@@ -37,6 +38,7 @@ class HostTrainer(PromptTrainer):
     learner_name: ClassVar[str]
     depths: ClassVar[Mapping[str, str]] = {}
     tokens: ClassVar[Mapping[str, str]] = {"N_CTX": "text"}
+    reads_dataset: ClassVar[bool] = False
 
     @classmethod
     def make_model(cls, clip_model: StockModule, names: Sequence[str], options: dict[str, Any]) -> PromptedCLIP:
@@ -50,12 +52,13 @@ class HostTrainer(PromptTrainer):
         raise NotImplementedError
 
     @classmethod
-    def prepare_training(cls, model: PromptedCLIP, names: Sequence[str]) -> None:
+    def prepare_training(cls, model: PromptedCLIP, names: Sequence[str], cfg: CfgNode) -> None:
         """Compute what only the loss needs, in float32; nothing by default.
 
         Args:
             model: the model, on the CPU.
             names: the class names.
+            cfg: the whole configuration.
         """
 
     @classmethod
@@ -79,11 +82,13 @@ class HostTrainer(PromptTrainer):
         """
         options = {key.lower(): value for key, value in cfg.TRAINER[cls.node].items()}
         precision = choose(options.pop("prec"), device)
+        if cls.reads_dataset:
+            options["dataset"] = cfg.DATASET.NAME
         clip_model = load_clip(cfg.MODEL.BACKBONE.NAME)
         config.check_backbone(cfg, clip_sizes(clip_model), cls._keys(cls.depths), cls._keys(cls.tokens))
         model = cls.make_model(clip_model, names, options)
         if training:
-            cls.prepare_training(model, names)
+            cls.prepare_training(model, names, cfg)
         cast_clip(model.clip, precision.weights)
         return model.to(device), precision
 

@@ -10,7 +10,7 @@ from yacs.config import CfgNode
 
 from .. import config
 from ..backbones import tokenizer
-from ..engine import HOST, POSITIONS, Learner, PromptedCLIP, Stack, clip_sizes, host_texts, initial_context
+from ..engine import HOST, POSITIONS, ClassText, Learner, PromptedCLIP, Stack, clip_sizes, host_texts, initial_context
 from ..engine.blocks import StockModule
 from .base import HostTrainer, warn_if_unused, words_of
 
@@ -31,15 +31,15 @@ class Context(Learner):
         return [self.ctx if self.ctx.dim() == 2 else self.ctx[None]]
 
 
-def build(
+def context_of(
     clip_model: StockModule,
     names: Sequence[str],
-    n_ctx: int = 16,
-    csc: bool = False,
-    ctx_init: str = "",
+    n_ctx: int,
+    csc: bool,
+    ctx_init: str,
     class_token_position: str = "end",
-) -> PromptedCLIP:
-    """Build CoOp's model.
+) -> tuple[Context, list[ClassText], list[int]]:
+    """Return a context, the text sequences of all classes, and the groups with separate tokens per class.
 
     Args:
         clip_model: a frozen stock CLIP.
@@ -48,9 +48,6 @@ def build(
         csc: separate context for each class; ignored with `ctx_init`, as in the CoOp repository.
         ctx_init: words that initialise the context.
         class_token_position: position of the class name, "end", "middle" or "front".
-
-    Raises:
-        ValueError: a class name is too long with all prompts, or the position is unknown.
     """
     words = words_of(ctx_init)
     n_ctx = len(words.split(" ")) if words else n_ctx
@@ -60,7 +57,23 @@ def build(
     else:
         ctx = initial_context(clip_model, encode, n_ctx, words)
     texts = host_texts(encode, names, n_ctx, words, class_token_position)
-    return PromptedCLIP(clip_model, Context(ctx), texts, distinct=[HOST] if ctx.dim() == 3 else ())
+    return Context(ctx), texts, [HOST] if ctx.dim() == 3 else []
+
+
+def build(
+    clip_model: StockModule,
+    names: Sequence[str],
+    n_ctx: int = 16,
+    csc: bool = False,
+    ctx_init: str = "",
+    class_token_position: str = "end",
+) -> PromptedCLIP:
+    """Build CoOp's model; the arguments are those of `context_of`.
+
+    Raises:
+        ValueError: a class name is too long with all prompts, or the position is unknown.
+    """
+    return PromptedCLIP(clip_model, *context_of(clip_model, names, n_ctx, csc, ctx_init, class_token_position))
 
 
 @TRAINER_REGISTRY.register()

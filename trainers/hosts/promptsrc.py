@@ -8,6 +8,7 @@ import torch
 from dassl.engine import TRAINER_REGISTRY
 from torch import Tensor, nn
 from torch.nn import functional as F
+from yacs.config import CfgNode
 
 from ..backbones import tokenizer
 from ..config import ConfigError
@@ -204,7 +205,7 @@ class PromptSRC(HostTrainer):
         return build(clip_model, names, **of_model)
 
     @classmethod
-    def prepare_training(cls, model: PromptedCLIP, names: Sequence[str]) -> None:
+    def prepare_training(cls, model: PromptedCLIP, names: Sequence[str], cfg: CfgNode) -> None:
         """Compute frozen CLIP's class vectors over the method's templates."""
         model.frozen_text = build_zero_shot_classifier(model.clip, tokenizer().encode, names, ensemble())
 
