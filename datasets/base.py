@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 from dassl.data.datasets import DatasetBase, Datum
 
 from .class_folders import Entry, Skipped
-from .class_names import Encode, describe, indistinguishable
+from .class_names import Encode, describe, indistinguishable, read_renaming
 from .draw_files import draw_name, load_draw, save_draw
 from .errors import DatasetError, DatasetNotFoundError
 from .facts import Facts
@@ -28,10 +28,11 @@ Items = list[Datum]
 class FewShotDataset(DatasetBase):
     """A dataset of the CoOp family; a subclass declares its layout and implements `read`.
 
-    Reads `DATASET.ROOT`, `DATASET.NUM_SHOTS` (images per class, below 1: all), `DATASET.SUBSAMPLE_CLASSES`, `SEED` and
-    `OUTPUT_DIR`. An existing draw in `split_fewshot/` is reused. A new draw depends only on the split, the shots and
-    the seed: `random.Random(SEED)` picks the images that the CoOp repository picks after `set_random_seed(SEED)`. The
-    draw precedes the selection of base/new classes, so both halves share it.
+    Reads `DATASET.ROOT`, `DATASET.NUM_SHOTS` (images per class, below 1: all), `DATASET.SUBSAMPLE_CLASSES`,
+    `DATASET.CLASSNAMES` (optional: a file of new class names), `SEED` and `OUTPUT_DIR`. An existing draw in
+    `split_fewshot/` is reused. A new draw depends only on the split, the shots and the seed: `random.Random(SEED)` picks
+    the images that the CoOp repository picks after `set_random_seed(SEED)`. The draw precedes the selection of base/new
+    classes, so both halves share it.
 
     Args:
         cfg: Dassl's configuration node with `DATASET.SUBSAMPLE_CLASSES` added.
@@ -63,6 +64,7 @@ class FewShotDataset(DatasetBase):
     def __init__(self, cfg: Any) -> None:
         shots, seed, subsample = cfg.DATASET.NUM_SHOTS, cfg.SEED, _subsample(cfg)
         self._locate(cfg.DATASET.ROOT, cfg.OUTPUT_DIR, KeptFiles)
+        self.renaming_file = getattr(cfg.DATASET, "CLASSNAMES", "")
         train, val, test = self.read_all()
         if shots >= 1:
             train, val = self._few_shot(train, val, test, shots, seed)
@@ -89,6 +91,7 @@ class FewShotDataset(DatasetBase):
         self.skipped = Skipped()
         self.remarks: list[str] = []
         self.data_fingerprint = ""
+        self.renaming_file = ""
 
     @classmethod
     def expected_counts(cls) -> dict[str, int | None]:
@@ -121,12 +124,26 @@ class FewShotDataset(DatasetBase):
         raise NotImplementedError(f"{type(self).__name__} must implement read(root)")
 
     def read_all(self) -> tuple[Items, Items | None, Items]:
-        """Return `read(root)`; add remarks about skipped files and set `data_fingerprint`."""
+        """Return `read(root)`, classes renamed; add remarks about skipped files and set `data_fingerprint`."""
         train, val, test = self.read(self.root)
+        if self.renaming_file:
+            train, val, test = self._renamed(train, val, test)
         if self.skipped:
             self.remark(f"{self.folder}: skipped {self.skipped}; images must be directly in their class folder")
         self.data_fingerprint = fingerprint_items({"train": train, "val": val, "test": test}, self.folder)
         return train, val, test
+
+    def _renamed(self, train: Items, val: Items | None, test: Items) -> tuple[Items, Items | None, Items]:
+        names = {item.label: item.classname for item in train}
+        new = read_renaming(Path(os.path.expanduser(self.renaming_file)), [names[label] for label in sorted(names)])
+        done: dict[int, Items] = {}  # a list that is used twice stays one list: see `read`
+        for items in (train, val, test):
+            if items is not None and id(items) not in done:
+                done[id(items)] = [
+                    type(i)(impath=i.impath, label=i.label, domain=i.domain, classname=new[names[i.label]])
+                    for i in items
+                ]
+        return done[id(train)], None if val is None else done[id(val)], done[id(test)]
 
     def inspect(self, parts: dict[str, Items | None]) -> None:
         """Check the images that are used, {"train": list of Datum, ...}; by default nothing."""

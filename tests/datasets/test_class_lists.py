@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from dassl.config import get_cfg_default
 from datasets_helpers import build, fails, golden_folder, kind_of, own_folder, touch
 
 from datasets import DatasetError, class_names
@@ -111,3 +112,47 @@ def test_imagenet_class_list_with_synonyms_is_warned_of(v2):
     root, path = v2
     path.write_text("\n".join(f"{line}, {line.split()[1]} shape" for line in LINES))
     assert "4 of 4 class names are lists" in build("ImageNetV2", root).remarks[0]
+
+
+# ------------------------------------------------------------------------------ new names from a file
+
+
+def renamed(root, path):
+    """Build ImageFolder with `DATASET.CLASSNAMES`."""
+    cfg = get_cfg_default()
+    cfg.DATASET.SUBSAMPLE_CLASSES, cfg.DATASET.CLASSNAMES = "all", str(path)
+    cfg.DATASET.ROOT, cfg.DATASET.NUM_SHOTS, cfg.SEED, cfg.OUTPUT_DIR = str(root), 1, 1, str(root.parent / "output")
+    return kind_of("ImageFolder")(cfg)
+
+
+@pytest.mark.parametrize(("name", "text"), [("a.json", '{"star": "bright star"}'), ("a.txt", "star\tbright star\n")])
+def test_classes_are_renamed_by_a_file(own, tmp_path, name, text):
+    (tmp_path / name).write_text(text)
+    dataset = renamed(own, tmp_path / name)
+    assert dataset.classnames == ["moon", "bright star"]
+    assert {(item.label, item.classname) for item in dataset.test} == {(0, "moon"), (1, "bright star")}
+    plain = build("ImageFolder", own, shots=1)
+    assert [item.impath for item in dataset.train_x] == [item.impath for item in plain.train_x]
+    assert dataset.data_fingerprint != plain.data_fingerprint
+
+
+@pytest.mark.parametrize(
+    ("text", "fault"),
+    [
+        ('{"comet": "x"}', 'no class has the name "comet"'),
+        ('{"star": "moon"}', 'get the same name "moon"'),
+        ('{"star": ""}', "expected {old class name"),
+        ('["star"]', "expected {old class name"),
+        ("{", "not JSON"),
+    ],
+)
+def test_invalid_renaming_is_rejected(own, tmp_path, text, fault):
+    (tmp_path / "a.json").write_text(text)
+    with pytest.raises(DatasetError, match=fault) as error:
+        renamed(own, tmp_path / "a.json")
+    assert str(tmp_path / "a.json") in str(error.value)
+
+
+def test_missing_renaming_file_is_rejected(own, tmp_path):
+    with pytest.raises(DatasetError, match="DATASET.CLASSNAMES: .*a.json is not a file"):
+        renamed(own, tmp_path / "a.json")

@@ -11,7 +11,7 @@ from .. import config
 from ..backbones import load_clip, tokenizer
 from ..engine import PromptedCLIP, clip_sizes
 from ..engine.precision import Precision, cast_clip, choose
-from ..method.templates import template_of
+from ..method.templates import template_for
 from ..method.zero_shot import zero_shot_model
 from ..training.trainer import PromptTrainer
 
@@ -45,7 +45,7 @@ class ZeroshotCLIP(PromptTrainer):
         precision = choose("fp32" if device.type == "cpu" else "fp16", device)
         clip_model = load_clip(cfg.MODEL.BACKBONE.NAME)
         config.check_backbone(cfg, clip_sizes(clip_model), {}, {})
-        template = template_of(cfg.DATASET.NAME)
+        template = template_for(cfg)
         logger.info("Template: %r", template)
         model = zero_shot_model(clip_model, tokenizer().encode, names, template)
         cast_clip(clip_model, precision.weights)

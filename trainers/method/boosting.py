@@ -33,7 +33,7 @@ from .losses import LOSSES
 from .prompt_file import FILE_NAME, BoostingInfo, save_boosting
 from .teacher_cache import TeacherCache, described_images
 from .teachers import Teacher, TeacherTransform, load_teacher
-from .templates import template_of
+from .templates import described, template_for
 
 logger = logging.getLogger(__name__)
 
@@ -168,7 +168,7 @@ class CasPL(PromptTrainer):
         """Build student and teacher."""
         cfg, node = self.cfg, self.cfg.TRAINER.CASPL
         names = self.dm.dataset.classnames
-        self.template = node.TEACHER.TEMPLATE or template_of(cfg.DATASET.NAME)
+        self.template = node.TEACHER.TEMPLATE or template_for(cfg)
         logger.info("Teacher %s with the template %r", node.TEACHER.BACKBONE, self.template)
         self.loss, self.temperature = LOSSES[node.LOSS], node.TEMPERATURE
         self.model, precision = self.build_classifier(cfg, names, self.device)
@@ -265,7 +265,7 @@ class CasPL(PromptTrainer):
             vision_layers=sizes.vision_layers,
             order=node.TEXT_ORDER,
             temperature=self.temperature,
-            template=self.template,
+            template=described(self.template),
             host_words=node.HOST_WORDS,
             dataset=cfg.DATASET.NAME,
             class_names=list(self.dm.dataset.classnames),

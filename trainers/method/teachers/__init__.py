@@ -4,8 +4,8 @@ import importlib
 import pkgutil
 from collections.abc import Sequence
 
-from ...config import ConfigError
 from ...engine.precision import Precision
+from ..templates import check_template
 from .base import KEY, Teacher, kinds
 from .transform import TeacherTransform
 
@@ -22,18 +22,14 @@ def load_teacher(name: str, names: Sequence[str], template: str, precision: Prec
         name: what `load_clip` takes, or "<prefix>:<name>" for another kind, such as
             "open_clip:<architecture>/<tag or file>".
         names: the class names.
-        template: a text with {} for the class name.
+        template: a text with {} for the class name, or a JSON file of texts.
         precision: dtypes of the teacher's weights.
 
     Raises:
-        ConfigError: the template has no {}, or the name is not valid for its kind.
+        ConfigError: the template is neither a text with {} nor a valid JSON file, or the name is not valid for its kind.
         BackboneError: the weights cannot be loaded.
     """
-    if "{}" not in template:
-        raise ConfigError(
-            f"TRAINER.CASPL.TEACHER.TEMPLATE: {template!r}; expected a {{}} for the class name. Write for example "
-            "'a photo of a {}.'"
-        )
+    check_template("TRAINER.CASPL.TEACHER.TEMPLATE", template)
     prefix = name.partition(":")[0]
     kind = kinds.get(prefix if ":" in name else "", kinds[""])
     return kind(name, names, template, precision).requires_grad_(False).eval()

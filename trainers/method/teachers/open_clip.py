@@ -14,6 +14,8 @@ from ...config import ConfigError, nearest
 from ...engine.blocks import at_least_float32
 from ...engine.precision import Precision
 from ...engine.tokens import plain_name
+from ..templates import expand
+from ..zero_shot import mean_per_class
 from .base import KEY, Teacher
 
 logger = logging.getLogger(__name__)
@@ -28,7 +30,7 @@ class OpenClipTeacher(Teacher, prefix=PREFIX):
     Args:
         name: "open_clip:<architecture>/<tag or file>".
         names: the class names.
-        template: a text with {} for the class name.
+        template: a text with {} for the class name, or a JSON file of texts.
         precision: dtypes of its weights.
 
     Raises:
@@ -40,6 +42,7 @@ class OpenClipTeacher(Teacher, prefix=PREFIX):
     def __init__(self, name: str, names: Sequence[str], template: str, precision: Precision):
         super().__init__()
         self.model, encode, self.path = load_open_clip(name, precision.weights)
+        names, template, self.counts = expand(template, names)
         texts = [template.replace("{}", plain_name(each)) for each in names]
         check_length(name, encode, texts)
         # a buffer moves to the device with the weights; not persistent, since the fingerprint is of the weights alone
@@ -55,7 +58,7 @@ class OpenClipTeacher(Teacher, prefix=PREFIX):
 
     def _class_features(self) -> Tensor:
         parts = [self.model.encode_text(tokens) for tokens in self.tokens.split(TEXTS_AT_A_TIME)]
-        return F.normalize(at_least_float32(torch.cat(parts)), dim=-1)
+        return mean_per_class(F.normalize(at_least_float32(torch.cat(parts)), dim=-1), self.counts)
 
     def scale(self) -> Tensor:
         return self.model.logit_scale.float().exp()
