@@ -8,6 +8,7 @@ See README.md next to this file for the checkouts, the shims and the columns.
 import argparse
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -101,7 +102,12 @@ PUBLISHED = {
     "LoCoOp": Published("LoCoOp", "LoCoOp", "LoCoOp/vit_b16_ep50", prec("LOCOOP"), ("--topk", "2")),
     "PLOT++": Published("PLOT/plot-pp", "PLOTPP", "PLOTPP/vit", prec("PLOTPP"), ("--device", "cpu")),
     "CoPrompt": Published("CoPrompt", "CoPrompt", "coprompt", prec("CoPrompt")),
-    "DePT": Published("DePT", "ExtrasLinearProbeCoOp", "ExtrasLinearProbeCoOp/vit_b16_ep10_bs4_lr35", prec("COOP")),
+    "DePT": Published(
+        "DePT",
+        "ExtrasLinearProbeCoOp",
+        "ExtrasLinearProbeCoOp/vit_b16_ep10_bs4_lr35",
+        {**prec("COOP"), "DATASET.SUBSAMPLE_CLASSES": "base"},
+    ),
     "BayesianPrompt": Published("Bayesian-Prompt-Learning", "VPT", "VPT/vit_b16_c4_ep10_batch1_ctxv1", prec("VPT")),
     "TaskRes": Published("TaskRes", "TaskRes", "TaskRes/generalization_vit32", prec("TaskRes"), text=None, text_clip=0),
     "CLAP": Published("CLAP", "ADAPTER", "SGD_lr1e-1_B256_ep300", prec("ADAPTER"), text=None, text_clip=0),
@@ -301,9 +307,79 @@ def environment(host: Published, source: Path, work: Path) -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "HOME": str(work), "PYTHONWARNINGS": "ignore"}
 
 
-def measure(name: str, host: Published, source: Path, work: Path) -> dict:
+def run(name: str, host: Published, source: Path, work: Path) -> dict:
+    """Train with the checkout's own train.py and --trainer name, then evaluate from the run's folder."""
+    copy = work / "checkouts" / name
+    folder = work / "runs" / name / "trained"
+    shutil.rmtree(folder, ignore_errors=True)
+    text = host.text is not None or host.text_clip is not None
+    checkpoint = ["TRAINER.CASPL.CHECKPOINT", save_prompts(work, host, text)[str(SHALLOW)]]
+    trained = start(host, copy, source, work, [*arguments(host, copy, work, folder), *checkpoint])
+    found = {"trained": trained.returncode == 0, "cascaded": "Cascaded with" in trained.stdout}
+    flags = ["--eval-only", "--model-dir", str(folder), "--load-epoch", "1"]
+    line = arguments(host, copy, work, work / "runs" / name / "evaluated")
+    evaluated = start(host, copy, source, work, [*flags, *line, *checkpoint])
+    found["evaluated"] = evaluated.returncode == 0
+    accuracies = [re.findall(r"accuracy: ([\d.]+)%", done.stdout) for done in (trained, evaluated)]
+    found["accuracy"] = [values[-1] if values else "" for values in accuracies]
+    for part, done in (("train", trained), ("evaluation", evaluated)):
+        if done.returncode:
+            found[f"{part} error"] = (done.stdout + done.stderr)[-1500:]
+    return found
+
+
+def start(host: Published, copy: Path, source: Path, work: Path, line: list[str]) -> subprocess.CompletedProcess:
+    """Run the checkout's train.py."""
+    command = [sys.executable, str(HERE / "drive.py"), "train.py", *line]
+    return subprocess.run(
+        command, cwd=copy, env=environment(host, source, work), capture_output=True, text=True, timeout=1800
+    )
+
+
+def table(work: Path) -> str:
+    """All results in `work` as a Markdown table."""
+    lines = [
+        "| host | wrap | training step | evaluation | difference, deep | shallow (effect) | gradients, deep | shallow | "
+        "same parameters | `remove()` | n = 0 | as rows |",
+        "|" + " --- |" * 12,
+    ]
+    for name in PUBLISHED:
+        result, ran = (read(work / "jobs" / f"{name}.{kind}.json") for kind in ("result", "run"))
+        deep, shallow = result.get(str(LAYERS), {}), result.get(str(SHALLOW), {})
+        if not deep or not shallow:
+            lines.append(f"| {name} | {result.get('error', 'not run')[:120]} |" + " |" * 10)
+            continue
+        both = (deep, shallow)
+        cells = [
+            name,
+            "yes" + (", text tokens rejected" if result.get("rejected") else ""),
+            answer(ran.get("trained") and ran.get("cascaded")),
+            answer(ran.get("evaluated")) + f" ({' / '.join(ran.get('accuracy', []))} %)",
+            f"{deep['logits']:.1e}",
+            f"{shallow['logits']:.1e} ({shallow['effect']:.2g})",
+            f"{deep['gradients']:.1e}",
+            f"{shallow['gradients']:.1e}",
+            answer(all(each["same parameters"] for each in both)),
+            "texts while built" if isinstance(deep["removed"], str) else answer(all(each["removed"] for each in both)),
+            answer(result.get("empty")),
+            answer("as rows" in shallow["how"]),
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def read(path: Path) -> dict:
+    """Results in a file, none if there is no file."""
+    return json.loads(path.read_text()) if path.exists() else {}
+
+
+def answer(value) -> str:
+    """A truth value for the table."""
+    return "yes" if value else "no"
+
+
+def measure(name: str, host: Published, source: Path, work: Path, copy: Path) -> dict:
     """All measurements of a host."""
-    copy = prepare(name, host, source, work)
     text = host.text is not None or host.text_clip is not None
     doors = {kind: paths for kind, paths in (("vision", host.vision), ("text", host.text)) if paths}
     job = {
@@ -334,15 +410,28 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", help="hosts; all if none is given")
     parser.add_argument("--out", type=Path, required=True, help="folder of copies, results and the table")
+    parser.add_argument("--steps", default="measure,run", help="measure, run (train.py and its evaluation), or both")
     args = parser.parse_args()
     source = Path(os.environ["CASPL_INTEROP"])
     args.out.mkdir(parents=True, exist_ok=True)
     save_inputs(args.out)
     for name in args.names or PUBLISHED:
-        result = measure(name, PUBLISHED[name], source, args.out)
-        short = {key: value for key, value in result.items() if key not in ("log", "traceback")}
-        sys.stdout.write(f"{name}: {json.dumps(short, default=str)}\n")
-        sys.stdout.flush()
+        host = PUBLISHED[name]
+        copy = prepare(name, host, source, args.out)
+        if "measure" in args.steps:
+            report(name, measure(name, host, source, args.out, copy))
+        if "run" in args.steps:
+            found = run(name, host, source, args.out)
+            (args.out / "jobs" / f"{name}.run.json").write_text(json.dumps(found, indent=1))
+            report(name, found)
+        (args.out / "table.md").write_text(table(args.out))
+
+
+def report(name: str, result: dict) -> None:
+    """Print a host's results."""
+    short = {key: value for key, value in result.items() if key not in ("log", "traceback")}
+    sys.stdout.write(f"{name}: {json.dumps(short, default=str)}\n")
+    sys.stdout.flush()
 
 
 if __name__ == "__main__":
