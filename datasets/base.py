@@ -129,7 +129,9 @@ class FewShotDataset(DatasetBase):
         if self.renaming_file:
             train, val, test = self._renamed(train, val, test)
         if self.skipped:
-            self.remark(f"{self.folder}: skipped {self.skipped}; images must be directly in their class folder")
+            self.remark(
+                f"{self.folder}: skipped {self.skipped}; expected images that Pillow reads, directly in their class folder"
+            )
         self.data_fingerprint = fingerprint_items({"train": train, "val": val, "test": test}, self.folder)
         return train, val, test
 

@@ -88,7 +88,7 @@ def list_folder(folder: str | os.PathLike[str]) -> tuple[list[str], Skipped]:
                 continue
             if entry.is_dir():
                 others.folders.append(entry.name)
-            elif ending in image_endings():
+            elif ending in image_endings() and (entry.is_file() or entry.is_symlink()):  # not a named pipe
                 images.append(entry.name)
             else:
                 others.endings[ending] += 1

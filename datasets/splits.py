@@ -126,7 +126,7 @@ class ImageFiles:
         if folder not in self._listings:
             try:
                 with os.scandir(folder) as entries:
-                    self._listings[folder] = {entry.name: entry.is_symlink() for entry in entries}
+                    self._listings[folder] = {e.name: e.is_symlink() for e in entries if e.is_file() or e.is_symlink()}
             except (OSError, ValueError):  # ValueError: a NUL character
                 self._listings[folder] = {}
         return self._listings[folder]

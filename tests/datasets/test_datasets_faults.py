@@ -254,3 +254,20 @@ def test_log_is_quiet_for_complete_own_images(own, caplog):
     with caplog.at_level(logging.WARNING):
         dataset = build("ImageFolder", own)
     assert not dataset.remarks and not [r for r in caplog.records if "own" in r.getMessage()]
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
+def test_named_pipe_as_image_is_not_opened(own, tmp_path):
+    os.mkfifo(own / "test/star/pipe.png")
+    assert len(build("ImageFolder", own).test) == 6
+    root = golden_folder(tmp_path / "data", "oxford_pets")
+    split = json.loads((root / "oxford_pets/split_zhou_OxfordPets.json").read_text())
+    image = root / "oxford_pets/images" / split["test"][0][0]
+    image.unlink()
+    os.mkfifo(image)
+    assert "1 of 41 listed images do not exist" in fails("OxfordPets", root)
+
+
+def test_broken_link_is_reported(own):
+    (own / "test/star/4.png").symlink_to(own / "nowhere.png")
+    assert "test/star/4.png" in fails("ImageFolder", own)
