@@ -4,10 +4,11 @@ import contextlib
 import logging
 import os
 import socket
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from filelock import FileLock, Timeout
+from filelock import BaseFileLock, FileLock, SoftFileLock, Timeout
 
 logger = logging.getLogger(__name__)
 
@@ -42,13 +43,14 @@ def locked(folder: str | Path) -> Iterator[None]:
             lock.release()
 
 
-def _acquired(path: Path, folder: Path) -> FileLock | None:
+def _acquired(path: Path, folder: Path) -> BaseFileLock | None:
     """Return the held lock, or None if the file system has none."""
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         if os.path.lexists(path) and (path.is_symlink() or not path.is_file()):
             raise OSError(f"{path} is not a regular file: remove it")
-        path.touch()
+        with tempfile.TemporaryFile(dir=folder.parent):
+            pass  # the folder can be written to
     except OSError as error:
         raise OSError(f"cannot write to {folder.parent} ({error}): give another folder for the output") from error
     lock = FileLock(path)
@@ -56,11 +58,30 @@ def _acquired(path: Path, folder: Path) -> FileLock | None:
         try:
             lock.acquire(timeout=0)
         except Timeout:
-            holder = path.read_text(errors="replace").strip() or "another run"
+            holder = _holder(path) or "another run"
             logger.warning("Waiting for %s, which works on %s", holder, folder)
             lock.acquire()
-        path.write_text(f"process {os.getpid()} on {socket.gethostname()}\n")
+        _note_holder(path, lock)
     except (OSError, NotImplementedError) as error:
         logger.warning("%s cannot be locked (%s): let no other run write to it", folder, error)
         return None
     return lock
+
+
+def _holder(path: Path) -> str:
+    """Return the first line of a lock file; empty if it cannot be read."""
+    try:
+        return next(iter(path.read_text(errors="replace").splitlines()), "").strip()
+    except OSError:
+        return ""
+
+
+def _note_holder(path: Path, lock: BaseFileLock) -> None:
+    """Write the holder into its lock file, for the log of those who wait.
+
+    Without locks of the operating system, the file's existence is the lock and its content is filelock's; on Windows, a
+    locked file cannot be written to.
+    """
+    if not isinstance(lock, SoftFileLock):
+        with contextlib.suppress(PermissionError):
+            path.write_text(f"process {os.getpid()} on {socket.gethostname()}\n")
