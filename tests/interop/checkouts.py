@@ -52,6 +52,7 @@ class Place:
             "PYTHONPATH": os.pathsep.join([str(self.folder / "packages"), str(self.folder / "Dassl.pytorch")]),
             "HOME": str(self.folder),
             "PYTHONWARNINGS": "ignore",
+            "CASPL_HALF": "1",
             **({"IMPORTED_LATE": "1"} if repository == IMPORTED_LATE else {}),
         }
         command = [sys.executable, str(HERE / program), *map(str, arguments)]

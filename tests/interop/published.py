@@ -172,6 +172,28 @@ PUBLISHED = {
         {**prec("MMADAPTER"), "TRAINER.MMADAPTER.ADAPTER_START": 3, "TRAINER.MMADAPTER.ADAPTER_END": 6},
         rerun=("vision", "text"),
     ),
+    # Five more, and the hosts of MaPLe's and PromptSRC's repositories
+    "AAPL": Published("AAPL", "AAPL", "AAPL/vit_b16_c4_ep10_batch1_ctxv1", prec("AAPL")),
+    "ALVLM": Published(
+        "active-prompt-learning", "ALVLM", "ALVLM/vit_b16", {**prec("COOP"), "TRAINER.COOPAL.METHOD": "random"}
+    ),
+    "SubPT": Published(
+        "Subspace-Prompt-Learning/CoOp", "CoOp_nfl", "CoOp/vit_b16", prec("COOP"), dassl="Subspace-Prompt-Learning/Dassl.pytorch"
+    ),
+    "MMRL++": Published(
+        "MMRL",
+        "MMRLpp",
+        "MMRLpp/vit_b16",
+        {**prec("MMRLpp"), "TASK": "B2N", "TRAINER.MMRLpp.REP_LAYERS": "[3, 4, 5, 6]"},
+    ),
+    "CoOp_AnchorOPT": Published(
+        "ATPrompt", "CoOp_AnchorOPT", "", {**prec("COOP"), **COOP, "TRAINER.ANCHOROPT.USE_ANCHOROPT": True}
+    ),
+    "IVLP": Published("multimodal-prompt-learning", "IVLP", "IVLP/vit_b16_c2_ep5_batch4_2+2ctx", prec("IVLP")),
+    "VPT": Published(
+        "multimodal-prompt-learning", "VPT", "VPT/vit_b16_c2_ep5_batch4_4", prec("VPT"), text=None, text_clip=0
+    ),
+    "PromptSRC": Published("PromptSRC", "PromptSRC", "PromptSRC/vit_b16_c2_ep20_batch4_4+4ctx", prec("PROMPTSRC")),
 }
 
 
