@@ -4,7 +4,7 @@
 
 There is no GPU here and perhaps not all that Dassl requires, so `.cuda()` stays on the CPU, and packages that are
 missing are stood in for by what little of them Dassl touches. IMPORTED_LATE is set in the environment if the program
-imports `caspl` behind Dassl.
+imports `caspl` after Dassl.
 """
 
 import importlib.machinery
@@ -60,7 +60,7 @@ class Writer:
 
 
 def complete_for_late_import():
-    """What `import caspl` does for the imports behind it, where a program has it behind them."""
+    """Do what `import caspl` does for later imports, for a program that imports it last."""
     for name in ("wilds", "pandas"):
         if importlib.util.find_spec(name) is None:
             stand_in(name, get_dataset=None)

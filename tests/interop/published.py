@@ -178,7 +178,11 @@ PUBLISHED = {
         "active-prompt-learning", "ALVLM", "ALVLM/vit_b16", {**prec("COOP"), "TRAINER.COOPAL.METHOD": "random"}
     ),
     "SubPT": Published(
-        "Subspace-Prompt-Learning/CoOp", "CoOp_nfl", "CoOp/vit_b16", prec("COOP"), dassl="Subspace-Prompt-Learning/Dassl.pytorch"
+        "Subspace-Prompt-Learning/CoOp",
+        "CoOp_nfl",
+        "CoOp/vit_b16",
+        prec("COOP"),
+        dassl="Subspace-Prompt-Learning/Dassl.pytorch",
     ),
     "MMRL++": Published(
         "MMRL",

@@ -1,4 +1,4 @@
-"""Find CLIP's two towers in a model by structure, whatever its attributes are called.
+"""Find CLIP's two towers in a model by structure, not by the names of attributes.
 
 A tower is a sequence of blocks with an attention, two norms and an MLP. The vision tower has a norm before its first
 block; the text tower has a table of positions. Both may be flat attributes of the model, modules a few levels down, or
