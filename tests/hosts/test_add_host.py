@@ -1,4 +1,4 @@
-"""The example host of trainers/README.md runs unchanged."""
+"""The example host of trainers/README.md, as it stands there."""
 
 import re
 import types
@@ -12,19 +12,19 @@ from dassl.engine import TRAINER_REGISTRY
 import trainers
 import trainers.hosts as hosts
 from trainers.cli import train
-from trainers.method import prompt_file
+from trainers.method import prompt_file as checkpoint
 
 
 @pytest.fixture
 def registry():
-    """Remove the trainers that a test registers."""
+    """Takes out of Dassl's registry what a test has put in."""
     before = set(TRAINER_REGISTRY.registered_names())
     yield
     for name in set(TRAINER_REGISTRY.registered_names()) - before:
         del TRAINER_REGISTRY._obj_map[name]
 
 
-def test_readme_host_runs_alone_and_cascaded(tmp_path, registry):
+def test_the_example_host_runs_alone_and_cascaded(tmp_path, registry):
     code = re.search(r"```python\n(.*?)```", (ROOT / "trainers" / "README.md").read_text(), re.S).group(1)
     module = types.ModuleType("trainers.hosts.shallowvpt")
     exec(
@@ -33,8 +33,8 @@ def test_readme_host_runs_alone_and_cascaded(tmp_path, registry):
     )
     trainers.wrap("ShallowVPT")
     toy.save_clip(tmp_path / "student.pt")
-    group = prompt_file.PromptGroup(torch.randn(2, 3, 64) * 0.02, torch.randn(2, 3, 64) * 0.02)
-    prompt_file.save_boosting(tmp_path / prompt_file.FILE_NAME, group, prompt_file.BoostingInfo())
+    group = checkpoint.PromptGroup(torch.randn(2, 3, 64) * 0.02, torch.randn(2, 3, 64) * 0.02)
+    checkpoint.save_boosting(tmp_path / checkpoint.FILE_NAME, group, checkpoint.BoostingInfo())
     more = {"TRAINER__SHALLOWVPT__PREC": "fp32", "TRAINER__CASPL__CHECKPOINT": tmp_path}
     for trainer in ("ShallowVPT", "CasPL_ShallowVPT"):
         folder = tmp_path / trainer

@@ -1,4 +1,4 @@
-"""Every trainer on toys: trainable parameters, frozen weights, and equal logits after loading a saved run."""
+"""Every trainer on toys: what it learns, what it leaves alone, and that a saved run gives the same logits again."""
 
 import json
 import logging
@@ -23,9 +23,9 @@ from trainers.cli import train
 from trainers.config import ConfigError, keep_config
 from trainers.engine import precision
 from trainers.hosts.promptsrc import gaussian_weights
-from trainers.method import prompt_file
+from trainers.method import prompt_file as checkpoint
 
-# {trainer: (name of its learner, shapes of the documented trainable parameters)}
+# Trainer -> the name its learner is registered under, and the documented trainables with their shapes.
 HOSTS = {
     "CoOp": ("prompt_learner", {"ctx": (4, 64)}),
     "CoCoOp": (
@@ -57,7 +57,7 @@ BASE, NEW = {"DATASET__SUBSAMPLE_CLASSES": "base"}, {"DATASET__SUBSAMPLE_CLASSES
 
 
 def build(arguments):
-    """Build the trainer of a command line without running it."""
+    """The trainer behind a command line of train.py, built and not run."""
     cfg = train.setup_cfg(train.parse(arguments))
     set_random_seed(cfg.SEED)
     return build_trainer(cfg)
@@ -74,7 +74,7 @@ def root(tmp_path_factory):
 
 
 def arguments(root, trainer, folder, *flags, **more):
-    """Return a trainer's command line, with the boosting prompt if cascaded, on the base classes except for phase 1."""
+    """Its command line: the wrappers get the boosting prompt, all but phase 1 the base classes."""
     if trainer.startswith("CasPL_") and "--eval-only" not in flags:
         more = {"TRAINER__CASPL__CHECKPOINT": root / "boost"} | more
     if trainer != "CasPL":
@@ -84,7 +84,7 @@ def arguments(root, trainer, folder, *flags, **more):
 
 @pytest.fixture(scope="module")
 def trained(root):
-    """Train every trainer for one epoch; {trainer: (trainer object, all weights before training)}."""
+    """One epoch of every trainer that learns; {trainer: (trainer object, everything's weights before training)}."""
     runs = {}
     for trainer in LEARNING:
         built = build(arguments(root, trainer, root / trainer))
@@ -96,7 +96,7 @@ def trained(root):
 
 
 @pytest.mark.parametrize("name", LEARNING)
-def test_only_documented_parameters_are_trained(trained, name):
+def test_trainables_are_the_documented_ones_and_nothing_else_changes(trained, name):
     trainer, before = trained[name]
     registered, documented = LEARNING[name]
     assert trainer.get_model_names() == [registered]
@@ -111,9 +111,9 @@ def test_only_documented_parameters_are_trained(trained, name):
 
 
 @pytest.mark.parametrize("host", HOSTS)
-def test_boosting_prompt_stays_frozen_and_in_eval_mode(trained, root, host):
+def test_boosting_prompt_stays_as_it_is_and_in_eval_mode(trained, root, host):
     trainer, _ = trained[f"CasPL_{host}"]
-    file = load_file(root / "boost" / prompt_file.FILE_NAME)
+    file = load_file(root / "boost" / checkpoint.FILE_NAME)
     group = trainer.model.boosting
     assert torch.equal(group.text, file["text"]) and torch.equal(group.vision, file["vision"])
     trainer.model.train()
@@ -121,7 +121,7 @@ def test_boosting_prompt_stays_frozen_and_in_eval_mode(trained, root, host):
 
 
 @pytest.mark.parametrize("host", HOSTS)
-def test_removing_boosting_prompt_restores_host(trained, root, host):
+def test_taking_the_boosting_prompt_out_gives_the_host_back(trained, root, host):
     wrapped, _ = trained[f"CasPL_{host}"]
     plain = build(arguments(root, host, root / "plain"))
     plain.model.prompt_learner.load_state_dict(wrapped.model.prompt_learner.state_dict())
@@ -136,7 +136,7 @@ def test_removing_boosting_prompt_restores_host(trained, root, host):
     assert (cascaded - plain.model(images)).abs().max() > 1e-3
 
 
-def test_zero_shot_matches_stock_clip(root):
+def test_zero_shot_is_stock_clip(root):
     trainer = build(arguments(root, "ZeroshotCLIP", root / "zero"))
     import clip
 
@@ -163,7 +163,7 @@ for name, arguments in json.loads(sys.argv[1]).items():
 """
 
 
-def test_saved_run_gives_same_logits_in_new_process_on_other_classes(trained, root):
+def test_a_run_folder_alone_gives_the_same_logits_in_a_fresh_process_on_other_classes(trained, root):
     jobs, expected = {}, {}
     for name, (trainer, _) in trained.items():
         jobs[name] = ["--eval-only", "--model-dir", str(root / name), "DATASET.SUBSAMPLE_CLASSES", "new"]
@@ -189,7 +189,7 @@ def test_phase_1_never_reads_a_label(root, tmp_path):
     (tmp_path / "toy" / "labels.json").write_text(json.dumps(dict(zip(files, labels, strict=True))))
     more = {"MODEL__BACKBONE__NAME": root / "student.pt", "TRAINER__CASPL__TEACHER__BACKBONE": root / "teacher.pt"}
     train.run(toy.command(tmp_path, "CasPL", tmp_path / "boost", **more))
-    ours, permuted = (load_file(folder / "boost" / prompt_file.FILE_NAME) for folder in (root, tmp_path))
+    ours, permuted = (load_file(folder / "boost" / checkpoint.FILE_NAME) for folder in (root, tmp_path))
     assert all(torch.equal(ours[tower], permuted[tower]) for tower in ("text", "vision"))
 
 
@@ -205,15 +205,15 @@ def test_phase_1_reads_no_label_from_a_batch(root):
     assert loss > 0
 
 
-def test_phase_1_on_base_classes(root, tmp_path):
+def test_phase_1_on_the_base_classes_alone(root, tmp_path):
     train.run(arguments(root, "CasPL", tmp_path, TRAINER__CASPL__CLASSES="base"))
-    info = prompt_file.read_info(tmp_path / prompt_file.FILE_NAME)
+    info = checkpoint.read_info(tmp_path / checkpoint.FILE_NAME)
     assert (info.classes, info.class_names) == ("base", toy.NAMES[:3])
     with pytest.raises(ConfigError, match="SUBSAMPLE_CLASSES: 'new'.*TRAINER.CASPL.CLASSES"):
         train.run(arguments(root, "CasPL", tmp_path / "x", **NEW))
 
 
-def test_same_seed_gives_same_bits(trained, root, tmp_path):
+def test_the_same_seed_twice_gives_the_same_bits(trained, root, tmp_path):
     again = build(arguments(root, "CasPL_PromptSRC", tmp_path))
     again.train()
     first = trained["CasPL_PromptSRC"][0]._models["VLPromptLearner"].state_dict()
@@ -228,7 +228,7 @@ def test_cocoop_takes_any_batch_size(root):
         torch.testing.assert_close(trainer.model(images), each, atol=1e-4, rtol=0)
 
 
-def test_class_features_are_cached_until_a_parameter_changes(root, monkeypatch):
+def test_class_features_are_computed_once_and_again_when_a_parameter_changes(root, monkeypatch):
     import trainers.engine.model as module
 
     calls = []
@@ -250,13 +250,13 @@ def test_class_features_are_cached_until_a_parameter_changes(root, monkeypatch):
     assert changed.shape == (1, 3)
 
 
-def test_promptsrc_gaussian_weights_match_published():
+def test_gaussian_weights_of_promptsrc():
     for case in json.loads((ROOT / "tests" / "golden" / "toolbox" / "gpa_weights.json").read_text()):
         ours = gaussian_weights(case["epochs"], case["mean"], case["std"])
         torch.testing.assert_close(ours, torch.tensor(case["weights"], dtype=torch.float64), atol=0, rtol=1e-9)
 
 
-def test_promptsrc_final_prompts_are_weighted_sum_of_epochs(root, tmp_path, monkeypatch):
+def test_promptsrc_ends_with_the_weighted_sum_of_its_epochs(root, tmp_path, monkeypatch):
     trainer = build(arguments(root, "PromptSRC", tmp_path, OPTIM__MAX_EPOCH=3, TRAINER__PROMPTSRC__GPA_MEAN=2))
     seen = []
     learner = trainer.model.prompt_learner
@@ -271,7 +271,7 @@ def test_promptsrc_final_prompts_are_weighted_sum_of_epochs(root, tmp_path, monk
 
 @pytest.mark.parametrize("name", ["bf16", "fp16", "amp"])
 @pytest.mark.parametrize("trainer", [*HOSTS, *(f"CasPL_{host}" for host in HOSTS)])
-def test_half_precision_is_close_to_float32(trained, root, trainer, name, monkeypatch):
+def test_half_precision_stays_near_float32(trained, root, trainer, name, monkeypatch):
     """Logits are 100 times a cosine, and span about 10: within 0.1 with float16's 11 bits, within 1 with bfloat16's 8."""
     monkeypatch.setattr(precision, "cpu_computes", lambda dtype: True)
     exact, _ = trained[trainer]
@@ -291,13 +291,13 @@ def test_half_precision_is_close_to_float32(trained, root, trainer, name, monkey
     assert all(torch.isfinite(p).all() and p.dtype == torch.float32 for p in learner.parameters())
 
 
-def test_published_precision_trains_prompts_in_float16(root, monkeypatch):
+def test_the_published_recipe_keeps_its_prompts_in_float16(root, monkeypatch):
     monkeypatch.setattr(precision, "cpu_computes", lambda dtype: True)
     trainer = build(arguments(root, "CasPL_MaPLe", root / "half", TRAINER__MAPLE__PREC="fp16_published"))
     assert {p.dtype for p in trainer._models["MultiModalPromptLearner"].parameters()} == {torch.float16}
 
 
-def test_cpu_without_half_precision_falls_back_to_float32_with_one_warning(root, monkeypatch, caplog):
+def test_a_cpu_without_half_precision_computes_in_float32_and_says_so_once(root, monkeypatch, caplog):
     monkeypatch.setattr(precision, "cpu_computes", lambda dtype: False)
     with caplog.at_level(logging.WARNING):
         trainer = build(arguments(root, "CasPL_CoOp", root / "half", TRAINER__COOP__PREC="fp16"))
@@ -305,7 +305,7 @@ def test_cpu_without_half_precision_falls_back_to_float32_with_one_warning(root,
     assert [r.message for r in caplog.records if "Precision fp16: this CPU lacks" in r.message].__len__() == 1
 
 
-def test_plugin_registers_only_caspl_names():
+def test_only_our_own_names_are_registered_by_the_plug_in():
     script = "import trainers; from dassl.engine import TRAINER_REGISTRY as r;"
     out = subprocess.run(
         [sys.executable, "-c", script + "print(r.registered_names())", str(ROOT)],
@@ -317,14 +317,14 @@ def test_plugin_registers_only_caspl_names():
     assert set(eval(out.splitlines()[-1])) == names
 
 
-def test_hyphenated_name_is_same_trainer(root, trained):
+def test_the_spelling_with_a_hyphen_is_the_same_trainer(root, trained):
     trainer = build(arguments(root, "CasPL-CoOp", root / "hyphen", TRAINER__CASPL__CHECKPOINT=root / "boost"))
     assert type(trainer).__name__ == "CasPL_CoOp" and trainer.model.boosting is not None
 
 
-def test_host_is_looked_up_when_wrapper_is_built(root):
+def test_the_host_is_looked_up_when_the_wrapper_is_built(root):
     class LaterHost(TRAINER_REGISTRY.get("CoOp")):
-        """A host that is registered after its wrapper."""
+        """Registered behind its wrapper."""
 
     trainers.wrap("LaterHost")
     trainers.wrap("LaterHost")
@@ -341,7 +341,7 @@ def test_host_first_order_reaches_the_model(root):
     assert slots == [[1, 1, 1, 0, 0, 0, 0], [0, 0, 0, 0, 1, 1, 1]]
 
 
-def test_interrupted_run_resumes(root, tmp_path, monkeypatch):
+def test_an_interrupted_run_goes_on_where_it_was(root, tmp_path, monkeypatch):
     line = arguments(root, "CasPL_PromptSRC", tmp_path, OPTIM__MAX_EPOCH=3, TRAIN__CHECKPOINT_FREQ=1)
     stopped = build(line)
 
@@ -363,7 +363,7 @@ def test_interrupted_run_resumes(root, tmp_path, monkeypatch):
     assert torch.equal(rest.model.prompt_learner.text, rest.model.prompt_learner.text_sum)
 
 
-def test_images_match_the_configured_transform(root):
+def test_pictures_are_what_the_transform_says(root):
     trainer = build(arguments(root, "CoOp", root / "pictures"))
     batch = next(iter(trainer.test_loader))
     again = build_transform(trainer.cfg, is_train=False)(read_image(batch["impath"][0]))

@@ -125,7 +125,7 @@ PUBLISHED = {
         "RPO",
         "RPO",
         "RPO/main",
-        prec("RPO"),
+        {**prec("RPO"), "DATALOADER.TRAIN_X.BATCH_SIZE": 2},
         vision=("img_transformer", "img_transformer", "img_pre_ln"),
         text=("text_transformers", "text_transformers", "text_pos_embedding"),
         clip="large",
@@ -354,19 +354,6 @@ def run(name: str, host: Published, source: Path, work: Path) -> dict:
     return found
 
 
-def phase1(name: str, host: Published, source: Path, work: Path) -> dict:
-    """Train a boosting prompt with `--trainer CasPL` of the checkout's train.py."""
-    copy, folder = work / "checkouts" / name, work / "runs" / name / "phase1"
-    shutil.rmtree(folder, ignore_errors=True)
-    line = arguments(host, copy, work, folder)
-    line[line.index("--trainer") + 1] = "CasPL"
-    teacher = {"TEACHER.BACKBONE": work / "teacher.pt", "DEPTH_TEXT": 2, "DEPTH_VISION": 2, "PREC": "fp32"}
-    line += [str(item) for key, value in teacher.items() for item in (f"TRAINER.CASPL.{key}", value)]
-    done = start(host, copy, source, work, line)
-    found = {"phase 1": (folder / "boosting.safetensors").exists() and done.returncode == 0}
-    return found if found["phase 1"] else {**found, "error": (done.stdout + done.stderr)[-1500:]}
-
-
 def start(host: Published, copy: Path, source: Path, work: Path, line: list[str]) -> subprocess.CompletedProcess:
     """Run the checkout's train.py."""
     command = [sys.executable, str(HERE / "drive.py"), "train.py", *line]
@@ -379,14 +366,14 @@ def table(work: Path) -> str:
     """All results in `work` as a Markdown table."""
     lines = [
         "| host | wrap | training step | evaluation | difference, deep | shallow (effect) | gradients, deep | shallow | "
-        "same parameters | `remove()` | n = 0 | as rows | phase 1 |",
-        "|" + " --- |" * 13,
+        "same parameters | `remove()` | n = 0 | as rows |",
+        "|" + " --- |" * 12,
     ]
     for name in PUBLISHED:
-        result, ran, boosted = (read(work / "jobs" / f"{name}.{kind}.json") for kind in ("result", "run", "phase1"))
+        result, ran = (read(work / "jobs" / f"{name}.{kind}.json") for kind in ("result", "run"))
         deep, shallow = result.get(str(LAYERS), {}), result.get(str(SHALLOW), {})
         if not deep or not shallow:
-            lines.append(f"| {name} | {result.get('error', 'not run')[:120]} |" + " |" * 11)
+            lines.append(f"| {name} | {result.get('error', 'not run')[:120]} |" + " |" * 10)
             continue
         both = (deep, shallow)
         cells = [
@@ -402,7 +389,6 @@ def table(work: Path) -> str:
             "texts while built" if isinstance(deep["removed"], str) else answer(all(each["removed"] for each in both)),
             answer(result.get("empty")),
             answer("as rows" in shallow["how"]),
-            answer(boosted.get("phase 1")),
         ]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
@@ -450,9 +436,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", help="hosts; all if none is given")
     parser.add_argument("--out", type=Path, required=True, help="folder of copies, results and the table")
-    parser.add_argument(
-        "--steps", default="measure,run,phase1", help="measure, run (train.py and its evaluation), phase1"
-    )
+    parser.add_argument("--steps", default="measure,run", help="measure, run (train.py and its evaluation), or both")
     args = parser.parse_args()
     source = Path(os.environ["CASPL_INTEROP"])
     args.out.mkdir(parents=True, exist_ok=True)
@@ -462,11 +446,10 @@ def main() -> None:
         copy = prepare(name, host, source, args.out)
         if "measure" in args.steps:
             report(name, measure(name, host, source, args.out, copy))
-        for step in (run, phase1):
-            if step.__name__ in args.steps:
-                found = step(name, host, source, args.out)
-                (args.out / "jobs" / f"{name}.{step.__name__}.json").write_text(json.dumps(found, indent=1))
-                report(name, found)
+        if "run" in args.steps:
+            found = run(name, host, source, args.out)
+            (args.out / "jobs" / f"{name}.run.json").write_text(json.dumps(found, indent=1))
+            report(name, found)
         (args.out / "table.md").write_text(table(args.out))
 
 

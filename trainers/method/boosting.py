@@ -275,11 +275,15 @@ class CasPL(PromptTrainer):
             epochs=self.max_epoch,
             seed=cfg.SEED,
             dtype=str(self.precision.prompts).removeprefix("torch."),
+            data=self.data_fingerprint(),
             identity=self.identity(),
         )
 
     def identity(self) -> str:
         """Return the digest of what determines the prompt: settings, data, teacher and student."""
         weights = (self.teacher.path, find_weights(self.cfg.MODEL.BACKBONE.NAME))
-        data = data_fingerprint(self.dm.dataset, self.cfg.DATASET.ROOT)
-        return boosting_identity(self.cfg, data, *map(weights_fingerprint, weights))
+        return boosting_identity(self.cfg, self.data_fingerprint(), *map(weights_fingerprint, weights))
+
+    def data_fingerprint(self) -> str:
+        """Return the fingerprint of the training data."""
+        return data_fingerprint(self.dm.dataset, self.cfg.DATASET.ROOT)
