@@ -43,6 +43,8 @@ class ConditionalContext(Learner):
 class ConditionalModel(PromptedCLIP):
     """A classifier whose class features depend on the image."""
 
+    prompt_learner: ConditionalContext
+
     def forward(self, image: Tensor) -> Tensor:
         """Return the logits (B, C) of images (B, 3, R, R)."""
         images = self.image_features(image)  # (B, E)

@@ -37,6 +37,9 @@ class IndependentPrompts(Learner):
         vision: (depth_v, n_v, d_v).
     """
 
+    text_sum: Tensor
+    vision_sum: Tensor
+
     def __init__(self, text: Tensor, vision: Tensor):
         super().__init__()
         self.text = nn.Parameter(text)
@@ -182,6 +185,7 @@ def build(
 class PromptSRC(HostTrainer):
     """Prompting with Self-regulating Constraints, https://arxiv.org/abs/2307.06948"""
 
+    model: Any  # a SelfRegulatedModel
     node = "PROMPTSRC"
     learner_name = "VLPromptLearner"
     defaults = {

@@ -4,6 +4,7 @@
 import logging
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 import torchvision
@@ -98,6 +99,8 @@ class CasPL(PromptTrainer):
     """Train the boosting prompt and write it to `<OUTPUT_DIR>/boosting.safetensors`; labels are never read."""
 
     reads_labels = False
+    model: Any  # a PromptedCLIP with a boosting prompt
+    train_loader_x: Any
 
     def data_seen(self) -> list[dict]:
         """Return the provenance of phase 1."""
