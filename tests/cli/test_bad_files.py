@@ -30,7 +30,7 @@ from trainers.method import published
 from trainers.method.prompt_file import CheckpointError
 from trainers.results.read import read_runs
 from trainers.training.resume import ProgressError
-from trainers.training.trainer import load_learner
+from trainers.training.checkpoints import load_learner
 
 FEW = settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
 PLAIN = st.recursive(

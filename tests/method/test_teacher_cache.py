@@ -21,7 +21,7 @@ from trainers.cli.program import guarded
 from trainers.method.boosting import CasPL
 from trainers.method.teacher_cache import CacheError, TeacherCache, described_images
 from trainers.method.teachers.stock import StockTeacher
-from trainers.training.rng import SeededDataset
+from trainers.training.dataset import ImageDataset
 
 WHAT = {"teacher": "a"}
 BATCH = torch.tensor([2, 0, 3])
@@ -88,7 +88,7 @@ def test_as_many_views_as_epochs_are_the_recipe(root, tmp_path):
 
 @pytest.mark.parametrize("views, expected", [(0, [0, 1, 2, 3, 4]), (2, [0, 1, 0, 1, 0]), (9, [0, 1, 2, 3, 4])])
 def test_a_view_is_the_epoch_modulo_the_views(views, expected):
-    dataset = SeededDataset.__new__(SeededDataset)
+    dataset = ImageDataset.__new__(ImageDataset)
     dataset.views, seen = views, []
     for dataset.epoch in range(5):
         seen.append(dataset.view)
