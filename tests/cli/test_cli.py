@@ -111,7 +111,7 @@ def test_a_seed_that_is_no_number(capsys):
 
 def test_evaluating_what_was_never_trained(root, tmp_path, capsys):
     line = fails(capsys, toy.command(root, "CoOp", tmp_path, "--eval-only", "--model-dir", tmp_path / "none"))
-    assert "no checkpoint at" in line and "found there: nothing" in line
+    assert "no such checkpoint; existing: none" in line
     line = fails(capsys, toy.command(root, "CoOp", tmp_path, "--eval-only"))
     assert "give the folder of the run to evaluate as --model-dir" in line
 

@@ -151,7 +151,7 @@ class Run:
 def remove_if_nothing_began(folder: Path) -> None:
     """Remove the folder of a run that has only its log."""
     if [path.name for path in folder.iterdir()] == [LOG]:
-        shutil.rmtree(folder)
+        shutil.rmtree(folder, ignore_errors=True)  # another rank may still write to the log
 
 
 def check_processes(cfg: CfgNode) -> None:
