@@ -29,8 +29,8 @@ from trainers.method import prompt_file as checkpoint
 from trainers.method import published
 from trainers.method.prompt_file import CheckpointError
 from trainers.results.read import read_runs
-from trainers.training.resume import ProgressError
 from trainers.training.checkpoints import load_learner
+from trainers.training.resume import ProgressError
 
 FEW = settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
 PLAIN = st.recursive(
