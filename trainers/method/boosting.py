@@ -261,7 +261,7 @@ class CasPL(PromptTrainer):
             student=cfg.MODEL.BACKBONE.NAME,
             student_weights=clip_model.fingerprint,
             teacher=node.TEACHER.BACKBONE,
-            teacher_weights=weights_fingerprint(self.teacher.path),
+            teacher_weights=weights_fingerprint(*self.teacher.paths),
             text_width=sizes.text_width,
             vision_width=sizes.vision_width,
             text_layers=sizes.text_layers,
@@ -284,8 +284,9 @@ class CasPL(PromptTrainer):
 
     def identity(self) -> str:
         """Return the digest of what determines the prompt: settings, data, teacher and student."""
-        weights = (self.teacher.path, find_weights(self.cfg.MODEL.BACKBONE.NAME))
-        return boosting_identity(self.cfg, self.data_fingerprint(), *map(weights_fingerprint, weights))
+        teacher = weights_fingerprint(*self.teacher.paths)
+        student = weights_fingerprint(find_weights(self.cfg.MODEL.BACKBONE.NAME))
+        return boosting_identity(self.cfg, self.data_fingerprint(), teacher, student)
 
     def data_fingerprint(self) -> str:
         """Return the fingerprint of the training data."""

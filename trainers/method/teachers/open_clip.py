@@ -44,7 +44,8 @@ class OpenClipTeacher(Teacher, prefix=PREFIX):
 
     def __init__(self, name: str, names: Sequence[str], template: str, precision: Precision):
         super().__init__()
-        self.model, encode, self.path = load_open_clip(name, precision.weights)
+        self.model, encode, path = load_open_clip(name, precision.weights)
+        self.paths = (path,)
         names, template, self.counts = expand(template, names)
         texts = [template.replace("{}", plain_name(each)) for each in names]
         check_length(name, encode, texts)
