@@ -49,7 +49,9 @@ class Place:
         """Run a program in a copy; its output."""
         environment = {
             **os.environ,
-            "PYTHONPATH": os.pathsep.join([str(self.folder / "packages"), str(self.folder / "Dassl.pytorch")]),
+            "PYTHONPATH": os.pathsep.join(
+                [str(self.folder / "packages"), str(self.folder / "Dassl.pytorch"), str(ROOT / "tests")]
+            ),
             "HOME": str(self.folder),
             "PYTHONWARNINGS": "ignore",
             "CASPL_HALF": "1",

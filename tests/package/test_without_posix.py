@@ -37,6 +37,18 @@ def test_import_registers_the_trainers(tmp_path):
 @pytest.mark.slow
 @pytest.mark.skipif(os.name == "nt", reason="simulates a system without POSIX modules on one that has them")
 def test_base2new_prints_its_table(tmp_path):
-    words = ["base2new", "shapes", "1", "--host", "coop", "--data", "data", "--output", "output", "OPTIM.MAX_EPOCH", "1"]
+    words = [
+        "base2new",
+        "shapes",
+        "1",
+        "--host",
+        "coop",
+        "--data",
+        "data",
+        "--output",
+        "output",
+        "OPTIM.MAX_EPOCH",
+        "1",
+    ]
     program = f"from trainers.__main__ import main\nsys.exit(main({words}))"
     assert "CasPL_CoOp" in run(program, tmp_path).splitlines()[-1]

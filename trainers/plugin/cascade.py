@@ -100,7 +100,7 @@ class Cascaded(Base):
         """Return the provenance of both phases' data."""
         return [boosting_item(self.boosting_info), provenance.training_item(self)]
 
-    def load_model(self, directory: str, epoch: int | None = None) -> None:
+    def load_model(self, directory: str, *args, **kwargs) -> None:
         """Load the host's checkpoint.
 
         Raises:
@@ -108,7 +108,7 @@ class Cascaded(Base):
         """
         if directory:
             self._check_same(Path(directory) / FILE_NAME)
-        super().load_model(directory, epoch)
+        super().load_model(directory, *args, **kwargs)
 
     def _check_same(self, kept: Path) -> None:
         """Check that the run's copy of the boosting prompt and the loaded one are from the same phase 1.

@@ -213,7 +213,8 @@ def _positions(module: nn.Module, width: int) -> str:
 def _embedding(modules: list[nn.Module], width: int) -> nn.Embedding | None:
     """Return the token embedding nearest to the tower."""
     for module in reversed(modules):
-        for child in [*module.children(), *getattr(module, "embeddings", nn.Module()).children()]:
+        inner = getattr(module, "embeddings", None)
+        for child in [*module.children(), *(inner.children() if isinstance(inner, nn.Module) else ())]:
             if isinstance(child, nn.Embedding) and child.embedding_dim == width and child.num_embeddings > 256:
                 return child
     return None
