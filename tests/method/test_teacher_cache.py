@@ -235,7 +235,7 @@ def test_a_folder_that_cannot_be_is_named_on_the_command_line(root, tmp_path, ca
 @pytest.mark.parametrize("more, said", [({"SEED": -1}, "SEED"), ({"TRAINER__CASPL__TEACHER__VIEWS": -1}, "VIEWS")])
 def test_settings_that_cannot_be_meant_are_refused(root, tmp_path, capsys, more, said):
     assert guarded(lambda: train.run(line(root, tmp_path / "run", tmp_path / "cache", **more))) == 2
-    assert f"{said} is -1" in capsys.readouterr().err
+    assert f"{said}: -1; expected" in capsys.readouterr().err
 
 
 class Killed:

@@ -83,7 +83,7 @@ def _compare_boosting(recipe: CfgNode, kept_file: Path, options: list[str]) -> N
     kept, asked = recipe.clone(), recipe.clone()
     for cfg in (kept, asked):
         cfg.defrost()
-        config.merge_file(cfg, kept_file)
+        config.merge_kept(cfg, kept_file)
     config.merge_options(asked, options)
     if changed := config.differences(asked, kept):
         raise config.ConfigError(

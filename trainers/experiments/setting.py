@@ -13,7 +13,7 @@ from ..method.identity import data_fingerprint
 from .places import dataset_files, trainer_file
 from .protocols import PROTOCOLS, Protocol, is_miniature, targets_of
 from .recipes import changes
-from .setup import assemble, default_cfg, nodes_read
+from .setup import assemble, default_cfg
 
 BOOSTING_SEED = 1  # phase 1 is trained once and shared by all seeds and hosts (the paper's protocol)
 
@@ -190,5 +190,4 @@ def _flat(pairs: list[list[str]]) -> list[str]:
 
 def _reads(trainer: str, key: str) -> bool:
     """Return whether a trainer reads a key."""
-    nodes, parts = nodes_read(trainer), key.split(".")
-    return nodes is None or parts[0] != "TRAINER" or len(parts) < 3 or parts[1] in nodes
+    return not config.is_own(trainer) or config.reads(trainer, key)

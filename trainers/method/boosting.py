@@ -38,9 +38,6 @@ from .templates import described, template_for
 
 logger = logging.getLogger(__name__)
 
-_DEPTHS = {f"TRAINER.CASPL.DEPTH_{tower.upper()}": tower for tower in ("text", "vision")}
-_TOKENS = {f"TRAINER.CASPL.N_CTX_{tower.upper()}": tower for tower in ("text", "vision")}
-
 
 def teacher_transform(cfg: CfgNode, teacher: Teacher) -> TeacherTransform:
     """Return the module that turns the student's batches into the teacher's."""
@@ -113,13 +110,8 @@ class CasPL(PromptTrainer):
             ConfigError: a value is out of its range, or the prompt would have no tokens.
         """
         config.check_cfg(cfg)
-        node = cfg.TRAINER.CASPL
-        config.check_choice("TRAINER.CASPL.LOSS", node.LOSS, LOSSES)
-        if not (node.N_CTX_TEXT * node.DEPTH_TEXT or node.N_CTX_VISION * node.DEPTH_VISION):
-            values = ", ".join(f"{key} {config.value_of(cfg, key)}" for key in (*_TOKENS, *_DEPTHS))
-            raise config.ConfigError(
-                f"{values}: no tokens to learn in either tower; expected 1 or more for both keys of a tower"
-            )
+        if problem := config.boosting_tokens(cfg):
+            raise config.ConfigError(problem)
 
     def build_data_loader(self) -> None:
         """Load the classes of `TRAINER.CASPL.CLASSES`, unless another subset is set (for an evaluation)."""
@@ -152,7 +144,7 @@ class CasPL(PromptTrainer):
         node = cfg.TRAINER.CASPL
         precision = choose(node.PREC, device)
         clip_model = load_clip(cfg.MODEL.BACKBONE.NAME)
-        config.check_backbone(cfg, clip_sizes(clip_model), _DEPTHS, _TOKENS)
+        config.check_backbone(cfg, clip_sizes(clip_model))
         model = build_student(
             clip_model,
             names,
