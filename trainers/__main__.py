@@ -19,6 +19,7 @@ COMMANDS: dict[str, tuple[str, tuple[str, ...], str]] = {
     "push": ("push", (), "share a finished run on the Hugging Face hub"),
     "results": ("results", (), "tables and plots of finished runs"),
     "data": ("data", (), "check or fetch datasets"),
+    "verify": ("verify", (), "check real data and weights against published figures"),
     "convert": ("convert", (), "import, export or inspect boosting-prompt files"),
 }
 
