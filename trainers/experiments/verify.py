@@ -115,7 +115,8 @@ def _zero_shot(setting: Setting, name: str) -> Iterator[Check]:
         folder = setting.folder("ZeroshotCLIP")
         options = [*setting.options_for("ZeroshotCLIP"), "DATASET.SUBSAMPLE_CLASSES", "all"]
         metrics = Run(setting.configuration("ZeroshotCLIP", SEED, folder, options)).evaluate()
-        yield _compare(setting.dataset, "zero-shot", ALL_CLASSES[name], metrics["accuracy"], LEAST, "zero-shot")
+        found = metrics["accuracy"] if metrics else float("nan")
+        yield _compare(setting.dataset, "zero-shot", ALL_CLASSES[name], found, LEAST, "zero-shot")
         return
     paper = read_paper()
     published = {c: paper.get(("base2new", name, "ZeroshotCLIP", c)) for c in ("base", "new")}

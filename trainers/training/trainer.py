@@ -13,6 +13,7 @@ from dassl.optim import build_lr_scheduler, build_optimizer
 from torch import Tensor, nn
 from yacs.config import CfgNode
 
+from ..backbones import tokenizer
 from ..engine.precision import Precision
 from . import loaders, parallel, provenance
 from .checkpoints import find_checkpoint, load_learner, write_checkpoint
@@ -55,6 +56,7 @@ class PromptTrainer(Resumable, TrainerX):
 
         Raises:
             ConfigError: the batch size or the test sampler is not suitable.
+            ValueError: a user's own classes have names with identical tokens.
         """
         cfg = cfg.clone()
         cfg.defrost()
@@ -66,6 +68,9 @@ class PromptTrainer(Resumable, TrainerX):
         self.test_loader = loaders.share_of_test(self.dm.test_loader)
         self.num_classes, self.num_source_domains = self.dm.num_classes, self.dm.num_source_domains
         self.lab2cname = self.dm.lab2cname
+        check = getattr(self.dm.dataset, "check_class_names", None)  # this package's readers have it
+        if check is not None:
+            check(tokenizer().encode)
 
     def data_seen(self) -> list[dict]:
         """Return the provenance of the training data, one item per phase."""
