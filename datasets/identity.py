@@ -1,9 +1,8 @@
-"""Digests that identify files and the data of a dataset."""
+"""A digest that identifies the data of a dataset."""
 
 import hashlib
 import os
 from collections.abc import Mapping
-from pathlib import Path
 
 from dassl.data.datasets import DatasetBase, Datum
 
@@ -48,12 +47,3 @@ def _size(path: str) -> int:
         return os.stat(path).st_size
     except OSError:
         return -1
-
-
-def file_sha256(path: Path) -> str:
-    """Return the SHA-256 of a file's bytes."""
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()

@@ -7,12 +7,17 @@ from collections.abc import Callable, Sequence
 
 import torch
 from torch.profiler import ProfilerActivity, profile
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
 from trainers.engine.kernels import linear
 
 Work = Callable[[], object]
 _ATEN = torch.ops.aten
+_WITHOUT_KERNEL = {
+    *("empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided"),
+    *("_unsafe_view", "_reshape_alias", "detach", "lift_fresh", "is_same_size"),
+}
 
 
 def _of_attention(q, k, v, *args, out_shape=None, **kwargs) -> int:
@@ -43,6 +48,29 @@ def operations(work: Work) -> int:
     with FlopCounterMode(display=False, custom_mapping=_ON_CPU) as counter:
         work()
     return counter.get_total_flops()
+
+
+class _Launches(TorchDispatchMode):
+    """Counts the operations that launch a kernel on a GPU."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        name = function._schema.name.removeprefix("aten::")
+        self.count += not (function.is_view or name in _WITHOUT_KERNEL)
+        return function(*args, **(kwargs or {}))
+
+
+def launches(work: Work) -> int:
+    """Count the ATen operations in `work` that are not views or allocations.
+
+    Call it with the GPU's implementation of the towers (see `trainers.engine.paths`).
+    """
+    with _Launches() as counter:
+        work()
+    return counter.count
 
 
 def peak_bytes(work: Work, device: torch.device) -> int:

@@ -1,6 +1,7 @@
 """Compare the engine with the plain definition: time, operations and memory of training steps and evaluations.
 
     python scripts/bench.py [--size vit_b16] [--works CasPL_CoOp phase1 ...] [--classes 50 ...] [--json FILE]
+    python scripts/bench.py --launches [--works CasPL_CoOp phase1 ...] [--classes 50 ...] [--dtype fp16]
 
 "plain" is the reference implementation of the tests, which computes what the published code does: full sequences of 77
 tokens, every token through every block, class features for every test batch. Both run in this process, alternating.
@@ -14,6 +15,9 @@ Class names have 8 tokens on average. 9 % of their tokens at 50 classes and 18 %
 (Stanford Cars 14 %, FGVC Aircraft 24 %, SUN397 5 %). Training steps use the recipes' batch sizes. Evaluations use test
 batches of 100: CoOp, whose class features do not depend on the image (like MaPLe's and PromptSRC's), and CoCoOp, whose
 class features do, on a hundredth of the images.
+
+`--launches` counts the kernels that a training step launches on a GPU instead: ATen operations without views and
+allocations, forward and backward, 12 blocks. It needs no GPU, because the CPU runs the GPU's implementation for it.
 """
 
 import argparse
@@ -60,6 +64,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--free", type=float, metavar="GIB", help="choose class chunks as if this much memory were free"
     )
+    parser.add_argument("--launches", action="store_true", help="count kernel launches of training steps on a GPU")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--dtype", choices=list(TYPES), default="fp32", help="dtype of CLIP's weights")
     parser.add_argument("--json", type=Path, help="file for the figures")
@@ -73,6 +78,9 @@ def main(argv: list[str] | None = None) -> None:
         memory.free_bytes = lambda device: int(args.free * 2**30)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     device, dtype = torch.device(args.device), TYPES[args.dtype]
+    if args.launches:
+        print_launches(args, dtype)
+        return
     rate = measure.matrix_rate(device, dtype)
     figures = {"size": args.size, "device": _device(device), "dtype": args.dtype, "torch": torch.__version__}
     figures |= {"threads": torch.get_num_threads(), "matrix_rate": rate, "rows": []}
@@ -87,6 +95,43 @@ def main(argv: list[str] | None = None) -> None:
             if args.json:
                 args.json.write_text(json.dumps(figures, indent=2) + "\n")
     print("\n" + tabulate([_cells(row) for row in figures["rows"]], headers=HEADERS, tablefmt="github"))
+
+
+def print_launches(args: argparse.Namespace, dtype: torch.dtype) -> None:
+    """Print the launches of training steps, by the number of classes."""
+    steps = [name for name in args.works if not name.startswith("evaluation")]
+    rows = [
+        {"": name, "classes": classes, **launches_of(name, classes, dtype, not args.engine_only)}
+        for name in steps
+        for classes in args.classes
+    ]
+    print(tabulate(rows, headers="keys", tablefmt="github", missingval=""))
+
+
+def launches_of(name: str, classes: int, dtype: torch.dtype = torch.float32, plain: bool = True) -> dict[str, int]:
+    """Count the launches of a training step on a GPU.
+
+    Args:
+        name: the work, one of `NAMES` that trains.
+        classes: number of classes.
+        dtype: dtype of CLIP's weights.
+        plain: whether to count the plain definition too.
+
+    Returns:
+        The counts by the name of the implementation.
+    """
+    torch.manual_seed(0)
+    size, cpu = works.SIZES["narrow_b16"], torch.device("cpu")
+    with torch.backends.mkldnn.flags(enabled=False):  # the CPU runs the GPU's implementation
+        if name == "phase1":
+            made = works.boosting_works(size, classes, cpu, dtype)
+        else:
+            made = works.host_works(name.removeprefix("CasPL_"), size, classes, cpu, dtype)
+        if not plain:
+            del made["plain"]
+        for work in made.values():
+            work()  # builds the plans and masks
+        return {key: measure.launches(work) for key, work in made.items()}
 
 
 def row_of(name: str, classes: int, args: argparse.Namespace, device, dtype, rate: float) -> dict:

@@ -43,6 +43,8 @@ class Size:
 SIZES = {
     "vit_b16": Size(512, 224, 12, 768, 16, 512, 12),
     "vit_l14": Size(768, 224, 24, 1024, 14, 768, 12),
+    "narrow_b16": Size(64, 32, 12, 64, 8, 64, 12, teacher="narrow_l14"),  # for counts that do not depend on the width
+    "narrow_l14": Size(64, 32, 24, 64, 8, 64, 12),
     "small": Size(64, 32, 3, 64, 8, 64, 3, tokens=2, teacher="small"),
 }
 BATCH = {"CoOp": 8, "CoCoOp": 1, "MaPLe": 4, "PromptSRC": 4, "CasPL": 4}
@@ -56,13 +58,13 @@ def class_names(count: int) -> list[str]:
     return [" ".join(draw.choices(WORDS, k=5 + draw.randint(0, 4))) + " cat" for _ in range(count)]
 
 
-def random_clip(size: Size, device: torch.device, dtype: torch.dtype) -> nn.Module:
-    """Build a frozen stock CLIP with random weights."""
+def random_clip(size: Size, device: torch.device) -> nn.Module:
+    """Build a frozen stock CLIP with random weights in float32."""
     from clip.model import CLIP  # behind trainers.compat
 
     text = (77, 49408, size.text_width, max(1, size.text_width // 64), size.text_layers)
     model = CLIP(size.embed, size.image, size.layers, size.width, size.patch, *text)
-    return cast_clip(model.float().requires_grad_(False).eval(), dtype).to(device)
+    return model.float().requires_grad_(False).eval().to(device)
 
 
 def boosting_for(clip_model: nn.Module, tokens: int) -> PromptGroup:
@@ -133,12 +135,21 @@ def step(model: nn.Module, loss: Callable[[], Tensor]) -> Callable[[], Tensor]:
     return work
 
 
-def host_works(host: str, size: Size, classes: int, device: torch.device, dtype: torch.dtype, batch: int = 0) -> dict:
-    """Return training steps of CasPL_<host>, "plain" and "engine", and of the host alone on the engine, "host"."""
-    clip_model, names = random_clip(size, device, dtype), class_names(classes)
-    model = host_model(host, clip_model, names, size.tokens).to(device)
+def _cascaded(
+    host: str, size: Size, classes: int, device: torch.device, dtype: torch.dtype
+) -> tuple[PromptedCLIP, PromptedCLIP]:
+    """Build CasPL_<host> and the host alone, with shared weights."""
+    clip_model = random_clip(size, device)
+    model = host_model(host, clip_model, class_names(classes), size.tokens).to(device)
+    cast_clip(clip_model, dtype)
     alone = _twin(model)
     model.cascade(boosting_for(clip_model, size.tokens).to(device), "host_first")
+    return model, alone
+
+
+def host_works(host: str, size: Size, classes: int, device: torch.device, dtype: torch.dtype, batch: int = 0) -> dict:
+    """Return training steps of CasPL_<host>, "plain" and "engine", and of the host alone on the engine, "host"."""
+    model, alone = _cascaded(host, size, classes, device, dtype)
     batch = batch or BATCH[host]
     image = torch.randn(batch, 3, size.image, size.image, device=device)
     label = torch.arange(batch, device=device) % classes
@@ -149,7 +160,7 @@ def host_works(host: str, size: Size, classes: int, device: torch.device, dtype:
 def boosting_works(size: Size, classes: int, device: torch.device, dtype: torch.dtype, batch: int = 0) -> dict:
     """Return steps of phase 1: "plain", "engine", and "cached", the engine with precomputed teacher features."""
     names = class_names(classes)
-    clip_model, large = random_clip(size, device, dtype), random_clip(SIZES[size.teacher], device, dtype)
+    clip_model, large = (cast_clip(random_clip(each, device), dtype) for each in (size, SIZES[size.teacher]))
     depths = (clip_model.transformer.layers, clip_model.visual.transformer.layers)
     model = build_student(clip_model, names, size.tokens, size.tokens, *depths, order="host_first").to(device)
     teacher = PromptedCLIP(large, Learner(), worded_texts(tokenizer().encode, names, "a photo of a {}.")).to(device)
@@ -175,10 +186,7 @@ def evaluation_works(
     host: str, size: Size, classes: int, device: torch.device, dtype: torch.dtype, images: int = 1000, batch: int = 100
 ) -> dict:
     """Return evaluations of CasPL_<host>, "plain" and "engine", and of the host alone on the engine, "host"."""
-    clip_model = random_clip(size, device, dtype)
-    model = host_model(host, clip_model, class_names(classes), size.tokens).to(device)
-    alone = _twin(model)
-    model.cascade(boosting_for(clip_model, size.tokens).to(device), "host_first")
+    model, alone = _cascaded(host, size, classes, device, dtype)
     image = torch.randn(min(batch, images), 3, size.image, size.image, device=device)
 
     def evaluate(of: PromptedCLIP) -> None:

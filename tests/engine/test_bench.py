@@ -120,3 +120,33 @@ def test_class_names_have_eight_tokens_on_average():
 
     lengths = [len(tokenizer().encode(name)) for name in works.class_names(200)]
     assert min(lengths) == 6 and max(lengths) == 10 and sum(lengths) / 200 == pytest.approx(8, abs=0.3)
+
+
+LAUNCHES = {"CasPL_CoOp": 480, "CasPL_CoCoOp": 490, "CasPL_MaPLe": 760, "CasPL_PromptSRC": 870, "phase1": 970}
+CACHED = 715  # phase 1 with cached teacher features
+
+
+@pytest.mark.parametrize("name", LAUNCHES)
+def test_launches_are_within_bounds(name):
+    few = bench.launches_of(name, 50)
+    many = bench.launches_of(name, 1000, plain=False)
+    half = bench.launches_of(name, 50, torch.bfloat16, plain=False)
+    blocks = 48 if name == "phase1" else 36 if name == "CasPL_PromptSRC" else 24
+    for key, bound in (("engine", LAUNCHES[name]), ("cached", CACHED)):
+        if key in few:
+            assert few[key] <= bound
+            assert many[key] <= 1.2 * few[key]
+            assert half[key] <= few[key] + 2 * blocks
+    assert few["plain"] > 1.4 * few["engine"]
+
+
+def test_launches_exclude_views_and_allocations():
+    x = torch.randn(4, 6)
+    assert measure.launches(lambda: x.t().reshape(3, 8).contiguous()[0].expand(2, 8)) == 1
+    assert measure.launches(lambda: (torch.empty(3), x.view(-1).add(1).sum())) == 2
+
+
+def test_launches_option_prints_counts(capsys):
+    bench.main("--launches --works CasPL_CoOp evaluation --classes 5".split())
+    lines = [line for line in capsys.readouterr().out.splitlines() if "CasPL" in line]
+    assert len(lines) == 1 and len([cell for cell in lines[0].split("|") if cell.strip().isdigit()]) == 4

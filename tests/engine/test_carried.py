@@ -3,11 +3,11 @@
 import pytest
 import torch
 from plain import text_features
-from test_engine import LAYERS, NAMES, agree, clip_model, encode, sequences, stack
+from test_engine import LAYERS, NAMES, agree, clip_model, encode, path, sequences, stack
 
 from trainers.engine import encode_text, host_texts, layout_of
 
-__all__ = ["clip_model"]  # the fixture
+__all__ = ["clip_model", "path"]  # fixtures
 
 
 def with_gap(layer):

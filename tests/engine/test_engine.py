@@ -25,6 +25,23 @@ def encode(text):
     return tokenizer().encode(text)
 
 
+PATHS = {
+    "cpu": {},
+    "gpu": {},
+    "gpu with copies of the prefix": {"ROWS_WITH_PREFIX": 8},
+    "gpu with groups of rows": {"COPIES": 0, "ROWS": 16},
+}
+
+
+@pytest.fixture(params=PATHS, autouse=True)
+def path(request, monkeypatch):
+    """Run each test with both implementations of the towers, and with all kinds of plans."""
+    monkeypatch.setattr(torch.backends.mkldnn, "enabled", request.param == "cpu")
+    for name, value in PATHS[request.param].items():
+        monkeypatch.setattr(f"trainers.engine.plan.{name}", value)
+    return request.param
+
+
 @pytest.fixture(scope="module")
 def clip_model():
     tokens = {SOS, EOT} | {t for name in NAMES for t in encode(f"a photo of a {name.replace('_', ' ')}.")}
@@ -115,7 +132,7 @@ def test_vision_with_two_groups_matches_plain(clip_model, depths, lengths):
 def test_image_chunks_match_plain(clip_model, monkeypatch, at_a_time):
     stacks = [stack("boost", LAYERS, 3), stack("host", 1, 2)]
     images = randn(5, "images", (3, 3, 16, 16)).requires_grad_()
-    monkeypatch.setattr("trainers.engine.vision.AT_A_TIME_ON_CPU", at_a_time)
+    monkeypatch.setattr("trainers.engine.vision_cpu.AT_A_TIME", at_a_time)
     fast = encode_image(clip_model.visual, images, stacks)
     agree(fast, image_features(clip_model, images, stacks), [*stacks[0], *stacks[1], images])
 

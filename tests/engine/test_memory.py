@@ -34,6 +34,12 @@ class Context(Learner):
         return list(self.ctx)
 
 
+@pytest.fixture(params=["cpu", "gpu"], autouse=True)
+def path(request, monkeypatch):
+    """Run each test with both implementations of the towers."""
+    monkeypatch.setattr(torch.backends.mkldnn, "enabled", request.param == "cpu")
+
+
 @pytest.fixture(scope="module")
 def clip_model():
     tokens = {SOS, EOT} | {token for name in NAMES for token in tokenizer().encode(f"{name}.")}

@@ -271,7 +271,9 @@ def check_host(case):
     check_training(case, model, model.prompt_learner, lambda: model.loss_terms(case.images, labels)[0])
 
 
-def test_parity(fixture_file):
+@pytest.mark.parametrize("path", ["cpu", "gpu"])
+def test_parity(fixture_file, path, monkeypatch):
+    monkeypatch.setattr(torch.backends.mkldnn, "enabled", path == "cpu")
     case = Case(fixture_file)
     if case.kind == "zeroshot":
         check_zeroshot(case)

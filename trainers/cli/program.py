@@ -16,8 +16,7 @@ def guarded(program: Callable[[], object]) -> int:
     show_log()
     before = signal.signal(signal.SIGTERM, _stop)
     try:
-        code = program()
-        return code if isinstance(code, int) else 0
+        return program() or 0
     except (ValueError, OSError, KeyError, FloatingPointError) as error:
         if os.environ.get("CASPL_TRACEBACK"):
             raise

@@ -12,6 +12,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
+from .paths import minimizes_launches
+
 StockModule: TypeAlias = Any  # a module of `clip`; `nn.Module` does not declare its attributes
 QUICK = 1.702  # CLIP's QuickGELU: x * sigmoid(1.702 x) = silu(1.702 x) / 1.702
 _HAS_ONEDNN = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
@@ -34,6 +36,8 @@ def mlp(module: StockModule, x: Tensor) -> Tensor:
     """
     first, second = module.c_fc, module.c_proj
     if not _by_onednn(x, *module.parameters()):
+        if _is_learning(x) and not _is_trained(module) and not _autocasts(x.device):
+            return _FrozenMLP.apply(x, first.weight, first.bias, second.weight, second.bias)
         hidden = torch.addmm(first.bias, x.flatten(0, -2), first.weight.t(), beta=QUICK, alpha=QUICK)  # (rows, 4 d)
         return torch.addmm(second.bias, F.silu(hidden), second.weight.t(), alpha=1 / QUICK).view(x.shape)
     if _is_learning(x):
@@ -50,19 +54,22 @@ def _by_onednn(x: Tensor, *weights: Tensor) -> bool:
     """Check whether oneDNN's kernel applies: float32 on a CPU, and no gradients of the weights."""
     return (
         _HAS_ONEDNN
-        and bool(torch.backends.mkldnn.enabled)
-        and x.device.type == "cpu"
-        and not _autocasts()
+        and not minimizes_launches(x.device)
+        and not _autocasts(x.device)
         and all(tensor.dtype == torch.float32 for tensor in (x, *weights))
         and not any(weight.requires_grad for weight in weights)
     )
 
 
-def _autocasts() -> bool:
+def _is_trained(module: StockModule) -> bool:
+    return any(parameter.requires_grad for parameter in module.parameters())
+
+
+def _autocasts(device: torch.device) -> bool:
     try:
-        return torch.is_autocast_enabled("cpu")
+        return torch.is_autocast_enabled(device.type)
     except TypeError:  # PyTorch 2.3
-        return torch.is_autocast_cpu_enabled()
+        return torch.is_autocast_cpu_enabled() if device.type == "cpu" else torch.is_autocast_enabled()
 
 
 def _onednn(x: Tensor, weight: Tensor, bias: Tensor | None, activation: str = "none") -> Tensor:
@@ -99,3 +106,20 @@ class _MLP(torch.autograd.Function):
         hidden, into, out = ctx.saved_tensors
         grad = torch.ops.aten.silu_backward(_onednn(grad.contiguous(), out.t(), None), hidden)  # (..., 4 d)
         return _onednn(grad, into.t(), None), None, None, None, None  # (..., d)
+
+
+class _FrozenMLP(torch.autograd.Function):
+    """A frozen MLP by PyTorch's own kernels; see `_MLP`."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, into: Tensor, into_bias: Tensor, out: Tensor, out_bias: Tensor) -> Tensor:
+        hidden = torch.addmm(into_bias, x.flatten(0, -2), into.t(), beta=QUICK, alpha=QUICK)  # (rows, 4 d)
+        ctx.save_for_backward(hidden, into, out)
+        return torch.addmm(out_bias, F.silu(hidden), out.t(), alpha=1 / QUICK).view(x.shape)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None, None]:
+        hidden, into, out = ctx.saved_tensors
+        inner = torch.ops.aten.silu_backward(grad.reshape(-1, grad.shape[-1]) @ out, hidden)  # (rows, 4 d)
+        return (inner @ into).view(grad.shape), None, None, None, None

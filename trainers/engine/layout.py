@@ -5,8 +5,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from .plan import Plan
 from .rows import Rows, rows_of
-from .symbols import Slot, Symbol, groups_of, is_in
+from .symbols import Slot, Symbol, group_of, groups_of
 
 CONTEXT_LENGTH = 77
 
@@ -30,6 +31,7 @@ class TextLayout(nn.Module):
         prefix: the P shared symbols.
         prefix_words: ids of the word tokens in the prefix; prefix_places: their positions.
         prefix_groups: groups with slots in the prefix; `prefix_slots` returns their tokens and positions.
+        suffixes: the remaining symbols of each class.
         longest: S, the length of the longest suffix.
         needed: number of tokens that each group must have.
         distinct: the groups given as `distinct`.
@@ -59,9 +61,10 @@ class TextLayout(nn.Module):
         self.distinct = frozenset(distinct)
         shared = _common(sequences, distinct)
         self._split_prefix(tuple(sequences[0][:shared]))
-        self._suffixes = [tuple(sequence[shared:]) for sequence in sequences]
-        self.longest = max(map(len, self._suffixes))
+        self.suffixes = [tuple(sequence[shared:]) for sequence in sequences]
+        self.longest = max(map(len, self.suffixes))
         self._rows: dict[tuple[range, torch.device], Rows] = {}
+        self._plans: dict[tuple, Plan] = {}
 
     def _split_prefix(self, prefix: tuple[Symbol, ...]) -> None:
         self.prefix = prefix
@@ -70,8 +73,9 @@ class TextLayout(nn.Module):
         self._index("prefix_places", words)
         self.prefix_groups = groups_of(prefix)
         for group in self.prefix_groups:
-            places = [place for place, symbol in enumerate(prefix) if is_in(symbol, [group])]
-            self._index(f"prefix_tokens{group}", [symbol.token for symbol in prefix if is_in(symbol, [group])])
+            places = [place for place, symbol in enumerate(prefix) if group_of(symbol) == group]
+            tokens = [symbol.token for symbol in prefix if isinstance(symbol, Slot) and symbol.group == group]
+            self._index(f"prefix_tokens{group}", tokens)
             self._index(f"prefix_places{group}", places)
 
     def _index(self, name: str, values: list) -> None:
@@ -86,11 +90,25 @@ class TextLayout(nn.Module):
         key = classes or range(len(self)), self.prefix_words.device
         if key not in self._rows:
             with torch.inference_mode(False):  # cached by an evaluation, they may be used by training later
-                self._rows[key] = rows_of(self._suffixes, self.distinct, *key)
+                self._rows[key] = rows_of(self.suffixes, self.distinct, *key)
         return self._rows[key]
 
+    def plan(self, depths: tuple[int, ...], layers: int, classes: range | None = None) -> Plan:
+        """Return the plan of the GPU implementation for some classes, or for all classes by default.
+
+        Args:
+            depths: number of layers of each group.
+            layers: number of blocks of the text tower.
+            classes: the classes to encode.
+        """
+        key = depths, layers, classes or range(len(self)), self.prefix_words.device
+        if key not in self._plans:
+            with torch.inference_mode(False):  # cached by an evaluation, it may be used by training later
+                self._plans[key] = Plan(self, *key)
+        return self._plans[key]
+
     def __len__(self) -> int:
-        return len(self._suffixes)
+        return len(self.suffixes)
 
 
 def _common(sequences: Sequence[Sequence[Symbol]], distinct: Sequence[int]) -> int:
@@ -98,7 +116,7 @@ def _common(sequences: Sequence[Sequence[Symbol]], distinct: Sequence[int]) -> i
     limit = min(map(len, sequences)) - 1
     for place in range(limit):
         symbol = sequences[0][place]
-        if is_in(symbol, distinct):
+        if group_of(symbol) in distinct:
             return place
         if any(sequence[place] != symbol for sequence in sequences):
             return place

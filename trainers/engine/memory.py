@@ -9,6 +9,7 @@ import torch
 
 from .blocks import StockModule
 from .layout import TextLayout
+from .paths import minimizes_launches
 
 logger = logging.getLogger(__name__)
 
@@ -37,8 +38,9 @@ def suffix_bytes(model: StockModule, rows: int, places: int, keys: int, images: 
     """Estimate the peak memory of the suffixes in bytes.
 
     In training every block saves tensors for its backward pass: for each row the inputs of both LayerNorms (in float32),
-    the attention output and the MLP's hidden units (4 d); for each position of the grid queries, keys, values and
-    attention weights. In evaluation the tensors of one block count twice.
+    the attention output and the MLP's hidden units (4 d). On a CPU, each position of the grid adds queries, keys, values
+    and attention weights; on a GPU, each row adds queries, and keys and values up to twice. In evaluation the tensors of
+    one block count twice.
 
     Args:
         model: `clip.model.CLIP`.
@@ -50,7 +52,11 @@ def suffix_bytes(model: StockModule, rows: int, places: int, keys: int, images: 
     """
     d, heads = model.ln_final.weight.shape[0], model.transformer.resblocks[0].attn.num_heads
     size = model.text_projection.element_size()
-    block = rows * (2 * d * 4 + (1 + 4) * d * size) + places * (3 * d * size + heads * keys * (4 + size))
+    block = rows * (2 * d * 4 + (1 + 4) * d * size)
+    if minimizes_launches(model.positional_embedding.device):
+        block += rows * 5 * d * size
+    else:
+        block += places * (3 * d * size + heads * keys * (4 + size))
     return images * block * (len(model.transformer.resblocks) if training else 2)
 
 
@@ -76,9 +82,8 @@ def classes_at_a_time(model: StockModule, layout: TextLayout, images: int = 1, t
         return None
     one = suffix_bytes(model, layout.longest, layout.longest, *how)
     fitting = max(1, min(len(layout) - 1, int(SHARE * free / one)))
-    fitting = math.ceil(
-        len(layout) / math.ceil(len(layout) / fitting)
-    )  # the same number of chunks, of nearly equal size
+    chunks = math.ceil(len(layout) / fitting)
+    fitting = math.ceil(len(layout) / chunks)  # chunks of nearly equal size
     logger.info(
         "Class features: %d classes need %.1f GB and %.1f GB are free; computing %d classes at a time%s",
         *(len(layout), total / 1e9, free / 1e9, fitting),

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from .symbols import Slot, Symbol, groups_of, is_in
+from .symbols import Slot, Symbol, groups_of
+from .tree import tree_of
 
 
 class Rows(NamedTuple):
@@ -52,40 +53,32 @@ def rows_of(
         classes: the classes to include.
         device: the device of the index tensors.
     """
-    length = max(len(suffixes[number]) for number in classes)
-    known: dict[tuple, int] = {}  # (previous row, symbol) -> row
-    symbols: list[Symbol] = []
-    of: list[int] = []
-    first: list[int] = []
-    again: list[int] = []
-    eot: list[int] = []
-    for number in classes:
-        row = -1
-        for symbol in suffixes[number]:
-            key = row, symbol, number if is_in(symbol, distinct) else None
-            (again if key in known else first).append(len(of))
-            if key not in known:
-                known[key] = len(known)
-                symbols.append(symbol)
-            row = known[key]
-            of.append(row)
-        of.extend([row] * (-len(of) % length))
-        eot.append(row)
+    tree = tree_of(suffixes, distinct, classes)
+    length = max(map(len, tree.paths))
+    of = [row for path in tree.paths for row in (*path, *path[-1:] * (length - len(path)))]
+    places = [number * length + step for number, path in enumerate(tree.paths) for step in range(len(path))]
+    first_place = {of[place]: place for place in reversed(places)}
+    first = [first_place[row] for row in range(len(tree.symbols))]
+    again = sorted(set(places) - set(first))
 
     def tensor(values: Iterable[int]) -> Tensor:
         return torch.tensor(list(values), dtype=torch.long, device=device)
 
     return Rows(
-        words=tensor(0 if isinstance(symbol, Slot) else symbol for symbol in symbols),
-        slots={g: tensor(s.token if is_in(s, [g]) else -1 for s in symbols) for g in groups_of(symbols)},
+        words=tensor(0 if isinstance(symbol, Slot) else symbol for symbol in tree.symbols),
+        slots={group: tensor(_tokens(tree.symbols, group)) for group in groups_of(tree.symbols)},
         classes=tensor(classes[place // length] for place in first),
         steps=tensor(place % length for place in first),
         of=tensor(of),
         first=tensor(first),
         again=tensor(again),
-        eot=tensor(eot),
-        last=tensor(len(suffixes[number]) - 1 for number in classes),
+        eot=tensor(path[-1] for path in tree.paths),
+        last=tensor(len(path) - 1 for path in tree.paths),
     )
+
+
+def _tokens(symbols: Sequence[Symbol], group: int) -> list[int]:
+    return [symbol.token if isinstance(symbol, Slot) and symbol.group == group else -1 for symbol in symbols]
 
 
 def spread(x: Tensor, rows: Rows) -> Tensor:

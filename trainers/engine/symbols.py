@@ -1,7 +1,7 @@
 """Texts as sequences of symbols: the id of a word token, or a `Slot` that a prompt group fills."""
 
-from collections.abc import Collection, Iterable, Sequence
-from typing import NamedTuple, TypeGuard
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
 ORDERS = ("boosting_first", "host_first")
 
@@ -59,6 +59,6 @@ def groups_of(symbols: Iterable[Symbol]) -> list[int]:
     return sorted({symbol.group for symbol in symbols if isinstance(symbol, Slot)})
 
 
-def is_in(symbol: Symbol, groups: Collection[int]) -> TypeGuard[Slot]:
-    """Check whether a symbol is a slot of one of the groups."""
-    return isinstance(symbol, Slot) and symbol.group in groups
+def group_of(symbol: Symbol) -> int | None:
+    """Return the group of a slot; None for a word."""
+    return symbol.group if isinstance(symbol, Slot) else None

@@ -2,13 +2,12 @@
 
 from collections.abc import Sequence
 
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from .blocks import KeysValues, StockModule, attend, attend_once, finish, join, keys_values, queries_keys_values
+from . import vision_cpu, vision_gpu
+from .kernels import StockModule
+from .paths import minimizes_launches
 from .prompts import Stack, check_stacks
-
-AT_A_TIME_ON_CPU = 8  # images whose hidden units fit into a processor's cache; a sixth faster than 100 (ViT-B/16)
 
 
 def is_transformer(visual: StockModule) -> bool:
@@ -42,61 +41,7 @@ def encode_image(visual: StockModule, images: Tensor, stacks: Sequence[Stack] = 
                 "ViT, or a vision depth of 0"
             )
         return visual(images.to(visual.conv1.weight.dtype))
-    blocks = visual.transformer.resblocks
-    check_stacks(stacks, len(blocks), visual.class_embedding.shape[0], "vision")
-    prompts = [_at_block(visual, stacks, i) for i in range(len(blocks))]
-    offers = [_offer(block, passing) for block, (passing, _) in zip(blocks[:-1], prompts[:-1], strict=True)]
-    parts = images.split(AT_A_TIME_ON_CPU) if images.device.type == "cpu" else [images]
-    x = torch.cat([_run(blocks, _embed(visual, part), prompts, offers) for part in parts])
+    check_stacks(stacks, len(visual.transformer.resblocks), visual.class_embedding.shape[0], "vision")
+    tower = vision_gpu if minimizes_launches(images.device) else vision_cpu
+    x = tower.encode(visual, images, stacks)  # (B, d)
     return visual.ln_post(x) @ visual.proj.to(x.dtype)
-
-
-def _at_block(visual: StockModule, stacks: list[Stack], layer: int) -> tuple[list[Tensor], list[Tensor]]:
-    """Split the groups' tokens at the input of a block into those that pass and those that enter, (1, n, d) each.
-
-    Passing tokens contribute keys and values to this block only, because the next block replaces them or there is no
-    next block. Entering tokens are carried from this block on.
-    """
-    passing: list[Tensor] = []
-    entering: list[Tensor] = []
-    for stack in stacks:
-        if layer < len(stack):
-            tokens = stack[layer].to(visual.conv1.weight.dtype)[None]
-            carried = layer + 1 == len(stack) < len(visual.transformer.resblocks)
-            (entering if carried else passing).append(visual.ln_pre(tokens) if layer == 0 else tokens)
-    return passing, entering
-
-
-def _offer(block: StockModule, passing: list[Tensor]) -> list[KeysValues]:
-    """Compute keys and values of the passing tokens, which are the same for all images."""
-    return [keys_values(block, torch.cat(passing, dim=1))] if passing else []
-
-
-def _embed(visual: StockModule, images: Tensor) -> Tensor:
-    """Embed images (B, 3, R, R) as CLS and patches (B, 1 + N, d), normalised by `ln_pre`."""
-    patches = visual.conv1(images.to(visual.conv1.weight.dtype)).flatten(2).transpose(1, 2)  # (B, N, d)
-    cls = visual.class_embedding.to(patches.dtype).expand(len(patches), 1, -1)  # (B, 1, d)
-    x = torch.cat([cls, patches], dim=1) + visual.positional_embedding.to(patches.dtype)
-    return visual.ln_pre(x)
-
-
-def _run(
-    blocks: nn.Sequential,
-    x: Tensor,
-    prompts: list[tuple[list[Tensor], list[Tensor]]],
-    offers: list[list[KeysValues]],
-) -> Tensor:
-    """Run `x` (B, T, d) and the groups' tokens through the blocks; returns the CLS token after the last one, (B, d).
-
-    Attention does not depend on the order of keys, so tokens can be appended in any order. In the last block all tokens
-    but CLS contribute keys and values only.
-    """
-    *most, block = blocks
-    for other, (_, entering), offer in zip(most, prompts[:-1], offers, strict=True):
-        x = join([x, *(tokens.to(x.dtype) for tokens in entering)], len(x))  # (B, T, d), T grows
-        q, *own = queries_keys_values(other, x)  # (B, H, T, e) each
-        k, v = (join(list(parts), len(x)) for parts in zip(own, *offer, strict=True))  # (B, H, U, e) each
-        x = finish(other, x, attend(q, k, v))
-    cls = x[:, 0]  # (B, d)
-    passing = [tokens.to(x.dtype) for tokens in prompts[-1][0]]
-    return finish(block, cls, attend_once(block, cls, [*passing, x]))

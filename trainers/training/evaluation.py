@@ -1,4 +1,4 @@
-"""Metrics: what an evaluation returns, a mapping from metric names to figures."""
+"""What an evaluation returns: a mapping of metric names to figures."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -9,11 +9,7 @@ from ..metrics import Metric, all_metrics
 
 
 class Metrics(Mapping[str, float]):
-    """The figures of one evaluation by metric name.
-
-    Args:
-        figures: the value of each metric, in per cent unless its title names another unit.
-    """
+    """The figures of one evaluation, by metric name."""
 
     def __init__(self, figures: Mapping[str, float]):
         self._figures = dict(figures)
@@ -35,10 +31,10 @@ class Measuring:
     """Dassl's evaluator, with this package's metrics computed alongside.
 
     Args:
-        evaluator: Dassl's evaluator, which logs its own figures.
+        evaluator: Dassl's, which logs its own figures.
 
     Attributes:
-        metrics: the metrics of the last evaluation; None before the first.
+        metrics: the figures of the last evaluation; None before the first.
     """
 
     def __init__(self, evaluator: Any):
@@ -59,7 +55,7 @@ class Measuring:
         self.evaluator.process(output, label)
 
     def evaluate(self) -> Any:
-        """Return Dassl's results, and set `metrics`."""
+        """Return Dassl's results; the metrics are then in `metrics`."""
         results = self.evaluator.evaluate()
         self.metrics = Metrics({metric.name: metric.compute() for metric in self._running})
         return results

@@ -1,0 +1,109 @@
+"""The text tower with few kernel launches, for GPUs.
+
+All rows of a bin (see `plan`) attend to each other under a cached mask, in one call per block. Prefix tokens that the
+next block replaces are appended to a block's input and dropped after its attention.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from .blocks_gpu import attend, cast_stack, finish, norms_of, project, split_heads
+from .kernels import StockModule
+from .layout import TextLayout
+from .plan import Filled, Passing, Plan
+from .prompts import TextStack
+
+
+def encode(model: StockModule, layout: TextLayout, stacks: Sequence[TextStack], classes: range | None) -> Tensor:
+    """Encode some of the classes.
+
+    Args:
+        model: `clip.model.CLIP`.
+        layout: the sequences of C classes.
+        stacks: the layers of each group, (b, c, n, d) each (see `text.encode_text`).
+        classes: the classes to encode; None encodes all.
+
+    Returns:
+        (b, c, E), not normalised.
+    """
+    blocks, dtype = model.transformer.resblocks, model.text_projection.dtype
+    plan = layout.plan(tuple(map(len, stacks)), len(blocks), classes)
+    stacks = [cast_stack(stack, dtype) for stack in stacks]
+    images = max([1, *(len(tokens) for stack in stacks for tokens in stack if tokens is not None)])
+    position = model.positional_embedding.to(dtype)
+    x = model.token_embedding(plan.words).to(dtype) + position[plan.positions]  # (K G R, d)
+    x = x.expand(images, *x.shape).reshape(images * plan.copies, -1, x.shape[-1])  # (b K, G R, d)
+    norms = norms_of(blocks, dtype)
+    for i, (block, (norm_1, norm_2)) in enumerate(zip(blocks, norms, strict=True)):
+        x = _fill(x, plan, stacks, i, position)
+        passing = [_passing(each, plan, stacks[each.group][i], None if i else position) for each in plan.passing(i)]
+        projected = project(block, norm_1, x, passing)  # (b K, G R + n, 3 d)
+        mask = plan.mask(i, projected.dtype, images)[..., : plan.width(i)]  # (b K G, 1, R, U)
+        attended = attend(*_split(projected, plan, block.attn.num_heads), mask).view_as(x)  # (b K, G R, d)
+        if i + 1 == len(blocks):
+            x, attended = (_rows(each, images)[:, plan.eot] for each in (x, attended))  # (b, c, d)
+        x = finish(block, norm_2, x, attended)
+    return model.ln_final(x).to(x.dtype) @ model.text_projection.to(x.dtype)
+
+
+def _rows(x: Tensor, images: int) -> Tensor:
+    """View (b K, G R, d) as (b, K G R, d)."""
+    return x.reshape(images, -1, x.shape[-1])
+
+
+def _split(projected: Tensor, plan: Plan, heads: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Split (b K, G R + n, 3 d) into queries (b K G, H, R, e), and keys and values (b K G, H, U, e)."""
+    if plan.groups == 1:
+        q, k, v = split_heads(projected, heads)
+        return q[:, :, : plan.size], k, v
+    rows, width = plan.groups * plan.size, projected.shape[-1] // 3
+    q, kv = projected.split([width, 2 * width], dim=-1)  # (b, G R + n, d), (b, G R + n, 2 d)
+    prefix = kv[:, None, rows - plan.held :].expand(-1, plan.groups, -1, -1)  # (b, G, H + n, 2 d)
+    own = kv[:, :rows].unflatten(1, (plan.groups, plan.size))  # (b, G, R, 2 d)
+    kv = torch.cat([prefix, own], dim=2).flatten(0, 1)  # (b G, U, 2 d)
+    k, v = kv.unflatten(-1, (2, heads, -1)).unbind(-3)  # (b G, U, H, e) each
+    q = q[:, :rows].unflatten(1, (plan.groups, plan.size)).flatten(0, 1).unflatten(-1, (heads, -1))  # (b G, R, H, e)
+    return q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
+
+
+def _fill(x: Tensor, plan: Plan, stacks: Sequence[TextStack], layer: int, position: Tensor) -> Tensor:
+    """Put the tokens of a layer into their rows of x (b K, G R, d): in the suffixes, and where prefix tokens enter."""
+    for group, rows in plan.prefix.items():
+        if plan.enters(group, layer):
+            tokens = _passing(plan.token_of(group), plan, stacks[group][layer], None if layer else position)
+            x = x.index_copy(1, rows, tokens.expand(len(x), -1, -1))
+    for group, filled in plan.suffix.items():
+        new = stacks[group][layer] if layer < len(stacks[group]) else None
+        if new is not None:
+            images = len(x) // plan.copies
+            tokens = _tokens(new, filled)  # (b or 1, m, d)
+            tokens = tokens if layer else tokens + position[filled.positions]
+            x = _rows(x, images).index_copy(1, filled.rows, tokens.expand(images, -1, -1)).view_as(x)
+    return x
+
+
+def _tokens(tokens: Tensor, filled: Filled) -> Tensor:
+    """Select the token of each filled row from (b, c, n, d); returns (b, m, d)."""
+    of_class = filled.classes if tokens.shape[1] > 1 else torch.zeros_like(filled.classes)
+    return tokens[:, of_class, filled.tokens]
+
+
+def _passing(passing: Passing, plan: Plan, tokens: Tensor, position: Tensor | None) -> Tensor:
+    """Select a group's prefix tokens from (b, 1, n, d), for each copy of the prefix; returns (b K or 1, n, d).
+
+    Args:
+        passing: which tokens.
+        plan: the plan.
+        tokens: the layer's tokens.
+        position: the positional embedding (77, d) to add; None in all blocks but the first.
+    """
+    tokens = tokens.squeeze(1)  # (b, n, d)
+    if passing.tokens is not None:
+        tokens = tokens[:, passing.tokens]
+    if position is not None:
+        tokens = tokens + position[passing.positions]
+    if len(tokens) == 1 or plan.copies == 1:
+        return tokens
+    return tokens[:, None].expand(-1, plan.copies, -1, -1).flatten(0, 1)  # (b K, n, d)

@@ -1,0 +1,38 @@
+"""The vision tower with few kernel launches, for GPUs.
+
+Prompt tokens that the next block replaces are appended to a block's input and dropped after its attention.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from .blocks_gpu import attend, cast_stack, finish, norms_of, project, split_heads
+from .kernels import StockModule
+from .patches import embed_patches
+from .prompts import Stack
+
+
+def encode(visual: StockModule, images: Tensor, stacks: Sequence[Stack]) -> Tensor:
+    """Encode images (B, 3, R, R) with prompt tokens, (n, d) per layer; returns CLS after the last block, (B, d)."""
+    blocks = visual.transformer.resblocks
+    x = embed_patches(visual, images)  # (B, T, d)
+    stacks = [cast_stack(stack, x.dtype) for stack in stacks]
+    norms = norms_of(blocks, x.dtype)
+    for i, (block, (norm_1, norm_2)) in enumerate(zip(blocks, norms, strict=True)):
+        last = i + 1 == len(blocks)
+        passing: list[Tensor] = []
+        entering: list[Tensor] = []
+        for stack in stacks:
+            if i < len(stack):
+                tokens = stack[i][None] if i else visual.ln_pre(stack[i])[None]  # (1, n, d)
+                carried = i + 1 == len(stack) and not last
+                (entering if carried else passing).append(tokens)
+        if entering:
+            x = torch.cat([x, *(tokens.expand(len(x), -1, -1) for tokens in entering)], dim=1)  # (B, T, d), T grows
+        q, k, v = split_heads(project(block, norm_1, x, passing), block.attn.num_heads)  # (B, H, T + n, e) each
+        if last:
+            x = x[:, :1]  # only CLS is read
+        x = finish(block, norm_2, x, attend(q[:, :, : x.shape[1]], k, v))
+    return x[:, 0]
