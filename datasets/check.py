@@ -13,6 +13,7 @@ from .base import FewShotDataset
 from .class_names import Encode, describe, indistinguishable
 from .errors import DatasetError, MissingImagesError
 from .facts import COLUMNS
+from .identity import file_sha256
 from .images import ImageDatum
 from .shapes.dataset import RenderedDataset
 from .splits import PARTS
@@ -110,6 +111,7 @@ def check(
     if "train" in parts:  # otherwise the division is not known because images are missing
         report.problems += differences(report.found, report.published)
     report.problems += filter(None, [dataset.incomplete])
+    report.notes += known_files(dataset)
     if encode:
         (report.problems if dataset.own_images else report.notes).extend(_same_tokens(parts, encode))
     decode_images(report, parts, quick)
@@ -125,6 +127,19 @@ def _same_tokens(parts: Parts, encode: Encode) -> list[str]:
     names = {item.label: item.classname for items in parts.values() for item in items or ()}
     groups = indistinguishable([names[label] for label in sorted(names)], encode)
     return [f"identical tokens of the class names {describe(groups)}"] if groups else []
+
+
+def known_files(dataset: FewShotDataset) -> list[str]:
+    """Compare the files that determine the split with their known hashes; return one sentence per result."""
+    hashes = {dataset.folder / name: digest for name, digest in dataset.facts.files.items()}
+    existing = {path: file_sha256(path) for path in hashes if path.is_file()}
+    different = [path.name for path, digest in existing.items() if digest != hashes[path]]
+    notes = [
+        f"{name}: differs from the known file; compare the counts, it may only be reformatted" for name in different
+    ]
+    if existing and not different:
+        notes.append(f"known split: {', '.join(path.name for path in existing)}")
+    return notes
 
 
 def counts(parts: Parts) -> dict[str, int]:

@@ -3,6 +3,8 @@
 The counts are those of the CoOp paper (Zhou et al., 2022, table of datasets) and of the test sets' papers.
 """
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import NamedTuple
 
 SPLITS = "https://github.com/KaiyangZhou/CoOp/blob/main/DATASETS.md"  # links split files, classnames.txt, middle frames
@@ -29,6 +31,7 @@ class Facts(NamedTuple):
         link: the data's web page ("": none).
         archive: file name in the Hugging Face repository of the field ("": not in it).
         sha256: the known hash of that file ("": unknown).
+        files: {path in the dataset's folder: known SHA-256} of files that determine the split.
         download: how torchvision downloads it (None: not available).
     """
 
@@ -39,6 +42,7 @@ class Facts(NamedTuple):
     link: str = ""
     archive: str = ""
     sha256: str = ""
+    files: Mapping[str, str] = MappingProxyType({})
     download: Download | None = None
 
     @property

@@ -1,12 +1,12 @@
 """Download dataset archives from the Hugging Face repository of the field."""
 
-import hashlib
 import json
 import logging
 import shutil
 from pathlib import Path
 from typing import Any
 
+from .identity import file_sha256
 from .kept_files import write_json
 
 logger = logging.getLogger(__name__)
@@ -86,15 +86,6 @@ def _verify(path: Path, expected: dict[str, str]) -> str:
             path.unlink()
             raise OSError(f"{path}: SHA-256 {found}; expected {digest} ({origin}). The file was deleted: fetch again")
     return found
-
-
-def file_sha256(path: Path) -> str:
-    """Return the SHA-256 of a file's bytes."""
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def write_record(record: Path, archive: Path) -> None:

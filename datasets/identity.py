@@ -1,8 +1,9 @@
-"""A digest that identifies the data of a dataset."""
+"""Digests that identify files and the data of a dataset."""
 
 import hashlib
 import os
 from collections.abc import Mapping
+from pathlib import Path
 
 from dassl.data.datasets import DatasetBase, Datum
 
@@ -47,3 +48,12 @@ def _size(path: str) -> int:
         return os.stat(path).st_size
     except OSError:
         return -1
+
+
+def file_sha256(path: Path) -> str:
+    """Return the SHA-256 of a file's bytes."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()

@@ -31,22 +31,22 @@ from children import ALONE, program
 
 from trainers.cli import train
 from trainers.cli.program import guarded
-from trainers.experiments import runs
+from trainers.experiments import runs, setting
 
 HOST = "PromptSRC"  # it has the most to remember
 
 
 @dataclass
-class ToySetting(runs.Setting):
+class ToySetting(setting.Setting):
     """The protocol's setting, on the toys."""
 
     epochs: int = 3
 
-    def configuration(self, trainer, seed, folder, options=None, dataset=""):
+    def configuration(self, trainer, seed, folder, options=(), dataset=""):
         """The toys' in place of a recipe's."""
         more = {"OPTIM__MAX_EPOCH": self.epochs, "TRAINER__PROMPTSRC__GPA_MEAN": 2, "SEED": seed}
         line = toy.command(self.data, trainer, folder, **more)
-        return train.setup_cfg(train.parse([*line, *(options or [])]))
+        return train.setup_cfg(train.parse([*line, *options]))
 
 
 def prepare(root):
@@ -58,9 +58,9 @@ def prepare(root):
 
 def run(root, output, seed=1):
     """Phase 1, phase 2, evaluation."""
-    setting = ToySetting("toy", root, output)
-    runs.boost(setting)
-    runs.host_run(setting, f"CasPL_{HOST}", seed, 2)
+    toys = ToySetting("toy", root, output)
+    runs.boost(toys)
+    runs.host_run(toys, f"CasPL_{HOST}", seed, 2)
 
 
 def forked(work):

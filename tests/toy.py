@@ -10,9 +10,9 @@ from PIL import Image
 from recipe import Spec, clip_state_dict
 
 from datasets.base import FewShotDataset
+from trainers import config
 from trainers.backbones import tokenizer
 from trainers.engine.tokens import EOT, SOS
-from trainers.experiments.setup import nodes_read
 from trainers.method.templates import ensemble
 
 STUDENT = Spec(vision_width=64, text_width=64, embed_dim=32, vision_layers=3, text_layers=3, patch=8, grid=2)
@@ -99,11 +99,6 @@ def command(root, trainer, folder, *flags, **more):
     """Return the arguments of train.py that run a trainer on the toys."""
     start = ["--root", str(root), "--trainer", trainer, "--seed", "1", "--output-dir", str(folder), *flags]
     pairs = options(root, **more)
-    nodes = nodes_read(trainer)
-    read = [i for i in range(0, len(pairs), 2) if nodes is None or not unread(nodes, pairs[i])]
+    own = config.is_own(trainer)
+    read = [i for i in range(0, len(pairs), 2) if not own or config.reads(trainer, pairs[i])]
     return [*start, *(item for i in read for item in pairs[i : i + 2])]
-
-
-def unread(nodes, key):
-    """Check whether a key belongs to another trainer."""
-    return key.startswith("TRAINER.") and key.split(".")[1] not in nodes

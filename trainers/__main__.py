@@ -3,15 +3,14 @@
 import importlib
 import sys
 
+from .experiments.protocols import PROTOCOLS
 from .version import __version__
 
 # Command: (module in cli/, arguments ahead of argv, what it does).
 COMMANDS: dict[str, tuple[str, tuple[str, ...], str]] = {
     "train": ("train", (), "train or evaluate one trainer, with the family's flags"),
     "boost": ("boost", (), "phase 1 alone: train a dataset's boosting prompt"),
-    "base2new": ("protocols", ("base2new",), "both phases, and the base-to-new table"),
-    "few-shot": ("protocols", ("few_shot",), "both phases, and the few-shot table"),
-    "cross-dataset": ("protocols", ("cross_dataset",), "both phases, and the transfer table"),
+    **{rules.command: ("protocols", (name,), rules.summary) for name, rules in PROTOCOLS.items()},
     "reproduce": ("protocols", ("reproduce",), "every run of the paper's tables"),
     "predict": ("predict", (), "classify images with a finished run"),
     "embed": ("embed", (), "image features of a finished run"),
@@ -20,6 +19,7 @@ COMMANDS: dict[str, tuple[str, tuple[str, ...], str]] = {
     "push": ("push", (), "share a finished run on the Hugging Face hub"),
     "results": ("results", (), "tables and plots of finished runs"),
     "data": ("data", (), "check or fetch datasets"),
+    "verify": ("verify", (), "check real data and weights against published figures"),
     "convert": ("convert", (), "import, export or inspect boosting-prompt files"),
 }
 

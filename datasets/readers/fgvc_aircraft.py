@@ -26,6 +26,12 @@ class FGVCAircraft(ListedDataset):
         *(100, 3334, 3333, 3333),
         link="https://www.robots.ox.ac.uk/~vgg/data/fgvc-aircraft/",
         archive="fgvc_aircraft.zip",
+        files={
+            "variants.txt": "6e14e778b0a7c94c80619a7ba2c9f90c6784c9c997e308938ff8d3ee11662f0b",
+            "images_variant_train.txt": "29ac66fb762b9e1e5d007a18cb2cd2404ee326a4bce1dc0040e267c5585c46e7",
+            "images_variant_val.txt": "17afd8d6aac16d6188109465637f224a69e6c68d8b6e8422a2591f87aa3a8281",
+            "images_variant_test.txt": "06b5f65d559c399d6887d660dcec09dbf661576c0f3bd85e981e976b2bed3511",
+        },
         download=Download("FGVCAircraft", {f"fgvc-aircraft-2013b/data/{name}": name for name in ("images", *_LISTS)}),
     )
 

@@ -17,5 +17,6 @@ class Food101(SplitFileDataset):
         *(101, 50500, 20200, 30300),
         link="https://data.vision.ee.ethz.ch/cvl/datasets_extra/food-101/",
         archive="food101.zip",
+        files={"split_zhou_Food101.json": "7c3d456c4f348255e1a363e0ea5118318936488f3ec20d83758e0ee67cb9037c"},
         download=Download("Food101", {"food-101/images": "images"}),
     )

@@ -27,6 +27,7 @@ class OxfordFlowers(SplitFileDataset):
         *(102, 4093, 1633, 2463),
         link="https://www.robots.ox.ac.uk/~vgg/data/flowers/102/",
         archive="oxford_flowers.zip",
+        files={"split_zhou_OxfordFlowers.json": "2f50c42fc1a17ca13c271cb4269b1347bdb43d2be672e34f74a4e4cbfbcca794"},
         download=Download("Flowers102", {f"flowers-102/{name}": name for name in ("jpg", "imagelabels.mat")}),
     )
 

@@ -24,6 +24,7 @@ class StanfordCars(SplitFileDataset):
         *(196, 6509, 1635, 8041),
         link="http://ai.stanford.edu/~jkrause/cars/car_dataset.html",
         archive="stanford_cars.zip",
+        files={"split_zhou_StanfordCars.json": "40acee7aa65c8e4727a32d90e884b7c3f8960b523422317e163f7af65432959d"},
     )
 
     def list_raw(self) -> tuple[Split, Path]:

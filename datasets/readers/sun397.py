@@ -25,6 +25,7 @@ class SUN397(SplitFileDataset):
         *(397, 15880, 3970, 19850),
         link="https://vision.princeton.edu/projects/2010/SUN/",
         archive="sun397.zip",
+        files={"split_zhou_SUN397.json": "9847f9ef611008073ac42adee6614bbb83f877cfbcfbd3115fc8284e0c8c1c47"},
     )
 
     def list_raw(self) -> tuple[Split, Path]:

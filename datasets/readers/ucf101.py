@@ -21,7 +21,12 @@ class UCF101(SplitFileDataset):
     image_dir = "UCF-101-midframes"
     annotations = tuple(f"ucfTrainTestlist/{name}.txt" for name in ("classInd", "trainlist01", "testlist01"))
     source = "the CoOp repository's DATASETS.md, for the middle frames; the UCF101 page, for ucfTrainTestlist"
-    facts = Facts(*(101, 7639, 1898, 3783), link="https://www.crcv.ucf.edu/data/UCF101.php", archive="ucf101.zip")
+    facts = Facts(
+        *(101, 7639, 1898, 3783),
+        link="https://www.crcv.ucf.edu/data/UCF101.php",
+        archive="ucf101.zip",
+        files={"split_zhou_UCF101.json": "d78cb834f7c5792ceaff2c5ee2d7c76a9e4086e48a3a6b01232989d29cbefdd8"},
+    )
 
     def list_raw(self) -> tuple[Split, Path]:
         """Read lines such as "1 ApplyEyeMakeup" and "ApplyEyeMakeup/v_1.avi 1"."""

@@ -23,12 +23,14 @@ from datasets.splits import check_split, read_split
 from trainers import config
 from trainers.backbones import BackboneError, load_clip
 from trainers.cli import train
+from trainers.experiments.result import ResultError
 from trainers.experiments.setup import default_cfg
 from trainers.method import prompt_file as checkpoint
 from trainers.method import published
 from trainers.method.prompt_file import CheckpointError
+from trainers.results.read import read_runs
+from trainers.training.checkpoints import load_learner
 from trainers.training.resume import ProgressError
-from trainers.training.trainer import load_learner
 
 FEW = settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
 PLAIN = st.recursive(
@@ -84,14 +86,18 @@ def names_file(error, path):
     assert str(path) in str(error), error
 
 
-def attempt(read, path, *expected):
-    """Read, or fail with one of the expected errors, which names the file; the file stays as it was."""
-    before = Path(path).read_bytes()
+def attempt(read, path, *expected, keep=None):
+    """Read, or fail with one of the expected errors, which names the file; the file stays unchanged.
+
+    Args:
+        keep: the file, if `path` is a folder.
+    """
+    before = Path(keep or path).read_bytes()
     try:
         read(path)
     except expected as error:
         names_file(error, path)
-    assert Path(path).read_bytes() == before
+    assert Path(keep or path).read_bytes() == before
 
 
 # ---- boosting prompts
@@ -339,10 +345,49 @@ def test_any_configuration_file(tmp_path):
     names_file(caught.value, path)
 
 
-@pytest.mark.parametrize("content", ["", "{", "[]", "{}", "null", '{"boosting": 1}'])
-def test_a_result_that_is_none(root, tmp_path, content):
-    setting = protocol.ToySetting("toy", root, tmp_path)
-    (tmp_path / "result.json").write_text(content)
-    with pytest.raises(config.ConfigError, match=r"result\.json is no result .*remove it"):
-        protocol.runs.finished(setting, "CoOp", 1, tmp_path, [], root / "boost" / "boosting.safetensors")
-    assert (tmp_path / "result.json").read_text() == content
+DAMAGED_RESULTS = [
+    "",
+    "{",
+    "[]",
+    "{}",
+    "null",
+    '{"boosting": 1}',
+    "[" * 100_000,
+    "1e999",
+    '{"version": 9}',
+    "\x00",
+    "9" * 9999,
+]
+
+
+@pytest.mark.parametrize("content", DAMAGED_RESULTS, ids=range(len(DAMAGED_RESULTS)))
+def test_damaged_result_is_rejected_and_kept(root, tmp_path, content):
+    toys = protocol.ToySetting("toy", root, tmp_path)
+    path = tmp_path / "result.json"
+    path.write_text(content)
+    asked = toys.configuration("CoOp", 1, tmp_path)
+    with pytest.raises(ResultError, match=r"result\.json: .*expected ") as caught:
+        protocol.runs.finished(toys, asked, tmp_path, None)
+    assert len(str(caught.value).splitlines()) == 1 and path.read_text() == content
+
+
+def test_any_result(tmp_path):
+    good = {"protocol": "few_shot", "dataset": "dtd", "trainer": "CasPL", "seed": 1, "shots": 1, "accuracy": 5.0}
+    good |= {"version": 2, "evaluations": {"all": {"accuracy": 5.0}}, "ledger": [], "data": {}, "boosting": None}
+    path = tmp_path / "result.json"
+
+    @FEW
+    @given(st.dictionaries(st.sampled_from(sorted(good)), PLAIN, max_size=3))
+    def check(changed):
+        path.write_text(json.dumps(good | changed))
+        attempt(read_runs, tmp_path, ValueError, keep=path)
+
+    check()
+
+    @FEW
+    @given(damaged(json.dumps(good).encode()))
+    def check_damage(data):
+        path.write_bytes(data)
+        attempt(read_runs, tmp_path, ValueError, keep=path)
+
+    check_damage()

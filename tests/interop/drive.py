@@ -4,7 +4,7 @@
 
 There is no GPU here and perhaps not all that Dassl requires, so `.cuda()` stays on the CPU, and packages that are
 missing are stood in for by what little of them Dassl touches. IMPORTED_LATE is set in the environment if the program
-imports `caspl` behind Dassl.
+imports `caspl` after Dassl.
 """
 
 import importlib.machinery
@@ -37,7 +37,7 @@ def complete_dassl():
         stand_in("tabulate", tabulate=lambda table, **kwargs: "\n".join(str(row) for row in table))
     if importlib.util.find_spec("sklearn") is None:
         stand_in("sklearn.metrics", f1_score=lambda *args, **kwargs: 0.0, confusion_matrix=None)
-    for name in ("wandb", "matplotlib.pyplot", "pandas", "seaborn", "prettytable", "nltk", "plotnine"):
+    for name in ("wandb", "matplotlib.pyplot", "pandas", "seaborn", "prettytable", "nltk", "plotnine", "cv2"):
         if importlib.util.find_spec(name.split(".")[0]) is None:
             stand_in(name)
     if importlib.util.find_spec("thop") is None:
@@ -60,7 +60,7 @@ class Writer:
 
 
 def complete_for_late_import():
-    """What `import caspl` does for the imports behind it, where a program has it behind them."""
+    """Do what `import caspl` does for later imports, for a program that imports it last."""
     for name in ("wilds", "pandas"):
         if importlib.util.find_spec(name) is None:
             stand_in(name, get_dataset=None)
@@ -74,10 +74,15 @@ def complete_for_late_import():
 
 
 def without_cuda():
-    """Keep everything on the CPU and in float32 where there is no GPU: `.cuda()`, `.to("cuda")` and `.half()` are no-ops."""
+    """Keep everything on the CPU where there is no GPU: `.cuda()` and `.to("cuda")` are no-ops.
+
+    `.half()` is one too, unless CASPL_HALF is set in the environment.
+    """
     if torch.cuda.is_available():
         return
-    torch.Tensor.cuda = nn.Module.cuda = torch.Tensor.half = nn.Module.half = lambda self, *args, **kwargs: self
+    torch.Tensor.cuda = nn.Module.cuda = lambda self, *args, **kwargs: self
+    if "CASPL_HALF" not in os.environ:
+        torch.Tensor.half = nn.Module.half = lambda self, *args, **kwargs: self
     for owner in (torch.Tensor, nn.Module):
         owner.to = staying(owner.to)
 

@@ -20,7 +20,7 @@ KINDS = {"CoOp": "stock", "CoCoOp": "stock", "MaPLe": "listing", "PromptSRC": "r
 
 
 class ReplacingBlock(nn.Module):
-    """Puts its own prompt in place of the last block's, as PromptSRC's do: behind SOS (text) or at the end (vision)."""
+    """Puts its own prompt in place of the last block's, as PromptSRC's do: after SOS (text) or at the end (vision)."""
 
     def __init__(self, stock, text, prompt=None):
         super().__init__()
@@ -89,7 +89,7 @@ class ImageEncoder(nn.Module):
 
 
 class TextEncoder(nn.Module):
-    """CLIP's text tower behind the token embedding."""
+    """CLIP's text tower after the token embedding."""
 
     def __init__(self, clip_model, transformer):
         super().__init__()

@@ -88,7 +88,7 @@ def boosting(meta, randn):
 @torch.no_grad()
 def logits_of(file, words):
     """All logits of one fixture. The host's texts start with `words` where its context leaves some over."""
-    from caspl.engine import tokenizer
+    from caspl.backbones import tokenizer
     from caspl.engine.tokens import EOT, SOS
     from caspl.plugin.inject import inject
     from recipe import STUDENT, clip_state_dict, randn

@@ -90,12 +90,19 @@ PUBLISHED = {
         dassl="Prompt-align/Dassl.ProGrad.pytorch",
     ),
     "TCP": Published("Textual-based_Class-aware_prompt_tuning", "TCP", "TCP/vit_b16_ep100_ctxv1", prec("COOP")),
-    "CoOp_ATP": Published("ATPrompt", "CoOp_ATP", "", {**prec("COOP"), **COOP, "TRAINER.ATPROMPT.USE_ATPROMPT": True}),
+    "CoOp_ATP": Published(
+        "ATPrompt",
+        "CoOp_ATP",
+        "",
+        {**prec("COOP"), **COOP, "TRAINER.ATPROMPT.USE_ATPROMPT": True},
+        dassl="ATPrompt/Dassl.pytorch",
+    ),
     "MaPLe_ATP": Published(
         "ATPrompt",
         "MaPLe_ATP",
         "MaPLe/vit_b16_c2_ep5_batch4_2ctx",
         {**prec("MAPLE"), "TRAINER.ATPROMPT.USE_ATPROMPT": True},
+        dassl="ATPrompt/Dassl.pytorch",
     ),
     "MPL": Published("Modular-Prompt-Learning", "MPL", "MPL/vit_b4_c1_add2_rm1", prec("MPL")),
     "LAMM": Published("mm-prompt-learning-LAMM", "MaPLe", "MaPLe/vit_b16_c2_ep5_batch4_2ctx", prec("MAPLE")),
@@ -125,7 +132,7 @@ PUBLISHED = {
         "RPO",
         "RPO",
         "RPO/main",
-        {**prec("RPO"), "DATALOADER.TRAIN_X.BATCH_SIZE": 2},
+        prec("RPO"),
         vision=("img_transformer", "img_transformer", "img_pre_ln"),
         text=("text_transformers", "text_transformers", "text_pos_embedding"),
         clip="large",
@@ -172,6 +179,36 @@ PUBLISHED = {
         {**prec("MMADAPTER"), "TRAINER.MMADAPTER.ADAPTER_START": 3, "TRAINER.MMADAPTER.ADAPTER_END": 6},
         rerun=("vision", "text"),
     ),
+    # Five more, and the hosts of MaPLe's and PromptSRC's repositories
+    "AAPL": Published("AAPL", "AAPL", "AAPL/vit_b16_c4_ep10_batch1_ctxv1", prec("AAPL")),
+    "ALVLM": Published(
+        "active-prompt-learning", "ALVLM", "ALVLM/vit_b16", {**prec("COOP"), "TRAINER.COOPAL.METHOD": "random"}
+    ),
+    "SubPT": Published(
+        "Subspace-Prompt-Learning/CoOp",
+        "CoOp_nfl",
+        "CoOp/vit_b16",
+        prec("COOP"),
+        dassl="Subspace-Prompt-Learning/Dassl.pytorch",
+    ),
+    "MMRL++": Published(
+        "MMRL",
+        "MMRLpp",
+        "MMRLpp/vit_b16",
+        {**prec("MMRLpp"), "TASK": "B2N", "TRAINER.MMRLpp.REP_LAYERS": "[3, 4, 5, 6]"},
+    ),
+    "CoOp_AnchorOPT": Published(
+        "ATPrompt",
+        "CoOp_AnchorOPT",
+        "",
+        {**prec("COOP"), **COOP, "TRAINER.ANCHOROPT.USE_ANCHOROPT": True},
+        dassl="ATPrompt/Dassl.pytorch",
+    ),
+    "IVLP": Published("multimodal-prompt-learning", "IVLP", "IVLP/vit_b16_c2_ep5_batch4_2+2ctx", prec("IVLP")),
+    "VPT": Published(
+        "multimodal-prompt-learning", "VPT", "VPT/vit_b16_c2_ep5_batch4_4", prec("VPT"), text=None, text_clip=0
+    ),
+    "PromptSRC": Published("PromptSRC", "PromptSRC", "PromptSRC/vit_b16_c2_ep20_batch4_4+4ctx", prec("PROMPTSRC")),
 }
 
 
@@ -304,6 +341,7 @@ def arguments(host: Published, copy: Path, work: Path, output: Path) -> list[str
 def environment(host: Published, source: Path, work: Path) -> dict[str, str]:
     """Where the checkout finds Dassl and caspl."""
     paths = [str(work / "packages"), str(source / host.dassl)]
+    paths += filter(None, [os.environ.get("PYTHONPATH")])
     return {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "HOME": str(work), "PYTHONWARNINGS": "ignore"}
 
 
@@ -316,6 +354,7 @@ def run(name: str, host: Published, source: Path, work: Path) -> dict:
     checkpoint = ["TRAINER.CASPL.CHECKPOINT", save_prompts(work, host, text)[str(SHALLOW)]]
     trained = start(host, copy, source, work, [*arguments(host, copy, work, folder), *checkpoint])
     found = {"trained": trained.returncode == 0, "cascaded": "Cascaded with" in trained.stdout}
+    found["kept"] = (folder / "boosting.safetensors").exists()
     flags = ["--eval-only", "--model-dir", str(folder), "--load-epoch", "1"]
     line = arguments(host, copy, work, work / "runs" / name / "evaluated")
     evaluated = start(host, copy, source, work, [*flags, *line, *checkpoint])
@@ -326,6 +365,22 @@ def run(name: str, host: Published, source: Path, work: Path) -> dict:
         if done.returncode:
             found[f"{part} error"] = (done.stdout + done.stderr)[-1500:]
     return found
+
+
+def phase1(name: str, host: Published, source: Path, work: Path) -> dict:
+    """Train a boosting prompt with `--trainer CasPL` of the checkout's train.py."""
+    copy, folder = work / "checkouts" / name, work / "runs" / name / "phase1"
+    shutil.rmtree(folder, ignore_errors=True)
+    line = arguments(host, copy, work, folder)
+    if name.startswith("MMRL"):  # its train.py accepts no other --trainer
+        line += ["TRAINER.NAME", "CasPL"]
+    else:
+        line[line.index("--trainer") + 1] = "CasPL"
+    teacher = {"TEACHER.BACKBONE": work / "teacher.pt", "DEPTH_TEXT": 2, "DEPTH_VISION": 2, "PREC": "fp32"}
+    line += [str(item) for key, value in teacher.items() for item in (f"TRAINER.CASPL.{key}", value)]
+    done = start(host, copy, source, work, line)
+    found = {"phase 1": (folder / "boosting.safetensors").exists() and done.returncode == 0}
+    return found if found["phase 1"] else {**found, "error": (done.stdout + done.stderr)[-1500:]}
 
 
 def start(host: Published, copy: Path, source: Path, work: Path, line: list[str]) -> subprocess.CompletedProcess:
@@ -340,20 +395,20 @@ def table(work: Path) -> str:
     """All results in `work` as a Markdown table."""
     lines = [
         "| host | wrap | training step | evaluation | difference, deep | shallow (effect) | gradients, deep | shallow | "
-        "same parameters | `remove()` | n = 0 | as rows |",
-        "|" + " --- |" * 12,
+        "same parameters | `remove()` | n = 0 | as rows | phase 1 |",
+        "|" + " --- |" * 13,
     ]
     for name in PUBLISHED:
-        result, ran = (read(work / "jobs" / f"{name}.{kind}.json") for kind in ("result", "run"))
+        result, ran, boosted = (read(work / "jobs" / f"{name}.{kind}.json") for kind in ("result", "run", "phase1"))
         deep, shallow = result.get(str(LAYERS), {}), result.get(str(SHALLOW), {})
         if not deep or not shallow:
-            lines.append(f"| {name} | {result.get('error', 'not run')[:120]} |" + " |" * 10)
+            lines.append(f"| {name} | {result.get('error', 'not run')[:120]} |" + " |" * 11)
             continue
         both = (deep, shallow)
         cells = [
             name,
             "yes" + (", text tokens rejected" if result.get("rejected") else ""),
-            answer(ran.get("trained") and ran.get("cascaded")),
+            answer(ran.get("trained") and ran.get("kept")),
             answer(ran.get("evaluated")) + f" ({' / '.join(ran.get('accuracy', []))} %)",
             f"{deep['logits']:.1e}",
             f"{shallow['logits']:.1e} ({shallow['effect']:.2g})",
@@ -363,6 +418,7 @@ def table(work: Path) -> str:
             "texts while built" if isinstance(deep["removed"], str) else answer(all(each["removed"] for each in both)),
             answer(result.get("empty")),
             answer("as rows" in shallow["how"]),
+            answer(boosted.get("phase 1")),
         ]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
@@ -410,7 +466,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", help="hosts; all if none is given")
     parser.add_argument("--out", type=Path, required=True, help="folder of copies, results and the table")
-    parser.add_argument("--steps", default="measure,run", help="measure, run (train.py and its evaluation), or both")
+    parser.add_argument(
+        "--steps", default="measure,run,phase1", help="measure, run (train.py and its evaluation), phase1"
+    )
     args = parser.parse_args()
     source = Path(os.environ["CASPL_INTEROP"])
     args.out.mkdir(parents=True, exist_ok=True)
@@ -420,10 +478,11 @@ def main() -> None:
         copy = prepare(name, host, source, args.out)
         if "measure" in args.steps:
             report(name, measure(name, host, source, args.out, copy))
-        if "run" in args.steps:
-            found = run(name, host, source, args.out)
-            (args.out / "jobs" / f"{name}.run.json").write_text(json.dumps(found, indent=1))
-            report(name, found)
+        for step in (run, phase1):
+            if step.__name__ in args.steps:
+                found = step(name, host, source, args.out)
+                (args.out / "jobs" / f"{name}.{step.__name__}.json").write_text(json.dumps(found, indent=1))
+                report(name, found)
         (args.out / "table.md").write_text(table(args.out))
 
 

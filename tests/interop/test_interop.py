@@ -54,7 +54,7 @@ def boosted(place):
 
 
 def accuracies(output):
-    """All that a log tells."""
+    """Return all accuracies in a log."""
     return re.findall(r"accuracy: ([\d.]+)%", output)
 
 
@@ -124,8 +124,8 @@ def test_logits(place, repository):
             )
 
 
-def test_logits_behind_fixed_words(place):
-    """MaPLe's context may leave words over; the boosting prompt stands behind them, as in our own MaPLe."""
+def test_logits_after_fixed_words(place):
+    """MaPLe's context may leave fixed words; the boosting prompt follows them, as in our own MaPLe."""
     (file,) = (file for file in FIXTURES if "maple" in file.stem and "-a3" in file.stem)
     logits = foreign(place, "multimodal-prompt-learning", "a photo of a", [file])
     for order in ("host_first", "boosting_first"):
@@ -142,7 +142,7 @@ def test_learning_rates_of_the_real_dassl(place):
 
 
 def test_resume_and_older_checkpoints(place, boosted):
-    """An interrupted run goes on; a checkpoint with objects in it, as older PyTorches wrote, can be evaluated."""
+    """An interrupted run resumes; a checkpoint with objects in it, as older PyTorches wrote, can be evaluated."""
     options = ["TRAINER.CASPL.CHECKPOINT", boosted("CoOp"), "TRAINER.COOP.PREC", "fp32", "OPTIM.MAX_EPOCH", 3]
     run = place.folder / "resumed"
     place.train("CoOp", "CasPL_CoOp", run.name, *options)
@@ -162,8 +162,23 @@ def test_resume_and_older_checkpoints(place, boosted):
     assert accuracies(evaluated) == accuracies(output)[-1:] != []
 
 
-def test_host_that_computes_its_texts_beforehand_is_refused(place, boosted):
-    """VPT of MaPLe's repository: its text features are made while it is built."""
+def test_host_that_keeps_a_text_encoder_that_never_runs(place, boosted):
+    """VPT of MaPLe's repository computes its text features while it is built: it is built again with the text tokens."""
     options = ["TRAINER.CASPL.CHECKPOINT", boosted("CoOp"), "TRAINER.VPT.PREC", "fp32"]
-    output = place.train("multimodal-prompt-learning", "CasPL_VPT", "vpt", *options, check=False)
-    assert "HostError: CustomCLIP gave a result without its text_encoder" in output
+    output = place.train("multimodal-prompt-learning", "CasPL_VPT", "vpt", *options)
+    assert "VPT computes its text features while it is built" in output and "Cascaded with" in output
+
+
+def test_host_cascades_under_its_own_name(place, boosted):
+    """The checkpoint in the configuration is enough; without it the host runs alone."""
+    options = ["TRAINER.CASPL.CHECKPOINT", boosted("CoOp"), "TRAINER.COOP.PREC", "fp32"]
+    cascaded = place.train("CoOp", "CasPL_CoOp", "under-ours", *options)
+    own = place.train("CoOp", "CoOp", "under-its-own", *options)
+    alone = place.train("CoOp", "CoOp", "alone", *options[2:])
+    assert "Cascaded with" in own and "Cascaded with" not in alone
+    saved = [
+        place.folder / run / "prompt_learner" / "model.pth.tar-2" for run in ("under-ours", "under-its-own", "alone")
+    ]
+    ours, theirs, plain = (torch.load(file, weights_only=True)["state_dict"]["ctx"] for file in saved)
+    assert torch.equal(ours, theirs) and not torch.equal(ours, plain)
+    assert accuracies(own) == accuracies(cascaded)

@@ -1,4 +1,4 @@
-"""`import caspl` in a toolbox, and CasPL around a host that it has never heard of."""
+"""`import caspl` in a toolbox, and CasPL around an unknown host."""
 
 import os
 import subprocess
@@ -24,7 +24,7 @@ from trainers.plugin.structure import HostError
 
 @TRAINER_REGISTRY.register()
 class Unheard(TrainerX):
-    """A trainer as others write them, with a model of their making."""
+    """A trainer in the family's style, with its own model."""
 
     def build_model(self):
         names = self.dm.dataset.classnames
@@ -78,7 +78,7 @@ def test_unheard_host_is_trained_and_evaluated(place):
     assert (run / checkpoint.FILE_NAME).read_bytes() == (place / checkpoint.FILE_NAME).read_bytes()
 
 
-def test_host_of_another_shape_is_refused(place):
+def test_host_of_another_structure_is_rejected(place):
     with pytest.raises(HostError, match="Linear: no vision tower found; expected blocks with attn, ln_1, ln_2 and mlp"):
         train.run(toy.command(place, "CasPL_Unlike", place / "run", TRAINER__CASPL__CHECKPOINT=place))
 
@@ -111,7 +111,7 @@ assert cfg.TRAINER.CASPL.CHECKPOINT == ""
 
 @pytest.mark.parametrize("first", ["caspl", "dassl"])
 def test_import_in_a_toolbox(tmp_path, first):
-    """Only CasPL's own names are registered, before or behind the toolbox's trainers, and those win."""
+    """Only CasPL's own names are registered, before or after the toolbox's trainers, which take precedence."""
     (tmp_path / "caspl").symlink_to(ROOT / "trainers")
     (tmp_path / "train.py").write_text(TOOLBOX.format(first=first))
     environment = os.environ | {"PYTHONPATH": str(tmp_path)}

@@ -21,7 +21,7 @@ from trainers.cli.program import guarded
 from trainers.method.boosting import CasPL
 from trainers.method.teacher_cache import CacheError, TeacherCache, described_images
 from trainers.method.teachers.stock import StockTeacher
-from trainers.training.rng import SeededDataset
+from trainers.training.dataset import ImageDataset
 
 WHAT = {"teacher": "a"}
 BATCH = torch.tensor([2, 0, 3])
@@ -88,7 +88,7 @@ def test_as_many_views_as_epochs_are_the_recipe(root, tmp_path):
 
 @pytest.mark.parametrize("views, expected", [(0, [0, 1, 2, 3, 4]), (2, [0, 1, 0, 1, 0]), (9, [0, 1, 2, 3, 4])])
 def test_a_view_is_the_epoch_modulo_the_views(views, expected):
-    dataset = SeededDataset.__new__(SeededDataset)
+    dataset = ImageDataset.__new__(ImageDataset)
     dataset.views, seen = views, []
     for dataset.epoch in range(5):
         seen.append(dataset.view)
@@ -235,7 +235,7 @@ def test_a_folder_that_cannot_be_is_named_on_the_command_line(root, tmp_path, ca
 @pytest.mark.parametrize("more, said", [({"SEED": -1}, "SEED"), ({"TRAINER__CASPL__TEACHER__VIEWS": -1}, "VIEWS")])
 def test_settings_that_cannot_be_meant_are_refused(root, tmp_path, capsys, more, said):
     assert guarded(lambda: train.run(line(root, tmp_path / "run", tmp_path / "cache", **more))) == 2
-    assert f"{said} is -1" in capsys.readouterr().err
+    assert f"{said}: -1; expected" in capsys.readouterr().err
 
 
 class Killed:

@@ -1,4 +1,4 @@
-"""A boosting prompt in models of other toolboxes: stand-ins of each kind of block, against our own hosts' cascade."""
+"""Injection into models of other toolboxes: one model for each kind of block, against our own hosts' cascade."""
 
 import copy
 import itertools
@@ -40,7 +40,7 @@ def clip_model():
 
 
 def make(host, clip_model, **options):
-    """Our own model of a host, and its stand-in in another toolbox, with the same parameters."""
+    """Return our own model of a host, and its counterpart in another toolbox with the same parameters."""
     torch.manual_seed(0)
     if host == "CoOp":
         native, n_ctx, words = coop.build(clip_model, NAMES, 4, **options), 4, ""
@@ -72,7 +72,7 @@ def models(host, clip_model):
 
 
 def boosting(text=(2, 5), vision=(2, 3)):
-    """A boosting prompt; depth and number of tokens of each tower."""
+    """Return a boosting prompt with the depth and number of tokens of each tower."""
     layers = [randn(2, name, (*shape, 64), 0.3) for name, shape in (("text", text), ("vision", vision))]
     return PromptGroup(*layers).freeze()
 
@@ -83,7 +83,7 @@ def logits(model):
 
 
 def shape_of(model):
-    """All that an injection adds to."""
+    """Return the names and numbers of everything that an injection adds to."""
     hooks = [(m._forward_hooks, m._forward_pre_hooks, m._forward_hooks_with_kwargs) for m in model.modules()]
     names = [
         sorted(dict(named)) for named in (model.named_buffers(), model.named_parameters(), model.state_dict().items())
@@ -92,7 +92,7 @@ def shape_of(model):
 
 
 @pytest.mark.parametrize("order", ORDERS)
-def test_every_depth_is_our_own_cascade(models, order):
+def test_injection_equals_own_cascade_at_every_depth(models, order):
     native, fork = models
     plain, before = logits(fork), shape_of(fork)
     torch.testing.assert_close(plain, logits(native), atol=LOGITS, rtol=0)
@@ -114,7 +114,7 @@ def test_every_depth_is_our_own_cascade(models, order):
     "options", [{"class_token_position": "middle"}, {"class_token_position": "front"}, {"csc": True}], ids=str
 )
 @pytest.mark.parametrize("order", ORDERS)
-def test_other_contexts_of_coop(clip_model, order, options):
+def test_injection_equals_own_cascade_for_coop_contexts(clip_model, order, options):
     native, fork = make("CoOp", clip_model, **options)
     native.cascade(boosting(), order)
     inject(fork, boosting(), order)
@@ -123,7 +123,7 @@ def test_other_contexts_of_coop(clip_model, order, options):
 
 @pytest.mark.parametrize("order", ORDERS)
 @pytest.mark.parametrize("depths", [(1, 2), (3, 3)])
-def test_gradients_are_our_own_cascades(models, depths, order):
+def test_gradients_equal_own_cascade(models, depths, order):
     native, fork = models
     group = boosting((depths[0], 5), (depths[1], 3))
     native.cascade(group, order)
@@ -138,8 +138,8 @@ def test_gradients_are_our_own_cascades(models, depths, order):
         assert (a - b).norm() <= 1e-3 * b.norm()
 
 
-def test_nothing_but_the_host_learns(models):
-    """Three steps on all that wants gradients, in training mode: the boosting prompt is what it was, bit for bit."""
+def test_only_the_host_learns(models):
+    """Three training steps leave the boosting prompt unchanged, bit for bit."""
     _, fork = models
     group = boosting()
     keys, learned = list(fork.state_dict()), [p for p in fork.parameters() if p.requires_grad]
@@ -162,7 +162,7 @@ def test_nothing_but_the_host_learns(models):
 
 
 @pytest.mark.parametrize("host", ["MaPLe", "PromptSRC"], indirect=True)
-def test_frozen_copies_stay_without_prompts(models):
+def test_frozen_copies_get_no_prompt(models):
     _, fork = models
     frozen = fork.prompt_learner.zero_shot_encoder
     before = frozen(IMAGES)
@@ -171,7 +171,7 @@ def test_frozen_copies_stay_without_prompts(models):
     assert torch.equal(frozen(IMAGES), before)
 
 
-def test_host_that_keeps_its_text_features(clip_model):
+def test_cached_text_features_are_prompted(clip_model):
     native, fork = make("CoOp", clip_model)
     fork.cached = True
     native.cascade(boosting())
@@ -184,7 +184,7 @@ def test_host_that_keeps_its_text_features(clip_model):
 
 
 def test_half_precision(models):
-    """float16 weights, and autocast: as far from float32 as the host alone is, give or take a factor of 4."""
+    """float16 weights and autocast differ from float32 by at most 4 times the host's own difference."""
     _, fork = models
 
     def errors():
@@ -207,7 +207,7 @@ def test_half_precision(models):
 
 
 def replica_of(model):
-    """A replica as nn.DataParallel makes them on each device, with copies of all tensors."""
+    """Return a replica as nn.DataParallel makes one for each device, with copies of all tensors."""
     replicas = {module: module._replicate_for_data_parallel() for module in model.modules()}
     for module, replica in replicas.items():
         for name, child in module._modules.items():
@@ -220,7 +220,7 @@ def replica_of(model):
 
 
 def test_data_parallel(clip_model):
-    """Replicas, all at once in threads, use their own tensors and do not get into each other's way."""
+    """Replicas in parallel threads use their own tensors and state."""
     _, fork = make("CoOp", clip_model)
     inject(nn.DataParallel(fork), boosting((1, 5), (1, 3)))
     expected = logits(fork)
@@ -242,7 +242,7 @@ def test_data_parallel(clip_model):
         torch.testing.assert_close(found, expected, atol=LOGITS, rtol=0)
 
 
-def test_copied_model_is_on_its_own(models):
+def test_copied_model_is_independent(models):
     _, fork = models
     plain = logits(fork)
     injection = inject(fork, boosting())
@@ -333,15 +333,15 @@ def test_failure_halfway_leaves_the_model_alone(clip_model, monkeypatch):
     assert torch.equal(logits(fork), plain)
 
 
-def test_texts_of_the_longest_length_are_taken(clip_model):
-    """One token less than what is refused: EOT at the last position."""
+def test_longest_texts_are_accepted(clip_model):
+    """One token less than what is rejected: EOT at the last position."""
     _, fork = make("CoOp", clip_model)
     too_long(fork)
     inject(fork, boosting((2, 4)))
     assert logits(fork).isfinite().all()
 
 
-def test_text_features_made_beforehand_are_noticed(clip_model):
+def test_text_features_computed_before_are_detected(clip_model):
     _, fork = make("CoOp", clip_model)
     fork.cached = True
     fork.eval()
@@ -396,11 +396,11 @@ def test_boolean_masks(clip_model):
     [
         (["a photo of a tree.", "a photo of a golden retriever dog."], 4),
         (["a photo of a tree.", "a photo of a St.."], 4),  # the tokenizer joins the two full stops
-        (["a photo of a tree, at night.", "a photo of a sea, at night."], 2),  # unknown: other words follow the name
+        (["a photo of a tree, at night.", "a photo of a sea, at night."], 2),  # unknown: words follow the name
         (["a photo tree.", "a photo sea."], 2),
     ],
 )
-def test_fixed_words_behind_the_context(clip_model, texts, head):
+def test_head_length_includes_fixed_words(clip_model, texts, head):
     _, fork = make("MaPLe", clip_model)
     encode = tokenizer().encode
     rows = [[SOS, *encode(text), EOT] for text in texts]

@@ -1,14 +1,15 @@
-"""Tables and plots of results: every figure against one computed by hand, nothing missing left out, nothing invented."""
+"""Tables and plots of results: each figure is compared with one computed by hand; missing ones are shown."""
 
 import csv
 import io
 import json
+import os
 
 import matplotlib.image
 import pytest
-from conftest import ROOT
 
 from trainers.cli import results
+from trainers.experiments import result
 from trainers.results import formats, plots, read, summary
 
 PHASE_1 = {"phase": "boosting", "dataset": "DescribableTextures", "images": 9, "labels": False}
@@ -24,9 +25,9 @@ def put(folder, protocol, dataset, trainer, seed, shots=16, classes="all", **fig
         figures["hm"] = 2 * figures["base"] * figures["new"] / (figures["base"] + figures["new"])
     ledger = [PHASE_1 | {"classes": classes}] if trainer.startswith("CasPL") else []
     ledger.append({"phase": "adapting", "dataset": dataset, "images": 9, "labels": True, "classes": "new"})
-    result = {"protocol": protocol, "dataset": dataset, "trainer": trainer, "ledger": ledger}
-    result |= {"seed": seed, "shots": None if seed is None else shots} | figures
-    (place / "result.json").write_text(json.dumps(result))
+    content = {"protocol": protocol, "dataset": dataset, "trainer": trainer, "ledger": ledger}
+    content |= {"seed": seed, "shots": None if seed is None else shots} | figures
+    (place / "result.json").write_text(json.dumps(content))
     return place / "result.json"
 
 
@@ -51,7 +52,7 @@ def output(tmp_path):
 def test_mean_std_gain_and_the_paper(output, capsys):
     found = records(output, capsys=capsys)
     base, hm = (found["DescribableTextures", "CasPL_CoOp", metric] for metric in ("base", "hm"))
-    paper = {(r["dataset"], r["method"]): r for r in csv.DictReader((ROOT / "scripts/paper/base2new.csv").open())}
+    paper = {(r["dataset"], r["method"]): r for r in csv.DictReader((read.PAPER / "base2new.csv").open())}
     published = float(paper["DescribableTextures", "CasPL_CoOp"]["base"])
     assert (base["mean"], base["std"], base["seeds"], base["of_seeds"]) == (84, pytest.approx(8**0.5), 2, 2)
     assert base["gain"] == 84 - 82
@@ -64,7 +65,7 @@ def test_mean_std_gain_and_the_paper(output, capsys):
     assert zero_shot["paper"] == float(paper["DescribableTextures", "CLIP"]["base"])
 
 
-def test_an_average_says_over_what_it_is(output, capsys):
+def test_average_names_its_datasets(output, capsys):
     found = records(output, capsys=capsys)
     cascaded, hm = (found["Average", "CasPL_CoOp", metric] for metric in ("base", "hm"))
     assert (cascaded["mean"], cascaded["datasets"], cascaded["of_datasets"]) == (87, 2, 11)
@@ -81,7 +82,7 @@ def test_an_average_says_over_what_it_is(output, capsys):
     assert "Average of CasPL_CoOp, base, new, hm: the gain is over what both have (1)." in printed
 
 
-def test_a_whole_average_is_set_against_the_paper(tmp_path, capsys):
+def test_complete_average_is_compared_with_the_paper(tmp_path, capsys):
     names = {name: stem for stem, name in read.registry_names().items()}
     paper = read.read_paper()
     for dataset in dict.fromkeys(key[1] for key in paper if key[1] != "Average"):
@@ -101,7 +102,7 @@ def test_a_whole_average_is_set_against_the_paper(tmp_path, capsys):
     assert [heading.partition(" shots")[2] for heading in headings] == ["", " (not the paper's datasets)"]
 
 
-def test_what_is_missing_is_shown(output, capsys):
+def test_missing_figures_are_shown(output, capsys):
     found = records(output, capsys=capsys)
     for key in (("EuroSAT", "CoOp", "base"), ("Food101", "CasPL_CoOp", "new")):
         assert found[key]["mean"] is None and found[key]["seeds"] == 0 and found[key]["difference"] is None
@@ -113,7 +114,7 @@ def test_what_is_missing_is_shown(output, capsys):
     assert coop[2:5] == ["CoOp", "", "—"] and "(—)" in coop[5] + coop[6]
 
 
-def test_a_missing_seed_is_said(output, capsys):
+def test_missing_seed_is_shown(output, capsys):
     put(output, "base2new", "dtd", "CoOp", 3, base=82, new=50)
     results.main([str(output)])
     printed = capsys.readouterr().out
@@ -121,7 +122,7 @@ def test_a_missing_seed_is_said(output, capsys):
 
 
 @pytest.mark.parametrize("values, collapsed", [((70, 71, 72), ()), ((70, 59, 72), (2,)), ((70, 61, 70), ())])
-def test_a_collapsed_seed_is_marked_and_counted(tmp_path, capsys, values, collapsed):
+def test_collapsed_seed_is_marked_and_counted(tmp_path, capsys, values, collapsed):
     for seed, new in enumerate(values, 1):
         put(tmp_path, "base2new", "shapes", "CasPL_CoOp", seed, base=80, new=new)
     found = records(tmp_path, capsys=capsys)["Shapes", "CasPL_CoOp", "new"]
@@ -133,12 +134,12 @@ def test_a_collapsed_seed_is_marked_and_counted(tmp_path, capsys, values, collap
     assert (note in printed) == ("67.00 ± 7.00†" in printed) == bool(collapsed)
 
 
-def test_two_seeds_cannot_tell_which_one_collapsed():
+def test_collapse_needs_three_seeds():
     assert summary.collapsed_seeds({1: 80.0, 2: 20.0}) == ()
 
 
 @pytest.mark.parametrize("classes", ["all", "base"])
-def test_which_classes_phase_1_saw(tmp_path, capsys, classes):
+def test_classes_of_phase_1_are_shown(tmp_path, capsys, classes):
     put(tmp_path, "base2new", "shapes", "CoOp", 1, base=80, new=70)
     put(tmp_path, "base2new", "shapes", "CasPL_CoOp", 1, classes=classes, base=80, new=70)
     found = records(tmp_path, capsys=capsys)
@@ -146,10 +147,11 @@ def test_which_classes_phase_1_saw(tmp_path, capsys, classes):
     assert found["Shapes", "CoOp", "base"]["phase_1_classes"] == ""
     put(tmp_path, "base2new", "shapes", "CasPL_CoOp", 2, classes="another", base=80, new=70)
     results.main([str(tmp_path)])
-    assert "runs of different phases 1" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert f"phase 1 classes {classes}" in printed and "phase 1 classes another" in printed
 
 
-def test_results_from_before_the_ledger_are_read(tmp_path, capsys):
+def test_results_without_ledger_are_read(tmp_path, capsys):
     path = put(tmp_path, "base2new", "shapes", "CasPL_CoOp", 1, base=80, new=70)
     old = {key: value for key, value in json.loads(path.read_text()).items() if key not in ("protocol", "ledger")}
     path.write_text(json.dumps(old))
@@ -196,13 +198,13 @@ def test_cross_dataset(tmp_path, capsys):
     assert found["ImageNetSketch", "MaPLe", "accuracy"]["mean"] is None
 
 
-def test_only_the_protocol_that_was_asked_for(output, few_shot, capsys):
+def test_protocol_option_selects(output, few_shot, capsys):
     put(output, "few_shot", "dtd", "CoOp", 1, 1, accuracy=50).write_text("damaged")
     results.main([str(output), "--protocol", "base2new", "--format", "json"])
     assert {record["protocol"] for record in json.loads(capsys.readouterr().out)} == {"base2new"}
 
 
-def test_csv_and_json_hold_the_same(output, capsys):
+def test_csv_equals_json(output, capsys):
     results.main([str(output), "--format", "json"])
     expected = json.loads(capsys.readouterr().out)
     results.main([str(output), "--format", "csv"])
@@ -213,7 +215,7 @@ def test_csv_and_json_hold_the_same(output, capsys):
             assert row[key] == ("" if record[key] is None else str(record[key]))
 
 
-def test_latex_holds_what_markdown_holds(output, capsys):
+def test_latex_equals_markdown(output, capsys):
     results.main([str(output)])
     rows = [line.split("|")[1:-1] for line in capsys.readouterr().out.splitlines() if line.startswith("| ")]
     results.main([str(output), "--format", "latex"])
@@ -230,31 +232,92 @@ def test_latex_holds_what_markdown_holds(output, capsys):
 @pytest.mark.parametrize(
     "change, said",
     [
-        (lambda result: "{", "no JSON"),
-        (lambda result: "[]", "remove it"),
-        (lambda result: json.dumps(result | {"new": 170}), "'new' is 170, expected an accuracy from 0 to 100"),
-        (lambda result: json.dumps(result | {"new": float("nan")}), "'new' is nan"),
+        (lambda result: "{", "not JSON"),
+        (lambda result: "[]", "a list; expected the result of a run"),
+        (lambda result: "[" * 100_000, "nested too deeply"),
+        (lambda result: json.dumps(result | {"version": 3}), "'version' is 3; expected 2 or lower. Update"),
+        (lambda result: json.dumps(result | {"new": 170}), "'new accuracy' is 170; expected an accuracy from 0 to 100"),
+        (lambda result: json.dumps(result | {"new": float("nan")}), "'new accuracy' is nan"),
         (lambda result: json.dumps(result | {"seed": "1"}), "'seed' is '1'"),
         (lambda result: json.dumps(result | {"protocol": "other"}), "expected one of base2new"),
         (lambda result: json.dumps({key: result[key] for key in result if key != "base"}), "it has no 'base'"),
-        (lambda result: json.dumps(result | {"seed": 1}), "is of the same run as"),
     ],
 )
-def test_a_damaged_result_is_named_and_the_others_are_shown(output, capsys, change, said):
+def test_damaged_result_is_named_and_others_are_shown(output, capsys, change, said):
     path = output / "base2new/dtd/CasPL_CoOp/shots_16/seed_2/result.json"
     path.write_text(change(json.loads(path.read_text())))
-    with pytest.raises(ValueError) as caught:
-        results.main([str(output)])
-    assert str(path) in str(caught.value) and said in str(caught.value)
-    assert "remove" in str(caught.value) or "move" in str(caught.value)
-    assert "82.00 (n = 1)" in capsys.readouterr().out
+    assert results.main([str(output)]) == 2
+    printed = capsys.readouterr()
+    assert str(path) in printed.err and said in printed.err and len(printed.err.splitlines()) == 1
+    assert "Remove" in printed.err or "Update" in printed.err
+    assert "82.00 (n = 1)" in printed.out
 
 
-def test_the_program_ends_with_an_exit_code(tmp_path, capsys):
-    with pytest.raises(SystemExit) as ended:
-        results.as_program(lambda: results.main([str(tmp_path)]))
+def test_named_pipe_and_huge_result_are_named_and_left_out(output, capsys, monkeypatch):
+    monkeypatch.setattr(result, "SIZE_LIMIT", 10_000)
+    pipe, huge = (output / "base2new/dtd/CasPL_CoOp/shots_16" / name / "result.json" for name in ("seed_7", "seed_8"))
+    for path in (pipe, huge):
+        path.parent.mkdir()
+    os.mkfifo(pipe)
+    huge.write_text(" " * 10_001)
+    assert results.main([str(output)]) == 2
+    printed = capsys.readouterr()
+    assert f"{pipe}: not a regular file" in printed.err and f"{huge}: 10,001 bytes; expected at most" in printed.err
+    assert "84.00" in printed.out
+
+
+def test_same_run_in_two_folders_is_an_error_without_a_table(output, capsys):
+    for name in ("a", "b"):
+        put(output / name, "base2new", "shapes", "CoOp", 1, base=80, new=70)
+    assert results.main([str(output)]) == 2
+    printed = capsys.readouterr()
+    assert "of the same run as" in printed.err and printed.out == ""
+
+
+def test_runs_with_different_settings_have_separate_tables(tmp_path, capsys):
+    put(tmp_path / "n4", "base2new", "shapes", "ZeroshotCLIP", None, base=50, new=50)
+    for n_ctx, base in ((4, 80), (8, 90)):
+        path = put(tmp_path / f"n{n_ctx}", "base2new", "shapes", "CasPL_CoOp", 1, base=base, new=70)
+        content = json.loads(path.read_text()) | {
+            "configuration": {"TRAINER": {"COOP": {"N_CTX": n_ctx}}, "SEED": n_ctx}
+        }
+        path.write_text(json.dumps(content))
+    assert results.main([str(tmp_path)]) == 0
+    tables = capsys.readouterr().out.split("## ")[1:]
+    assert [table.partition("\n")[0].partition("shots, ")[2] for table in tables] == [
+        f"TRAINER.COOP.N_CTX {n_ctx} (not the paper's datasets)" for n_ctx in (4, 8)
+    ]
+    assert ["80.00" in table for table in tables] == [True, False] and ["90.00" in table for table in tables] == [
+        False,
+        True,
+    ]
+    assert all("50.00" in table for table in tables)
+
+
+def test_runs_on_different_images_have_separate_tables(tmp_path, capsys):
+    for seed, digest in ((1, "a" * 64), (2, "b" * 64)):
+        path = put(tmp_path, "base2new", "shapes", "CoOp", seed, base=80 + seed, new=70)
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"data": {"shapes": {"fingerprint": digest}}}))
+    assert results.main([str(tmp_path)]) == 0
+    printed = capsys.readouterr().out
+    assert "images of Shapes aaaaaaaa" in printed and "images of Shapes bbbbbbbb" in printed and "81.50" not in printed
+
+
+def test_other_metrics_are_columns_where_asked(tmp_path, capsys):
+    evaluations = {"base": {"accuracy": 80.0, "macro_f1": 75.5}, "new": {"accuracy": 70.0, "macro_f1": 65.5}}
+    path = put(tmp_path, "base2new", "shapes", "CoOp", 1, base=80, new=70)
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"version": 2, "evaluations": evaluations}))
+    results.main([str(tmp_path), "--metrics", "accuracy", "macro_f1"])
+    printed = capsys.readouterr().out
+    assert "base macro_f1" in printed and "75.50" in printed and "65.50" in printed
+    results.main([str(tmp_path)])
+    assert "macro_f1" not in capsys.readouterr().out
+
+
+def test_no_results_is_an_error(tmp_path, capsys):
+    assert results.main([str(tmp_path)]) == 2
     error = capsys.readouterr().err
-    assert ended.value.code == 2 and f"under {tmp_path}" in error and "reproduce.sh" in error
+    assert error.startswith(f"error: {tmp_path}: no result.json") and "caspl reproduce" in error
 
 
 @pytest.mark.parametrize("ending, signature", [(".png", b"\x89PNG"), (".pdf", b"%PDF"), (".svg", b"<?xml")])
@@ -272,12 +335,12 @@ def test_plots(tmp_path, ending, signature, capsys):
         assert len({tuple(pixel) for pixel in pixels[::7]}) > 50  # curves, rings and texts, not a blank page
 
 
-def test_what_is_drawn(few_shot, capsys):
+def test_drawn_curves(few_shot, capsys):
     """Our curves, the paper's dashed average, and nothing for what was not run."""
     runs, _ = read.read_runs(few_shot)
     figure = plots.plt.figure()
     (table,) = summary.summarise(runs, read.read_paper())
-    plots.DRAWN["few_shot"](table, figure)
+    plots.DRAWN["curves"](table, figure)
     titles = [panel.get_title() for panel in figure.axes]
     assert len(titles) == 12 and titles[-1] == "Average"
     (dtd,) = [panel for panel in figure.axes if panel.get_title() == "DescribableTextures"]
@@ -292,16 +355,15 @@ def test_what_is_drawn(few_shot, capsys):
     plots.plt.close(figure)
 
 
-def test_a_plot_of_nothing_is_refused(tmp_path, capsys):
+def test_plot_without_results_is_rejected(tmp_path, capsys):
     put(tmp_path, "cross_dataset", "imagenet", "MaPLe", 1, accuracy=70, targets={"dtd": 40})
-    with pytest.raises(ValueError, match="nothing to draw"):
-        results.main([str(tmp_path), "--plot", str(tmp_path / "a.png")])
-    with pytest.raises(SystemExit):
-        results.main([str(tmp_path), "--plot", "a.jpeg"])
+    assert results.main([str(tmp_path), "--plot", str(tmp_path / "a.png")]) == 2
+    assert "there are no results to draw" in capsys.readouterr().err
+    assert results.main([str(tmp_path), "--plot", "a.jpeg"]) == 2
     assert ".png, .pdf, .svg" in capsys.readouterr().err
 
 
-def test_the_papers_averages_follow_from_its_rows():
+def test_averages_of_the_paper_follow_from_its_rows():
     paper = read.read_paper()
     trainers = dict.fromkeys(key[2] for key in paper if key[0] == "base2new")
     assert len(trainers) == 9

@@ -163,3 +163,9 @@ def test_web_page_is_rejected_in_one_line(tmp_path):
     with pytest.raises(RestrictedReadError, match=r"page\.pt: 36 bytes that are not a zip archive") as caught:
         read_weights(tmp_path / "page.pt")
     assert "\n" not in str(caught.value)
+
+
+def test_bytes_are_read(tmp_path):
+    """R-AMT saves its masks as bytes in the state dict."""
+    torch.save({"state_dict": {"mask": bytes(range(256))}}, tmp_path / "file")
+    assert read_checkpoint(tmp_path / "file")["state_dict"]["mask"] == bytes(range(256))

@@ -10,7 +10,7 @@ import torch
 from dassl.config import clean_cfg, get_cfg_default
 from dassl.optim import build_lr_scheduler, build_optimizer
 
-from trainers.training.resume import _plain
+from trainers.training.resume import plain
 
 if not dassl.__version__.endswith("+standin"):
     pytest.skip("the real Dassl is installed: the stand-in is not in use", allow_module_level=True)
@@ -98,7 +98,7 @@ def test_resumed_schedule_goes_on(values, stop, tmp_path):
     whole = schedule(8, **values)[2]
     assert len(set(whole)) > 2
     optimizer, scheduler, _ = schedule(stop, **values)
-    torch.save([_plain(optimizer.state_dict()), _plain(scheduler.state_dict())], tmp_path / "state")
+    torch.save([plain(optimizer.state_dict()), plain(scheduler.state_dict())], tmp_path / "state")
     saved_optimizer, saved_scheduler = torch.load(tmp_path / "state", weights_only=True)
     optimizer, scheduler, _ = schedule(0, **values)
     optimizer.load_state_dict(saved_optimizer)

@@ -11,8 +11,8 @@ from test_kill import assert_same
 
 from trainers.cli import train
 from trainers.cli.program import guarded
+from trainers.training.log import logging_to
 from trainers.training.resume import DivergedError
-from trainers.training.run import logging_to
 from trainers.training.trainer import PromptTrainer
 
 CHECKPOINT = "prompt_learner/model.pth.tar-3"
@@ -93,7 +93,7 @@ def test_an_overflow_under_amp_is_skipped_and_counted(root, tmp_path, capsys):
     same = [step for step, (one, other) in enumerate(itertools.pairwise(seen), 1) if torch.equal(one, other)]
     assert (trainer.skipped, same) == (2, [2, 9])
     log = (tmp_path / "log.txt").read_text()
-    assert "1 steps were skipped so far: their gradients overflowed float16" in log and "2 steps were skipped" in log
+    assert "Skipped 1 steps so far: their gradients overflowed float16" in log and "Skipped 2 steps" in log
 
 
 def test_gradients_that_never_become_finite_stop_the_run(root, tmp_path):

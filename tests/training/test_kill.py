@@ -101,7 +101,7 @@ def test_a_run_that_is_not_finished_is_not_evaluated(killed, tmp_path, monkeypat
     capsys.readouterr()
     evaluation = ["--eval-only", "--model-dir", str(tmp_path / "run")]
     assert guarded(lambda: train.run(evaluation)) == 2
-    assert "is not finished: give its command again, it goes on" in capsys.readouterr().err
+    assert "the run is not finished. Repeat its command to resume it" in capsys.readouterr().err
     train.run(line)
     assert train.main(evaluation) == 0
 
@@ -128,7 +128,7 @@ def test_a_damaged_progress_is_named_and_left_as_it_was(killed, tmp_path, monkey
     capsys.readouterr()
     assert guarded(lambda: train.run(line)) == 2
     error = capsys.readouterr().err
-    assert str(path) in error and "remove" in error and "Traceback" not in error
+    assert str(path) in error and "Remove" in error and "Traceback" not in error
     assert path.read_bytes() == damaged
     path.unlink()
     assert train.main(line) == 0

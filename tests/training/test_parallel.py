@@ -23,7 +23,7 @@ TRAINERS = ("CasPL", "CasPL_CoOp", "CoCoOp", "MaPLe", "PromptSRC")
 TEST_IMAGES = 18  # in batches of 4: 4 + 4 + 4 + 4 + 2, so one process takes three and the other two
 FAILING = {
     "diverging": "DivergedError: the loss is nan",
-    "indivisible": "ConfigError: DATALOADER.TRAIN_X.BATCH_SIZE is 3, which cannot be divided among 2 processes",
+    "indivisible": "ConfigError: DATALOADER.TRAIN_X.BATCH_SIZE: 3; expected a multiple of the 2 processes",
     "kept_otherwise": "ConfigError",
 }
 

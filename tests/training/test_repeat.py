@@ -87,9 +87,9 @@ def test_drawing_from_numbers_is_not_noticed_outside():
     def draws():
         return random.random(), np.random.rand(), torch.rand(1).item()
 
-    randomness.set_random_state(before := randomness.random_state())
+    randomness.set_rng_state(before := randomness.get_rng_state())
     expected = draws()
-    randomness.set_random_state(before)
+    randomness.set_rng_state(before)
     with randomness.drawing_from(1, 2, 3):
         inside = draws()
     assert draws() == expected

@@ -1,7 +1,7 @@
 """CLIP models: OpenAI's names and files, and the two small models that ship with this package."""
 
 from .errors import BackboneError, check_finite
-from .files import BUILT_IN, find_weights, read_backbone, read_state_dict
+from .files import BUILT_IN, find_weights, published_hashes, read_backbone, read_state_dict
 from .openai import build_clip, describe, fingerprint, load_clip, projections
 from .package import tokenizer
 
@@ -15,6 +15,7 @@ __all__ = [
     "fingerprint",
     "load_clip",
     "projections",
+    "published_hashes",
     "read_backbone",
     "read_state_dict",
     "tokenizer",

@@ -66,8 +66,7 @@ def find_weights(name: str) -> Path:
         return WEIGHTS / f"{name}.pt"
     if Path(name).is_file():
         return Path(name)
-    clip = clip_package("clip")
-    urls = {key: f"{clip._MODELS['ViT-B/16'].rsplit('/', 2)[0]}/{path}" for key, path in _NEWER.items()} | clip._MODELS
+    clip, urls = clip_package("clip"), _urls()
     if name not in urls:
         raise BackboneError(
             f"backbone {name!r}: neither a file nor a known name; expected one of {', '.join(urls)}, "
@@ -80,6 +79,18 @@ def find_weights(name: str) -> Path:
             f"backbone {name!r} could not be downloaded ({error}); put the file from {urls[name]} into {CACHE}, or give "
             "the path of a checkpoint as MODEL.BACKBONE.NAME"
         ) from error
+
+
+def _urls() -> dict[str, str]:
+    models = clip_package("clip")._MODELS
+    server = models["ViT-B/16"].rsplit("/", 2)[0]
+    return {key: f"{server}/{path}" for key, path in _NEWER.items()} | models
+
+
+def published_hashes() -> dict[str, tuple[Path, str]]:
+    """Return {OpenAI's name: (the file that a download writes, the SHA-256 in its published address)}."""
+    parts = {name: url.split("/")[-2:] for name, url in _urls().items()}
+    return {name: (Path(CACHE).expanduser() / file, digest) for name, (digest, file) in parts.items()}
 
 
 def is_published(name: str) -> bool:

@@ -11,46 +11,70 @@ KEY = re.compile(r"[A-Z][A-Z0-9_]*(\.[A-Z][A-Z0-9_]*)*")  # of the configuration
 _TOP_LEVEL = ("OUTPUT_DIR", "RESUME", "SEED", "USE_CUDA", "VERBOSE", "VERSION")
 
 
-def parser(command: str, description: str | None, keys: bool = True) -> argparse.ArgumentParser:
-    """Return the parser of a command; `keys`: it takes KEY VALUE pairs."""
+def parser(command: str, description: str | None, keys: bool = True, phases: bool = False) -> argparse.ArgumentParser:
+    """Return the parser of a command.
+
+    Args:
+        command: its name.
+        description: text of its help.
+        keys: whether it takes KEY VALUE pairs.
+        phases: whether they can be addressed to one phase.
+    """
     shape = argparse.RawDescriptionHelpFormatter
     epilog = "KEY VALUE: any key of the configuration with its value, anywhere on the command line"
+    if phases:
+        epilog += "\n--boost KEY VALUE ...: for phase 1 alone; --adapt KEY VALUE ...: for phase 2 alone"
     return argparse.ArgumentParser(
         prog=f"caspl {command}", description=description, formatter_class=shape, epilog=epilog if keys else None
     )
 
 
-def parse(parser: argparse.ArgumentParser, argv: list[str] | None, keys: bool = True) -> argparse.Namespace:
+def parse(
+    parser: argparse.ArgumentParser, argv: list[str] | None, keys: bool = True, phases: bool = False
+) -> argparse.Namespace:
     """Parse a command line; then make Dassl importable and register the trainers, which `--help` does not wait for.
 
     Args:
+        parser: the command's parser.
+        argv: the command line; None: this process's.
         keys: whether KEY VALUE pairs may be anywhere on it; they are in `opts` of the result.
+        phases: whether pairs may be addressed to one phase; they are in `boost` and `adapt` of the result.
     """
     words = sys.argv[1:] if argv is None else argv
-    options: list[str] = []
+    pairs: dict[str, list[str]] = {"": [], "--boost": [], "--adapt": []}
     if keys:
-        words, options = split_options(words)
+        words, pairs = split_options(words)
     args = parser.parse_args(words)
-    args.opts = options
+    args.opts, args.boost, args.adapt = pairs.values()
+    if not phases and (args.boost or args.adapt):
+        parser.error("--boost and --adapt: this command has a single phase; expected KEY VALUE pairs without them")
     activate()
     return args
 
 
-def split_options(argv: list[str]) -> tuple[list[str], list[str]]:
+def split_options(argv: list[str]) -> tuple[list[str], dict[str, list[str]]]:
     """Split a command line into the program's arguments and KEY VALUE pairs.
 
     A word in capitals with a dot in it, or one of the configuration's top-level keys, is a KEY; the next one is its value.
+    Pairs that directly follow `--boost` or `--adapt` are of this phase alone.
+
+    Returns:
+        The arguments, and {"": plain pairs, "--boost": pairs of phase 1, "--adapt": pairs of phase 2}.
     """
-    words, options = [], []
-    waiting = list(argv)
+    words: list[str] = []
+    pairs: dict[str, list[str]] = {"": [], "--boost": [], "--adapt": []}
+    waiting, phase = list(argv), ""
     while waiting:
         word = waiting.pop(0)
-        if is_key(word):
-            options += [word, *waiting[:1]]
+        if word in pairs and word and waiting and is_key(waiting[0]):
+            phase = word
+        elif is_key(word):
+            pairs[phase] += [word, *waiting[:1]]
             waiting = waiting[1:]
         else:
             words.append(word)
-    return words, options
+            phase = ""
+    return words, pairs
 
 
 def is_key(word: str) -> bool:

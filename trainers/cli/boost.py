@@ -1,18 +1,21 @@
-"""Phase 1 alone: train the boosting prompt of a dataset, once, for all seeds and hosts."""
+"""Phase 1 alone: train the boosting prompt of a dataset once for all seeds and hosts."""
 
 from . import arguments
 from .program import guarded
 
 
 def boost(argv: list[str] | None = None) -> None:
-    """Train phase 1 unless its file exists, and print the file."""
+    """Train phase 1 unless its file exists, and print the name of the file."""
     parser = arguments.parser("boost", __doc__)
     parser.add_argument("dataset", type=arguments.dataset_name)
     arguments.add_folders(parser)
     args = arguments.parse(parser, argv)
     from ..experiments import runs
+    from ..experiments.setting import Setting
 
-    print(runs.boost(runs.Setting(args.dataset, args.data, args.output), args.opts))
+    setting = Setting(args.dataset, args.data, args.output, boost_options=args.opts)
+    setting.check_options(["CasPL"])
+    print(runs.boost(setting))
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -16,7 +16,8 @@ def guarded(program: Callable[[], object]) -> int:
     show_log()
     before = signal.signal(signal.SIGTERM, _stop)
     try:
-        return program() or 0
+        code = program()
+        return code if isinstance(code, int) else 0
     except (ValueError, OSError, KeyError, FloatingPointError) as error:
         if os.environ.get("CASPL_TRACEBACK"):
             raise

@@ -1,109 +1,176 @@
-"""The paper's protocols: one run with all it needs (base2new, few-shot, cross-dataset), or a whole grid (reproduce)."""
+"""The commands of the protocols (base2new, few-shot, cross-dataset, ...), and of a whole grid of runs (reproduce)."""
 
 import argparse
+import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from ..experiments.protocols import PROTOCOLS, Protocol
 from . import arguments
 from .program import guarded
+from .stages import Stages
 
 if TYPE_CHECKING:
-    from ..experiments.grid import Plan
+    from ..experiments.grid import Grid, Plan
+    from ..experiments.result import Result
+    from ..experiments.setting import Setting
 
-SHOTS, SEEDS, SHOTS_LIST = 16, [1, 2, 3], [1, 2, 4, 8, 16]  # the paper's
+SHOTS = 16  # images per class
 
 
 def main(name: str, argv: list[str] | None = None) -> int:
     """Run the command of a protocol, or `reproduce`; return its exit code."""
-    return guarded(lambda: reproduce(argv) if name == "reproduce" else one_run(name, argv))
+    return guarded(lambda: reproduce(argv) if name == "reproduce" else one_run(PROTOCOLS[name], argv))
 
 
-def _run_parser(name: str) -> argparse.ArgumentParser:
-    from ..experiments.protocols import PROTOCOLS
+# The arguments that a protocol's entry may name. Types are resolved when they are used: `--help` must not wait for them.
+ARGUMENTS: dict[str, dict[str, Any]] = {
+    "dataset": {"type": arguments.dataset_name, "help": "shapes, oxford_pets, ... (see configs/datasets)"},
+    "shots": {"type": arguments.shot_number, "help": "images per class in phase 2"},
+    "seed": {"type": arguments.run_seed, "help": "seed of the few-shot draw and of phase 2"},
+    "--host": {
+        "type": arguments.host_name,
+        "default": "PromptSRC",
+        "metavar": "HOST",
+        "help": "promptsrc (default), coop, cocoop, maple, or another host of configs/trainers",
+    },
+    "--shots": {
+        "type": arguments.shot_number,
+        "default": SHOTS,
+        "help": f"images per class in phase 2 (default {SHOTS})",
+    },
+    "--targets": {
+        "nargs": "+",
+        "type": arguments.dataset_name,
+        "default": [],
+        "metavar": "DATASET",
+        "help": "datasets to test on (default: all others)",
+    },
+    "--baseline": {"action": "store_true", "help": "also run the host alone and zero-shot CLIP"},
+}
 
-    parser = arguments.parser(name.replace("_", "-"), f"{PROTOCOLS[name].title}: both phases, and a table.")
-    parser.add_argument("dataset", type=arguments.dataset_name, help="shapes, oxford_pets, ... (see configs/datasets)")
-    if name == "few_shot":
-        parser.add_argument("shots", type=arguments.shot_number, help="images a class in phase 2")
-    parser.add_argument("seed", type=arguments.run_seed, help="seed of the few-shot draw and of phase 2")
-    parser.add_argument(
-        "--host", type=arguments.host_name, default="PromptSRC", help="promptsrc (default), coop, cocoop or maple"
-    )
-    if name != "few_shot":
-        parser.add_argument("--shots", type=int, default=SHOTS, help=f"images a class in phase 2 (default {SHOTS})")
-    if name == "cross_dataset":
-        parser.add_argument(
-            "--targets", nargs="+", type=arguments.dataset_name, default=[], help="default: all the others"
-        )
-    parser.add_argument("--baseline", action="store_true", help="also the host alone and zero-shot CLIP")
+
+def _run_parser(rules: Protocol) -> argparse.ArgumentParser:
+    parser = arguments.parser(rules.command, f"{rules.title}: both phases, and a table.", phases=True)
+    for name in rules.arguments:
+        parser.add_argument(name, **ARGUMENTS[name])
     arguments.add_folders(parser)
     return parser
 
 
-def one_run(name: str, argv: list[str] | None) -> None:
+def one_run(rules: Protocol, argv: list[str] | None) -> None:
     """Train phase 1 unless its file exists, train phase 2, and print a table."""
-    args = arguments.parse(_run_parser(name), argv)
-    from ..experiments.grid import tables
-    from ..experiments.runs import Setting, boost, host_run, untrained
+    args = arguments.parse(_run_parser(rules), argv, phases=True)
+    from ..experiments.runs import boost, host_run, untrained
 
-    setting = Setting(args.dataset, args.data, args.output, args.opts, name, getattr(args, "targets", []))
-    setting.check_options(["CasPL", f"CasPL_{args.host}"])
-    boost(setting)
-    results = [host_run(setting, f"CasPL_{args.host}", args.seed, args.shots)]
-    if args.baseline or args.dataset == "shapes":
-        alone = host_run(setting, args.host, args.seed, args.shots)
-        results = [untrained(setting, "ZeroshotCLIP"), alone, *results]
-    print(tables(results, "simple"))
+    setting, cascaded = _setting(args, args.dataset, rules.name, getattr(args, "targets", [])), f"CasPL_{args.host}"
+    setting.check_options(["CasPL", cascaded])
+    _announce_unreached(setting, [cascaded])
+    baseline = args.baseline or args.dataset == "shapes"
+    stages, results = Stages(5 if baseline else 4), []
+    with stages.next(f"{'render' if args.dataset.startswith('shapes') else 'read'} data: {args.dataset}"):
+        setting.data_of()
+    with stages.next("train phase 1: the boosting prompt"):
+        boost(setting)
+    with stages.next(f"train phase 2: {cascaded}, seed {args.seed}"):
+        results.append(host_run(setting, cascaded, args.seed, args.shots))
+    if baseline:
+        with stages.next(f"train and evaluate the baselines: {args.host} alone, and zero-shot CLIP"):
+            results += [host_run(setting, args.host, args.seed, args.shots), untrained(setting, "ZeroshotCLIP")]
+    with stages.next(f"table: {rules.title}, {args.dataset}"):
+        print(_table(results))
+
+
+def _setting(args: argparse.Namespace, dataset: str = "", protocol: str = "base2new", targets: Any = ()) -> "Setting":
+    from ..experiments.setting import Setting
+
+    return Setting(dataset, args.data, args.output, args.opts, protocol, list(targets), args.boost, args.adapt)
+
+
+def _announce_unreached(setting: "Setting", trainers: list[str]) -> None:
+    """Print one line about plain KEY VALUE pairs that do not reach a phase."""
+    phases = {"--boost": "phase 1", "--adapt": "phase 2"}
+    for option, pairs in setting.unreached(trainers).items():
+        print(
+            f"Not set in {phases[option]}: {' '.join(pairs)} (to set it there: {option} {' '.join(pairs)})", flush=True
+        )
+
+
+def _table(results: "list[Result]") -> str:
+    from ..results import formats, read, summary
+
+    names = read.registry_names()
+    runs = [run for result in results for run in read.runs_of(result, Path(), names)]
+    return formats.plain(summary.summarise(runs, {}))
 
 
 def reproduce(argv: list[str] | None) -> None:
-    """Make every run of the tables that was asked for, and print the tables."""
-    args = arguments.parse(_grid_parser(), argv)
+    """Make every run of the tables that was asked for, and print the tables.
+
+    Raises:
+        ConfigError: runs failed.
+    """
+    args = arguments.parse(_grid_parser(), argv, phases=True)
     from ..experiments.grid import Grid
-    from ..experiments.protocols import PROTOCOLS
 
     names = list(PROTOCOLS) if args.protocol == "all" else [args.protocol]
-    plans = [_plan(name, args) for name in names]
-    grid = Grid(plans, args.data, args.output, args.opts)
+    shared = _setting(args)
+    grid = Grid([_plan(PROTOCOLS[name], args) for name in names], shared)
+    _announce_unreached(shared, list(dict.fromkeys(job.trainer for job in grid.jobs if job.seed is not None)))
     kind = args.cluster or ("local" if args.miniature else "none")  # the models of the miniature keep one core busy
-    if kind != "none":
+    if kind == "none":
+        grid.run()
+    else:
         from ..experiments.cluster import Cluster
 
         grid.run(Cluster(kind, args.jobs, args.output / "cluster", args.slurm).run)
-    else:
-        grid.run()
-    grid.report(lambda protocols: _paper_tables(args.output, protocols))
+    report(grid, args.output)
 
 
-def _paper_tables(output: Path, protocols: list[str]) -> None:
-    """Print what `results.py` makes of all that is in the output's folder, of these protocols."""
+def report(grid: "Grid", output: Path) -> None:
+    """Print the tables of a grid's protocols, and its failures.
+
+    Raises:
+        ConfigError: there were failures.
+    """
+    from ..config import ConfigError
+
+    for name in dict.fromkeys(result.protocol for result in grid.results):
+        _paper_tables(output, name)
+    for job, error in grid.failures:
+        print(f"failed: {job}: {str(error).strip()}")
+    if grid.failures:
+        raise ConfigError(f"{len(grid.failures)} runs failed (listed above). The same command tries them again")
+
+
+def _paper_tables(output: Path, protocol: str) -> None:
+    """Print the tables of all results in the output folder, with the paper's figures."""
     from . import results
 
-    for name in protocols:
-        try:
-            results.show([str(output), "--protocol", name])
-        except ValueError as error:  # about results of other runs in this folder; the grid's own failures come below
-            print(f"in the tables: {error}")
+    try:
+        results.show([str(output), "--protocol", protocol])
+    except ValueError as error:  # about results of other runs in this folder; the grid's failures follow
+        sys.stderr.write(f"in the tables: {error}\n")
 
 
 def _grid_parser() -> argparse.ArgumentParser:
-    from ..experiments.protocols import PROTOCOLS
-
     text = "Every run of the paper's tables, with and without CasPL. Finished runs are read, failed ones listed."
-    parser = arguments.parser("reproduce", text)
+    parser = arguments.parser("reproduce", text, phases=True)
+    datasets: dict[str, Any] = {"nargs": "+", "type": arguments.dataset_name, "metavar": "DATASET"}
     parser.add_argument("protocol", choices=[*PROTOCOLS, "all"])
+    parser.add_argument("--datasets", **datasets, help="default: the paper's; a transfer's sources if it is run alone")
+    parser.add_argument("--sources", **datasets, help="of cross_dataset; default: imagenet")
+    parser.add_argument("--targets", **datasets, default=[], help="of cross_dataset; default: all others")
     parser.add_argument(
-        "--datasets",
-        nargs="+",
-        type=arguments.dataset_name,
-        help="default: the paper's eleven; cross_dataset alone: its sources",
+        "--hosts", nargs="+", type=arguments.host_name, metavar="HOST", help="default: all four; few_shot: promptsrc"
     )
-    parser.add_argument("--sources", nargs="+", type=arguments.dataset_name, help="of cross_dataset; default: imagenet")
-    parser.add_argument("--targets", nargs="+", type=arguments.dataset_name, default=[], help="of cross_dataset")
-    parser.add_argument("--hosts", nargs="+", type=arguments.host_name, help="default: all four; few_shot: promptsrc")
-    parser.add_argument("--seeds", nargs="+", type=arguments.run_seed, help="default: 1 2 3")
-    parser.add_argument("--shots", type=int, default=SHOTS, help=f"but for few_shot (default {SHOTS})")
-    parser.add_argument("--shots-list", nargs="+", type=arguments.shot_number, help="of few_shot; default: 1 2 4 8 16")
+    parser.add_argument("--seeds", nargs="+", type=arguments.run_seed, metavar="SEED", help="default: 1 2 3")
+    parser.add_argument(
+        "--shots", type=arguments.shot_number, default=SHOTS, help=f"except for few_shot (default {SHOTS})"
+    )
+    parser.add_argument(
+        "--shots-list", nargs="+", type=arguments.shot_number, metavar="SHOTS", help="of few_shot; default: 1 2 4 8 16"
+    )
     parser.add_argument("--miniature", action="store_true", help="the same on the embedded datasets: minutes on a CPU")
     parser.add_argument(
         "--cluster",
@@ -111,7 +178,7 @@ def _grid_parser() -> argparse.ArgumentParser:
         help="start the runs as jobs, on this machine or on SLURM; none, the default: one by one in this process; "
         "--miniature: local",
     )
-    parser.add_argument("--jobs", type=int, default=2, help="how many jobs at a time (default 2)")
+    parser.add_argument("--jobs", type=int, default=2, help="number of jobs at a time (default 2)")
     parser.add_argument(
         "--slurm", nargs="+", default=[], metavar="NAME=VALUE", help="submitit's parameters: slurm_partition=gpu ..."
     )
@@ -119,19 +186,21 @@ def _grid_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _plan(name: str, args: argparse.Namespace) -> "Plan":
-    """Return a protocol's part of the grid: what was asked for, else the paper's, or the miniature's."""
+def _plan(rules: Protocol, args: argparse.Namespace) -> "Plan":
+    """Return a protocol's part of the grid: what was asked for, by default the paper's or the miniature's."""
     from ..experiments.grid import Plan
-    from ..experiments.protocols import ELEVEN, MINIATURE
-    from ..experiments.recipes import PAPER_HOSTS
+    from ..experiments.protocols import Scope
 
-    datasets, seeds, shots = args.datasets or (MINIATURE if args.miniature else ELEVEN), args.seeds, [args.shots]
-    hosts = args.hosts or list(PAPER_HOSTS)
-    if name == "few_shot":
-        hosts = args.hosts or (["CoOp", "PromptSRC"] if args.miniature else ["PromptSRC"])
-        shots = args.shots_list or ([1, 4, 16] if args.miniature else SHOTS_LIST)
-    if name == "cross_dataset":
-        asked = args.datasets if args.protocol == name else None
-        datasets = args.sources or asked or (MINIATURE[:1] if args.miniature else ["imagenet"])
-    few = [1, 2] if name == "base2new" else [1]
-    return Plan(name, datasets, hosts, seeds or (few if args.miniature else SEEDS), shots, args.targets)
+    default = rules.miniature if args.miniature else rules.paper
+    shots = default.shots
+    if rules.layout == "shots":
+        shots = args.shots_list or shots
+    elif args.shots != SHOTS:
+        shots = (args.shots,)
+    datasets = args.datasets
+    if rules.target_options is not None:  # its datasets are sources
+        datasets = args.sources or (args.datasets if args.protocol == rules.name else None)
+    seeds, hosts = args.seeds or default.seeds, args.hosts or default.hosts
+    return Plan(
+        rules.name, Scope(tuple(datasets or default.datasets), tuple(seeds), tuple(hosts), tuple(shots)), args.targets
+    )

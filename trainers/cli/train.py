@@ -47,7 +47,7 @@ def setup_cfg(args: argparse.Namespace) -> "CfgNode":
 
     evaluated = args.model_dir if args.eval_only else ""
     files = [args.dataset_config_file, args.config_file]
-    return assemble(files, _options(args) + args.opts, evaluated, kept=not args.config_file)
+    return assemble(files, _options(args) + args.opts, evaluated, not args.config_file, not args.eval_only)
 
 
 def _options(args: argparse.Namespace) -> list:

@@ -1,28 +1,50 @@
-"""The configuration: its keys, how files and options are merged, what is checked, and how a run keeps it."""
+"""The configuration: its keys, how files and options are merged, what is checked, and how a run keeps it.
 
-from .backbone import check_backbone
+Nothing here imports torch or Dassl before a value is checked against names that they define.
+"""
+
+from .backbone import backbone_problems, check_backbone
+from .checks import boosting_tokens, check_cfg, out_of_range, problems, unused
 from .errors import ConfigError, check_choice, nearest
-from .kept import check_kept, differences, differing, keep_config
-from .keys import CLASSES, PRECISIONS, check_cfg, extend_cfg
-from .merge import leaves, merge_file, merge_options, value_of
-from .values import check_values
+from .fields import Field, OnlyWith, put, shown, value_of
+from .kept import check_kept, differences, differing, keep_config, used
+from .keys import FIELDS, declare, extend_cfg, extend_with_hosts, fields_of, host_of, is_own, reads
+from .merge import leaves, merge_file, merge_kept, merge_options
+from .vocabulary import positions, precisions
 
 __all__ = [
-    "CLASSES",
-    "PRECISIONS",
+    "FIELDS",
     "ConfigError",
+    "Field",
+    "OnlyWith",
+    "backbone_problems",
+    "boosting_tokens",
     "check_backbone",
     "check_cfg",
     "check_choice",
     "check_kept",
-    "check_values",
+    "declare",
     "differences",
     "differing",
     "extend_cfg",
+    "extend_with_hosts",
+    "fields_of",
+    "host_of",
+    "is_own",
     "keep_config",
     "leaves",
     "merge_file",
+    "merge_kept",
     "merge_options",
     "nearest",
+    "out_of_range",
+    "positions",
+    "precisions",
+    "problems",
+    "put",
+    "reads",
+    "shown",
+    "unused",
+    "used",
     "value_of",
 ]

@@ -1,39 +1,50 @@
 """A configuration checked against its backbone: image size, depths and numbers of prompt tokens."""
 
-from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 from yacs.config import CfgNode
 
-from ..engine import ClipSizes
 from .errors import ConfigError
-from .merge import value_of
+from .fields import value_of
+from .keys import fields_of
 
-MAX_TOKENS = 1000  # of a prompt layer in the vision tower; the text tower has fewer positions
+if TYPE_CHECKING:
+    from ..engine import ClipSizes
 
 
-def check_backbone(cfg: CfgNode, sizes: ClipSizes, depths: Mapping[str, str], tokens: Mapping[str, str]) -> None:
-    """Check that the settings fit the backbone; one message names all keys that do not.
+def check_backbone(cfg: CfgNode, sizes: "ClipSizes") -> None:
+    """Check that the settings fit the backbone.
 
     Args:
         cfg: the whole configuration.
         sizes: of the backbone.
-        depths: {key: tower} of the keys that are depths of prompts; the tower is "text", "vision" or "both".
-        tokens: {key: tower} of the keys that are numbers of prompt tokens.
 
     Raises:
-        ConfigError: a setting does not fit.
+        ConfigError: settings do not fit; the message names each of them.
     """
-    name, wrong = cfg.MODEL.BACKBONE.NAME, []
-    if tuple(cfg.INPUT.SIZE) != (sizes.image, sizes.image):
-        wrong.append(f"INPUT.SIZE: {tuple(cfg.INPUT.SIZE)}; expected ({sizes.image}, {sizes.image})")
-    for key, tower in depths.items():
-        layers = min(getattr(sizes, f"{each}_layers") for each in (("text", "vision") if tower == "both" else (tower,)))
-        if value_of(cfg, key) > layers:
-            expected = f"at most {layers}, the backbone's blocks" if layers else "a ViT as the backbone"
-            wrong.append(f"{key}: {value_of(cfg, key)}; expected {expected}")
-    for key, tower in tokens.items():
-        most = sizes.context - 3 if tower == "text" else MAX_TOKENS  # SOS, a class name and EOT are left
-        if value_of(cfg, key) > most:
-            wrong.append(f"{key}: {value_of(cfg, key)}; expected at most {most}")
-    if wrong:
-        raise ConfigError(f"settings that the backbone {name} cannot have: {'; '.join(wrong)}")
+    if found := backbone_problems(cfg, sizes):
+        raise ConfigError("; ".join(found))
+
+
+def backbone_problems(cfg: CfgNode, sizes: "ClipSizes") -> list[str]:
+    """Return what is wrong with a configuration for a backbone of these sizes."""
+    name, size = cfg.MODEL.BACKBONE.NAME, (sizes.image, sizes.image)
+    found = []
+    if tuple(cfg.INPUT.SIZE) != size:
+        found.append(f"INPUT.SIZE: {tuple(cfg.INPUT.SIZE)}; expected {size} for the backbone {name}")
+    if not sizes.vision_layers:
+        return [*found, f"MODEL.BACKBONE.NAME: {name} is a ResNet; expected a ViT. {cfg.TRAINER.NAME} needs one"]
+    most = {
+        "text_layers": sizes.text_layers,
+        "last_text_layer": sizes.text_layers - 1,
+        "vision_layers": sizes.vision_layers,
+        "text_positions": sizes.context - 3,  # SOS, a class name and EOT are left
+    }
+    for field in fields_of(cfg.TRAINER.NAME):
+        bound = min((most[limit] for limit in field.limits), default=None)
+        if bound is not None and (field.unread is None or not field.unread(cfg)) and value_of(cfg, field.name) > bound:
+            what = "positions" if "text_positions" in field.limits else "blocks"
+            found.append(
+                f"{field.name}: {value_of(cfg, field.name)}; expected at most {bound}, the {what} of the backbone {name}"
+            )
+    return found

@@ -6,46 +6,54 @@ from yacs.config import CfgNode
 
 from ..storage.atomic import replacing
 from .errors import ConfigError
-from .merge import leaves, merge_file, value_of
+from .fields import put, value_of
+from .keys import FIELDS, fields_of, is_own
+from .merge import leaves, merge_kept
 
-# Where a run happens, not what it is (a run keeps a copy of its boosting prompt, which is compared itself).
-_PLACES = (
-    *("OUTPUT_DIR", "RESUME", "DATASET.ROOT", "TRAINER.CASPL.CHECKPOINT"),
-    *("DATALOADER.NUM_WORKERS", "VERBOSE", "USE_CUDA", "TRAIN.PRINT_FREQ"),
-)
+
+def used(cfg: CfgNode) -> CfgNode:
+    """Return the part of a configuration that its trainer reads; all of it if the trainer is another toolbox's."""
+    if not is_own(cfg.TRAINER.NAME):
+        return cfg
+    part = CfgNode()
+    for field in fields_of(cfg.TRAINER.NAME):
+        if field.unread is None or not field.unread(cfg):
+            put(part, field.name, value_of(cfg, field.name))
+    return part
 
 
 def differences(ours: CfgNode, theirs: CfgNode) -> list[str]:
-    """The settings in which two configurations differ, as "KEY: theirs -> ours"; where a run happens does not count."""
-    changed = [key for key in differing(ours, theirs) if key not in _PLACES]
-    return [f"{key}: {dict(leaves(theirs)).get(key)!r} -> {value_of(ours, key)!r}" for key in changed]
+    """Return the settings in which two configurations differ, as "KEY: theirs -> ours"; places do not count."""
+    others = dict(leaves(theirs))
+    changed = [key for key in differing(ours, theirs) if key not in FIELDS or not FIELDS[key].place]
+    return [f"{key}: {others.get(key)!r} -> {value_of(ours, key)!r}" for key in changed]
 
 
 def differing(ours: CfgNode, theirs: CfgNode) -> list[str]:
-    """The keys of `ours` that have another value in `theirs`."""
+    """Return the keys of `ours` that have another value in `theirs`."""
     others = dict(leaves(theirs))
     return [key for key, value in leaves(ours) if others.get(key) != value]
 
 
 def keep_config(cfg: CfgNode, path: Path) -> None:
-    """Write the configuration beside the run, after `check_kept`."""
+    """Write the configuration to the run's folder, after `check_kept`."""
     check_kept(cfg, path)
     with replacing(path) as aside:
-        aside.write_text(cfg.dump())
+        aside.write_text(used(cfg).dump())
 
 
 def check_kept(cfg: CfgNode, path: Path) -> None:
-    """Compare the configuration with the one that was kept beside a run, if there is one.
+    """Compare the configuration with the one that a run has kept, if there is one.
 
     Raises:
-        ConfigError: they differ: the folder has a run with other settings in it.
+        ConfigError: they differ: the folder has a run with other settings.
     """
     if not path.is_file():
         return
     kept = cfg.clone()
     kept.defrost()
-    merge_file(kept, path)
-    if changed := differences(cfg, kept):
+    merge_kept(kept, path)
+    if changed := differences(used(cfg), kept):
         raise ConfigError(
             f"{path.parent} holds a run with other settings ({'; '.join(changed[:5])}): remove the folder, or give another "
             "--output-dir"

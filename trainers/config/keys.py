@@ -1,81 +1,448 @@
-"""The keys below `TRAINER.CASPL`: their defaults and checks."""
+"""Every configuration key that this package reads: the one source of defaults, types, ranges, checks and help.
+
+Dassl's keys keep Dassl's defaults. A host declares its node below `TRAINER` in its own file. Keys of Dassl that are not
+listed here are read by no trainer of this package.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
 
 from yacs.config import CfgNode
 
-from ..engine import ORDERS
-from ..engine.precision import NAMES as PRECISIONS
-from .errors import ConfigError, check_choice
+from .fields import Field, OnlyWith
+from .vocabulary import (
+    evaluators,
+    interpolations,
+    losses,
+    optimizers,
+    orders,
+    precisions,
+    schedulers,
+    transforms,
+)
 
-CLASSES = ("all", "base")
+# Roles of trainers. A host reads EVERY and LEARNING keys; a cascaded one CASCADE keys as well.
+EVERY, LEARNING, BOOSTING, CASCADE, ZERO_SHOT = "every", "learning", "boosting", "cascade", "zero-shot"
+
+_ADAM = ("adam", "amsgrad", "adamw", "radam")
+_STEPS = ("single_step", "multi_step")
+
+
+def _with_transform(*names: str) -> OnlyWith:
+    return OnlyWith("INPUT.TRANSFORMS", names)
+
+
+def _warmup(cfg: CfgNode) -> str:
+    return "" if cfg.OPTIM.WARMUP_EPOCH > 0 else f"OPTIM.WARMUP_EPOCH is {cfg.OPTIM.WARMUP_EPOCH}"
+
+
+def _warmup_of(kind: str):
+    wanted = OnlyWith("OPTIM.WARMUP_TYPE", (kind,))
+    return lambda cfg: _warmup(cfg) or wanted(cfg)
+
+
+_RUN = (
+    Field(
+        "OUTPUT_DIR",
+        "./output",
+        "folder of the run",
+        required=True,
+        longest=1024,
+        path=True,
+        place=True,
+        read_by=(EVERY,),
+    ),
+    Field(
+        "RESUME",
+        "",
+        "folder to resume from, if not OUTPUT_DIR",
+        longest=1024,
+        path=True,
+        place=True,
+        read_by=(LEARNING,),
+    ),
+    Field("SEED", -1, "seed of all random draws; -1: not fixed", least=-1, most=2**32 - 1, read_by=(EVERY,)),
+    Field("USE_CUDA", True, "compute on a GPU if there is one", place=True, read_by=(EVERY,)),
+    Field("VERBOSE", True, "log the dataset's sizes", place=True, read_by=(EVERY,)),
+    Field("TRAINER.NAME", "", "the trainer: a host, CasPL_<host>, CasPL or ZeroshotCLIP", read_by=(EVERY,)),
+)
+
+_INPUT = (
+    Field("INPUT.SIZE", (224, 224), "height and width in pixels", least=1, most=4096, length=2, read_by=(EVERY,)),
+    Field("INPUT.INTERPOLATION", "bilinear", "resampling when resizing", choices=interpolations, read_by=(EVERY,)),
+    Field("INPUT.TRANSFORMS", (), "augmentations, and normalize", choices=transforms, longest=30, read_by=(EVERY,)),
+    Field(
+        "INPUT.PIXEL_MEAN",
+        [0.485, 0.456, 0.406],
+        "mean of red, green, blue",
+        least=0,
+        most=1,
+        length=3,
+        read_by=(EVERY,),
+        unread=_with_transform("normalize"),
+    ),
+    Field(
+        "INPUT.PIXEL_STD",
+        [0.229, 0.224, 0.225],
+        "standard deviation of red, green, blue",
+        above=0,
+        most=1,
+        length=3,
+        read_by=(EVERY,),
+        unread=_with_transform("normalize"),
+    ),
+    *(
+        Field(f"INPUT.{name}", default, meaning, read_by=(LEARNING,), unread=_with_transform(transform), **more)
+        for name, default, meaning, transform, more in (
+            ("CROP_PADDING", 4, "pixels around the image", "random_crop", {"least": 0, "most": 1024}),
+            (
+                "RRCROP_SCALE",
+                (0.08, 1.0),
+                "smallest and largest area, as a fraction",
+                "random_resized_crop",
+                {"above": 0, "most": 1, "length": 2},
+            ),
+            ("CUTOUT_N", 1, "squares", "cutout", {"least": 1, "most": 100}),
+            ("CUTOUT_LEN", 16, "side of a square in pixels", "cutout", {"least": 1, "most": 4096}),
+            ("GN_MEAN", 0.0, "mean of the noise", "gaussian_noise", {"least": -10, "most": 10}),
+            ("GN_STD", 0.15, "standard deviation of the noise", "gaussian_noise", {"least": 0, "most": 10}),
+            ("COLORJITTER_B", 0.4, "brightness", "colorjitter", {"least": 0, "most": 10}),
+            ("COLORJITTER_C", 0.4, "contrast", "colorjitter", {"least": 0, "most": 10}),
+            ("COLORJITTER_S", 0.4, "saturation", "colorjitter", {"least": 0, "most": 10}),
+            ("COLORJITTER_H", 0.1, "hue", "colorjitter", {"least": 0, "most": 0.5}),
+            ("RGS_P", 0.2, "probability of grey", "randomgrayscale", {"least": 0, "most": 1}),
+            ("GB_P", 0.5, "probability of blur", "gaussian_blur", {"least": 0, "most": 1}),
+            ("GB_K", 21, "side of the blur's kernel in pixels, odd", "gaussian_blur", {"least": 1, "most": 511}),
+        )
+    ),
+    *(
+        Field(
+            f"INPUT.RANDAUGMENT_{name}",
+            default,
+            meaning,
+            least=1,
+            most=most,
+            read_by=(LEARNING,),
+            unread=_with_transform("randaugment", "randaugment2", "randaugment_fixmatch"),
+        )
+        for name, default, meaning, most in (("N", 2, "operations an image", 14), ("M", 10, "their strength", 30))
+    ),
+)
+
+_DATA = (
+    Field("DATASET.ROOT", "", "folder of the datasets", longest=1024, path=True, place=True, read_by=(EVERY,)),
+    Field("DATASET.NAME", "", "the dataset's class, as in configs/datasets", read_by=(EVERY,)),
+    Field("DATASET.NUM_SHOTS", -1, "training images a class; -1: all", least=-1, most=10**6, read_by=(EVERY,)),
+    Field("DATASET.SUBSAMPLE_CLASSES", "all", "which classes", choices=("all", "base", "new"), read_by=(EVERY,)),
+    Field("DATASET.CLASSNAMES", "", "file of old and new class names", longest=1024, path=True, read_by=(EVERY,)),
+    Field(
+        "DATASET.TEMPLATE",
+        "",
+        "template with {} for the class name, or a JSON file of texts; empty: the dataset's",
+        path=True,
+        longest=1024,
+        read_by=(BOOSTING, ZERO_SHOT),
+    ),
+    Field(
+        "DATALOADER.NUM_WORKERS",
+        4,
+        "data workers; -1: chosen for the machine",
+        least=-1,
+        most=256,
+        place=True,
+        read_by=(EVERY,),
+    ),
+    Field(
+        "DATALOADER.TRAIN_X.SAMPLER",
+        "RandomSampler",
+        "order of the training images",
+        choices=("RandomSampler", "SequentialSampler", "RandomClassSampler"),
+        read_by=(LEARNING,),
+    ),
+    Field(
+        "DATALOADER.TRAIN_X.BATCH_SIZE",
+        32,
+        "training images a step, over all processes",
+        least=1,
+        most=2**16,
+        read_by=(LEARNING,),
+    ),
+    Field(
+        "DATALOADER.TRAIN_X.N_INS",
+        16,
+        "images of each class in a batch",
+        least=1,
+        most=2**16,
+        read_by=(LEARNING,),
+        unread=OnlyWith("DATALOADER.TRAIN_X.SAMPLER", ("RandomClassSampler",)),
+    ),
+    Field(
+        "DATALOADER.TEST.SAMPLER",
+        "SequentialSampler",
+        "order of the test images: every image once",
+        choices=("SequentialSampler",),
+        read_by=(EVERY,),
+    ),
+    Field("DATALOADER.TEST.BATCH_SIZE", 32, "test images a step", least=1, most=2**16, read_by=(EVERY,)),
+)
+
+_MODEL = (
+    Field(
+        "MODEL.BACKBONE.NAME",
+        "",
+        "the CLIP: a name of OpenAI's, shapes-student, shapes-teacher, or a file",
+        required=True,
+        longest=1024,
+        path=True,
+        read_by=(EVERY,),
+    ),
+    Field("MODEL.INIT_WEIGHTS", "", "checkpoint to start from", longest=1024, path=True, read_by=(LEARNING,)),
+)
+
+_OPTIM = tuple(
+    Field(f"OPTIM.{name}", default, meaning, read_by=(LEARNING,), **more)
+    for name, default, meaning, more in (
+        ("NAME", "adam", "optimiser", {"choices": optimizers}),
+        ("LR", 0.0003, "learning rate", {"above": 0, "most": 1000}),
+        ("WEIGHT_DECAY", 5e-4, "weight decay", {"least": 0, "most": 10}),
+        (
+            "MOMENTUM",
+            0.9,
+            "momentum",
+            {"least": 0, "below": 1, "unread": OnlyWith("OPTIM.NAME", ("sgd", "rmsprop"))},
+        ),
+        (
+            "SGD_DAMPNING",
+            0,
+            "dampening of the momentum",
+            {"kind": float, "least": 0, "most": 1, "unread": OnlyWith("OPTIM.NAME", ("sgd",))},
+        ),
+        ("SGD_NESTEROV", False, "Nesterov momentum", {"unread": OnlyWith("OPTIM.NAME", ("sgd",))}),
+        (
+            "RMSPROP_ALPHA",
+            0.99,
+            "decay of the squared gradients",
+            {"least": 0, "below": 1, "unread": OnlyWith("OPTIM.NAME", ("rmsprop",))},
+        ),
+        (
+            "ADAM_BETA1",
+            0.9,
+            "decay of the gradients",
+            {"least": 0, "below": 1, "unread": OnlyWith("OPTIM.NAME", _ADAM)},
+        ),
+        (
+            "ADAM_BETA2",
+            0.999,
+            "decay of the squared gradients",
+            {"least": 0, "below": 1, "unread": OnlyWith("OPTIM.NAME", _ADAM)},
+        ),
+        ("LR_SCHEDULER", "single_step", "learning-rate schedule", {"choices": schedulers}),
+        (
+            "STEPSIZE",
+            (-1,),
+            "epochs of the steps; -1: OPTIM.MAX_EPOCH",
+            {
+                "least": -1,
+                "most": 10**6,
+                "required": True,
+                "longest": 100,
+                "unread": OnlyWith("OPTIM.LR_SCHEDULER", _STEPS),
+            },
+        ),
+        (
+            "GAMMA",
+            0.1,
+            "factor at each step",
+            {"above": 0, "most": 10, "unread": OnlyWith("OPTIM.LR_SCHEDULER", _STEPS)},
+        ),
+        ("MAX_EPOCH", 10, "epochs", {"least": 1, "most": 10**6}),
+        ("WARMUP_EPOCH", -1, "epochs of warm-up; below 1: none", {"least": -1, "most": 10**6}),
+        ("WARMUP_TYPE", "linear", "warm-up", {"choices": ("linear", "constant"), "unread": _warmup}),
+        (
+            "WARMUP_CONS_LR",
+            1e-5,
+            "learning rate of a constant warm-up",
+            {"above": 0, "most": 1000, "unread": _warmup_of("constant")},
+        ),
+        (
+            "WARMUP_MIN_LR",
+            1e-5,
+            "first learning rate of a linear warm-up",
+            {"above": 0, "most": 1000, "unread": _warmup_of("linear")},
+        ),
+        ("WARMUP_RECOUNT", True, "the schedule starts at 0 after the warm-up", {"unread": _warmup}),
+    )
+)
+
+_MEASURING = (
+    Field(
+        "TRAIN.CHECKPOINT_FREQ", 0, "epochs between checkpoints; 0: the last", least=0, most=10**6, read_by=(LEARNING,)
+    ),
+    Field(
+        "TRAIN.PRINT_FREQ",
+        10,
+        "steps between log lines; 0: one an epoch",
+        least=0,
+        most=10**9,
+        place=True,
+        read_by=(LEARNING,),
+    ),
+    Field("TEST.EVALUATOR", "Classification", "Dassl's evaluator", choices=evaluators, read_by=(EVERY,)),
+    Field("TEST.PER_CLASS_RESULT", False, "also log each class's accuracy", read_by=(EVERY,)),
+    Field("TEST.COMPUTE_CMAT", False, "write the confusion matrix to cmat.pt", read_by=(EVERY,)),
+    Field("TEST.NO_TEST", False, "do not evaluate after training", read_by=(LEARNING,)),
+    Field("TEST.SPLIT", "test", "images to evaluate on", choices=("val", "test"), read_by=(EVERY,)),
+    Field(
+        "TEST.FINAL_MODEL",
+        "last_step",
+        "which model is evaluated after training",
+        choices=("last_step", "best_val"),
+        read_by=(LEARNING,),
+    ),
+)
+
+CASPL = tuple(
+    Field(f"TRAINER.CASPL.{name}", default, meaning, **more)
+    for name, default, meaning, more in (
+        (
+            "CHECKPOINT",
+            "",
+            "the boosting-prompt file, or the folder of the run that trained it",
+            {"longest": 1024, "path": True, "place": True, "read_by": (CASCADE,)},
+        ),
+        (
+            "TEXT_ORDER",
+            "boosting_first",
+            "position of the boosting tokens relative to the host's context (published: host_first)",
+            {"choices": orders, "read_by": (BOOSTING, CASCADE)},
+        ),
+        (
+            "N_CTX_TEXT",
+            8,
+            "text tokens",
+            {"least": 0, "most": 74, "limits": ("text_positions",), "read_by": (BOOSTING,)},
+        ),
+        ("N_CTX_VISION", 8, "vision tokens", {"least": 0, "most": 512, "read_by": (BOOSTING,)}),
+        (
+            "DEPTH_TEXT",
+            12,
+            "text blocks with tokens",
+            {"least": 0, "most": 256, "limits": ("text_layers",), "read_by": (BOOSTING,)},
+        ),
+        (
+            "DEPTH_VISION",
+            12,
+            "vision blocks with tokens",
+            {"least": 0, "most": 256, "limits": ("vision_layers",), "read_by": (BOOSTING,)},
+        ),
+        (
+            "CTX_INIT",
+            "",
+            "words that the first layer's text tokens start from, if there are at most 4; empty: N(0, 0.02)",
+            {"read_by": (BOOSTING,)},
+        ),
+        ("PREC", "fp16", "precision of phase 1", {"choices": precisions, "read_by": (BOOSTING,)}),
+        ("TEMPERATURE", 1.0, "temperature of the distillation", {"least": 1e-3, "most": 1000, "read_by": (BOOSTING,)}),
+        ("LOSS", "kl", "loss of phase 1", {"choices": losses, "read_by": (BOOSTING,)}),
+        ("CLASSES", "all", "classes of phase 1", {"choices": ("all", "base"), "read_by": (BOOSTING,)}),
+        ("HOST_WORDS", "", "words in the place of the host's context", {"read_by": (BOOSTING,)}),
+        (
+            "TEACHER.BACKBONE",
+            "ViT-L/14",
+            'the teacher: as MODEL.BACKBONE.NAME, or "open_clip:<architecture>/<tag or file>"',
+            {"required": True, "longest": 1024, "path": True, "read_by": (BOOSTING,)},
+        ),
+        (
+            "TEACHER.TEMPLATE",
+            "",
+            "the teacher's template, with {} for the class name; empty: the dataset's",
+            {"read_by": (BOOSTING,)},
+        ),
+        (
+            "TEACHER.VIEWS",
+            0,
+            "augmentations of each image, taken in turn; 0: a new one each epoch",
+            {"least": 0, "most": 10**6, "read_by": (BOOSTING,)},
+        ),
+        (
+            "TEACHER.CACHE",
+            "",
+            "folder for the teacher's image features (rounded to float16); empty: not kept",
+            {"longest": 1024, "path": True, "read_by": (BOOSTING,)},
+        ),
+    )
+)
+
+FIELDS = {field.name: field for field in (*_RUN, *_INPUT, *_DATA, *_MODEL, *_OPTIM, *_MEASURING, *CASPL)}
+
+
+@dataclass(frozen=True)
+class Reader:
+    """A trainer of this package: its node below `TRAINER` ("" for none), and whether it learns."""
+
+    node: str = ""
+    learns: bool = True
+
+
+_READERS: dict[str, Reader] = {"CasPL": Reader("CASPL")}
+
+
+def declare(trainer: str, node: str = "", fields: tuple[Field, ...] = (), learns: bool = True) -> None:
+    """Declare a trainer and the keys of its node below `TRAINER`."""
+    _READERS[trainer] = Reader(node, learns)
+    FIELDS.update({field.name: field for field in (own.below_node(node) for own in fields)})
+
+
+def host_of(trainer: str) -> str:
+    """Return the host's name of a trainer, cascaded or not."""
+    return trainer.removeprefix("CasPL_").removeprefix("CasPL-")
+
+
+def roles(trainer: str) -> set[str]:
+    """Return the roles of a trainer: which of the keys outside of its host's node it reads."""
+    found = {EVERY} | ({CASCADE} if host_of(trainer) != trainer else set())
+    found |= {BOOSTING} if trainer == "CasPL" else set()
+    return found | {LEARNING if _READERS.get(host_of(trainer), Reader()).learns else ZERO_SHOT}
+
+
+def reads(trainer: str, key: str) -> bool:
+    """Return whether a trainer of this package reads a key."""
+    field = FIELDS.get(key)
+    if field is None:
+        return False
+    if field.read_by:
+        return bool(roles(trainer) & set(field.read_by))
+    return key.split(".")[1] == _READERS.get(host_of(trainer), Reader()).node
+
+
+def fields_of(trainer: str) -> list[Field]:
+    """Return the fields that a trainer of this package reads."""
+    return [field for key, field in FIELDS.items() if reads(trainer, key)]
+
+
+def is_own(trainer: str) -> bool:
+    """Return whether a trainer, or the host that it cascades, is declared by this package."""
+    return host_of(trainer) in _READERS
 
 
 def extend_cfg(cfg: CfgNode) -> None:
-    """Add CasPL's keys to a Dassl configuration; call it in the toolbox's own `extend_cfg`. Twice does no harm.
+    """Add CasPL's keys to a Dassl configuration; call it in the toolbox's own `extend_cfg`. Repeating it is a no-op.
 
-    `TRAINER.CASPL` is the same in both phases:
-
-    - CHECKPOINT: phase 2: the boosting-prompt file, or the folder of the run that trained it.
-    - N_CTX_TEXT, N_CTX_VISION: boosting tokens in each tower; DEPTH_TEXT, DEPTH_VISION: in how many blocks.
-    - CTX_INIT: words that the text tokens of the first layer start from (4 tokens at most), else N(0, 0.02).
-    - TEXT_ORDER: boosting_first, or host_first (the published layout of the text tower).
-    - PREC: phase 1's precision. TEMPERATURE: of the distillation.
-    - LOSS: phase 1's loss, an entry of `method.losses.LOSSES`.
-    - CLASSES: phase 1's classes, all or base.
-    - HOST_WORDS: words that stand in phase 1 where the host's context will stand in phase 2.
-    - TEACHER.BACKBONE, TEACHER.TEMPLATE: the teacher CLIP, as `MODEL.BACKBONE.NAME` or
-      "open_clip:<architecture>/<tag or file>", and its template (empty: the dataset's).
-    - TEACHER.VIEWS: how many augmentations of each image there are, which the epochs take in turn (0: as many as epochs).
-    - TEACHER.CACHE: a folder to keep the teacher's image features in, rounded to float16, for later epochs and runs
-      (empty: none are kept, nor rounded).
+    `caspl train --help` lists the keys with their meanings.
     """
-    if "SUBSAMPLE_CLASSES" not in cfg.DATASET:
-        cfg.DATASET.SUBSAMPLE_CLASSES = "all"
-    if "CASPL" in cfg.TRAINER:
-        return
-    node = cfg.TRAINER.CASPL = CfgNode()
-    node.CHECKPOINT = ""
-    node.N_CTX_TEXT = 8
-    node.N_CTX_VISION = 8
-    node.DEPTH_TEXT = 12
-    node.DEPTH_VISION = 12
-    node.CTX_INIT = ""
-    node.TEXT_ORDER = "boosting_first"
-    node.PREC = "fp16"
-    node.TEMPERATURE = 1.0
-    node.LOSS = "kl"
-    node.CLASSES = "all"
-    node.HOST_WORDS = ""
-    node.TEACHER = CfgNode()
-    node.TEACHER.BACKBONE = "ViT-L/14"
-    node.TEACHER.TEMPLATE = ""
-    node.TEACHER.VIEWS = 0
-    node.TEACHER.CACHE = ""
+    ours = ("DATASET.SUBSAMPLE_CLASSES", "DATASET.CLASSNAMES", "DATASET.TEMPLATE")
+    add_missing(cfg, [*(FIELDS[key] for key in ours), *CASPL])
 
 
-def check_cfg(cfg: CfgNode) -> None:
-    """Check the values of `TRAINER.CASPL` that no model is needed for.
+def extend_with_hosts(cfg: CfgNode) -> None:
+    """Add the keys of the nodes of all declared hosts."""
+    add_missing(cfg, [field for field in FIELDS.values() if not field.read_by])
 
-    Raises:
-        ConfigError: names the key, what was found and what was expected.
-    """
-    if "CASPL" not in cfg.TRAINER:
-        raise ConfigError(
-            "the configuration has no TRAINER.CASPL: call caspl.extend_cfg(cfg) in extend_cfg of train.py"
-        )
-    node = cfg.TRAINER.CASPL
-    for key, allowed in (("TEXT_ORDER", ORDERS), ("PREC", PRECISIONS), ("CLASSES", CLASSES)):
-        check_choice(f"TRAINER.CASPL.{key}", node[key], allowed)
-    for key in ("N_CTX_TEXT", "N_CTX_VISION", "DEPTH_TEXT", "DEPTH_VISION"):
-        if node[key] < 0:
-            raise ConfigError(f"TRAINER.CASPL.{key} is {node[key]}, expected 0 or more")
-    if node.TEACHER.VIEWS < 0:
-        raise ConfigError(
-            f"TRAINER.CASPL.TEACHER.VIEWS is {node.TEACHER.VIEWS}, expected 0 (as many as epochs) or more"
-        )
-    if node.TEACHER.CACHE and cfg.SEED < 0:
-        raise ConfigError(
-            f"TRAINER.CASPL.TEACHER.CACHE is {node.TEACHER.CACHE!r}, but SEED is {cfg.SEED}, with which no run's "
-            "augmentations come back: set SEED to 0 or more, or leave the cache out"
-        )
-    if node.TEMPERATURE <= 0:
-        raise ConfigError(f"TRAINER.CASPL.TEMPERATURE is {node.TEMPERATURE}, expected a number above 0")
+
+def add_missing(cfg: CfgNode, fields: Iterable[Field]) -> None:
+    """Add keys with their defaults to a configuration, except for those that it has."""
+    for field in fields:
+        node = cfg
+        for name in field.name.split(".")[:-1]:
+            node = node.setdefault(name, CfgNode())
+        node.setdefault(field.name.split(".")[-1], field.initial())

@@ -14,8 +14,8 @@ from ..method.prompt_file import load_boosting, save_boosting
 from ..storage.atomic import replacing, sha256
 from ..storage.tensors import read_checkpoint
 from ..training import provenance
+from ..training.checkpoints import LEARNED, find_checkpoint
 from ..training.run import own_class
-from ..training.trainer import LEARNED, find_checkpoint
 from ..version import __version__
 from .card import model_card
 from .hub import CONFIG, FORMAT

@@ -1,50 +1,70 @@
-"""A grid's jobs through submitit: on a SLURM cluster, or in processes of this machine."""
+"""A grid's jobs through submitit: on a SLURM cluster, or in processes of this machine.
 
+submitit hands a job to its process as a pickle. Each start therefore uses a fresh folder that only this user can read;
+results are read from `result.json`, never from submitit's pickles.
+"""
+
+import logging
 import os
+import re
+import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import submitit
 
 from .grid import Failures, Job
 from .places import ROOT
+from .result import Result
+
+logger = logging.getLogger(__name__)
 
 POLL = 0.5  # seconds
+_TAIL = 1 << 16  # bytes of an error stream that are searched for its error
 
 
 class Cluster:
-    """Starts jobs, phase 1 ahead of what needs it. Whoever stops it and starts it again goes on with what is not done.
+    """Starts jobs, phase 1 before the runs that need it. A stopped grid can be started again and resumes.
 
     Args:
         kind: "local" or "slurm".
-        at_once: how many jobs may run or wait in the queue at a time.
-        folder: for submitit's files (each job's script, output and error stream).
-        parameters: NAME=VALUE, of submitit's `AutoExecutor.update_parameters`.
+        at_once: number of jobs that may run or wait in the queue at a time.
+        folder: parent of the fresh folder with each job's script, output and error stream.
+        parameters: NAME=VALUE pairs of submitit's `AutoExecutor.update_parameters`.
 
     Raises:
-        ValueError: `at_once` below 1, a parameter that is no NAME=VALUE, or that submitit does not know.
-        RuntimeError: there is no SLURM here.
+        ValueError: `at_once` is below 1, or a parameter is not NAME=VALUE or unknown to submitit.
     """
 
     def __init__(self, kind: str, at_once: int, folder: Path, parameters: list[str]):
         if at_once < 1:
-            raise ValueError(f"--jobs is {at_once}, expected 1 or more")
+            raise ValueError(f"--jobs: {at_once}; expected 1 or more")
         if unclear := [item for item in parameters if "=" not in item]:
-            raise ValueError(f"--slurm {unclear[0]!r} is no NAME=VALUE, as slurm_partition=gpu")
+            raise ValueError(f"--slurm: {unclear[0]!r}; expected NAME=VALUE, such as slurm_partition=gpu")
         self.at_once = at_once
+        folder.mkdir(parents=True, exist_ok=True)
+        self.folder = Path(tempfile.mkdtemp(prefix=time.strftime("%Y%m%d-%H%M%S-"), dir=folder.resolve()))  # mode 0700
         try:
-            self.executor = submitit.AutoExecutor(folder=folder.resolve(), cluster=kind)
+            self.executor = submitit.AutoExecutor(folder=self.folder, cluster=kind)
             self.executor.update_parameters(name="caspl", **_parameters(kind, parameters))
         except (NameError, RuntimeError) as error:
-            raise ValueError(f"submitit refuses --cluster {kind} --slurm {' '.join(parameters)}: {error}") from error
+            self.folder.rmdir()
+            given = " ".join(["--cluster", kind, "--slurm", *parameters])
+            raise ValueError(f"{given}: submitit does not accept it: {error}") from error
         # The jobs' processes import the same modules; on this machine they share its cores.
         paths = [str(ROOT), os.environ.get("PYTHONPATH", "")]
         os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
         if kind == "local":
             os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // at_once)))
 
-    def run(self, jobs: list[Job], failures: Failures) -> list[dict]:
-        """Do all jobs; what fails is added to `failures`, and the rest goes on. Results in the order of the jobs."""
+    def run(self, jobs: list[Job], failures: Failures) -> list[Result]:
+        """Do all jobs, and return their results in the order of the jobs.
+
+        Args:
+            jobs: the jobs.
+            failures: failed jobs are added to it; the others are still done.
+        """
         waiting, running, results = list(jobs), {}, {}
         try:
             while waiting or running:
@@ -53,16 +73,16 @@ class Cluster:
                     if len(running) == self.at_once:
                         break
                     waiting.remove(job)
-                    running[self.executor.submit(job)] = job
-                    print(f"Started: {job}", flush=True)
+                    running[self.executor.submit(job.work)] = job
+                    logger.info("Started: %s", job)
                 time.sleep(POLL)
                 for started in [started for started in running if started.done()]:
                     job = running.pop(started)
-                    if error := started.exception():
-                        failures.add(job, _short(error))
-                    else:
-                        results[id(job)] = started.result()
-                        print(f"Finished: {job}", flush=True)
+                    try:
+                        results[id(job)] = job.outcome()
+                        logger.info("Finished: %s", job)
+                    except (ValueError, OSError) as error:
+                        failures.add(job, RuntimeError(_error_of(started) or str(error)))
         except BaseException:
             for started in running:
                 started.cancel()
@@ -70,15 +90,22 @@ class Cluster:
         return [results[id(job)] for job in jobs if results.get(id(job)) is not None]
 
 
-def _parameters(kind: str, given: list[str]) -> dict:
-    found = {"timeout_min": 24 * 60} | ({"gpus_per_node": 1, "cpus_per_task": 8} if kind == "slurm" else {})
+def _parameters(kind: str, given: list[str]) -> dict[str, Any]:
+    found: dict[str, Any] = {"timeout_min": 24 * 60}
+    if kind == "slurm":
+        found |= {"gpus_per_node": 1, "cpus_per_task": 8}
     for name, _, value in (item.partition("=") for item in given):
         found[name] = int(value) if value.isdigit() else value
     return found
 
 
-def _short(error: BaseException) -> BaseException:
-    """The last line of a job's traceback, which submitit puts into its message."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip(" -")]
-    told = [line for line in lines if "Error: " in line and not line.startswith("submitit")]
-    return RuntimeError(told[-1] if told else lines[-1] if lines else repr(error))
+def _error_of(started: submitit.Job) -> str:
+    """Return the last error in a job's error stream; empty if there is none, because the job was killed."""
+    path = started.paths.stderr
+    if not path.is_file():
+        return ""
+    with path.open("rb") as stream:
+        stream.seek(max(0, path.stat().st_size - _TAIL))
+        lines = stream.read().decode(errors="replace").splitlines()
+    found = [line.strip() for line in lines if re.match(r"\s*[\w.]*(Error|Exception): ", line)]
+    return found[-1] if found else ""

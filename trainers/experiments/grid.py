@@ -1,28 +1,29 @@
-"""A grid of runs: what has to be run, phase 1 ahead of what needs it; what came out, and what failed."""
+"""A grid of runs: its jobs, phase 1 before the runs that need it; the results, and the failures."""
 
-import statistics
-import sys
-import traceback
+import logging
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from tabulate import tabulate
+from .protocols import Scope
+from .result import Result
+from .runs import boost, host_run, read_finished, untrained
+from .setting import Setting
 
-from .. import config
-from .protocols import PROTOCOLS
-from .runs import Setting, boost, host_run, untrained
+logger = logging.getLogger(__name__)
 
-LABELS = {"ZeroshotCLIP": "CLIP, zero-shot", "CasPL": "CLIP with the boosting prompt alone"}
 BOOST = "phase 1"
 
 
 @dataclass(frozen=True)
 class Job:
-    """One thing to do, in this process or in another: phase 1 (`trainer` is `BOOST`), or a result of a trainer.
+    """One piece of work for this process or another.
 
     Attributes:
-        seed, shots: None for what has no phase 2.
+        setting: the protocol and the dataset.
+        trainer: `BOOST`, or the trainer of a result.
+        seed: seed of phase 2; None if there is no phase 2.
+        shots: images per class; None if there is no phase 2.
     """
 
     setting: Setting
@@ -32,17 +33,33 @@ class Job:
 
     @property
     def needs(self) -> Path | None:
-        """The boosting prompt that must be there first."""
+        """The boosting prompt that must exist before."""
         return self.setting.boosting_file if self.trainer.startswith("CasPL") else None
 
-    def __call__(self) -> dict | None:
-        """Do it, unless it is done; the result, None of phase 1."""
+    def __call__(self) -> Result | None:
+        """Do the work unless it is finished; return the result, None for phase 1."""
         if self.trainer == BOOST:
             boost(self.setting)
             return None
-        if self.seed is None:
+        if self.seed is None or self.shots is None:
             return untrained(self.setting, self.trainer)
         return host_run(self.setting, self.trainer, self.seed, self.shots)
+
+    def work(self) -> None:
+        """Do the work in another process, which hands its result over in `result.json`."""
+        self()
+
+    def outcome(self) -> Result | None:
+        """Return the result that another process has written; None for phase 1.
+
+        Raises:
+            ValueError: there is none, or it belongs to other settings or data.
+        """
+        if self.trainer == BOOST:
+            if not self.setting.boosting_file.is_file():
+                raise ValueError(f"{self.setting.boosting_file}: not written; the job ended before")
+            return None
+        return read_finished(self.setting, self.trainer, self.seed, self.shots)
 
     def __str__(self) -> str:
         what = f"{self.setting.protocol} {self.setting.dataset} {self.trainer}"
@@ -51,48 +68,69 @@ class Job:
 
 @dataclass(frozen=True)
 class Plan:
-    """A protocol's part of the grid; the attributes' product is run."""
+    """A protocol's part of a grid.
+
+    Attributes:
+        protocol: its name.
+        scope: datasets, hosts, seeds and numbers of shots.
+        targets: datasets to test on, where the protocol does; empty: its default.
+    """
 
     protocol: str
-    datasets: list[str]
-    hosts: list[str]
-    seeds: list[int]
-    shots: list[int]
+    scope: Scope
     targets: list[str]
 
-    def jobs(self, data: Path, output: Path, options: list[str]) -> Iterator[Job]:
-        """Everything, in the order to do it one by one."""
-        for dataset in self.datasets:
-            setting = Setting(dataset, data, output, options, self.protocol, self.targets)
+    def jobs(self, shared: Setting) -> Iterator[Job]:
+        """Yield all jobs in an order in which they can be done one by one.
+
+        Args:
+            shared: folders and options of the grid.
+        """
+        for dataset in self.scope.datasets:
+            setting = Setting(
+                dataset,
+                shared.data,
+                shared.output,
+                shared.options,
+                self.protocol,
+                self.targets,
+                shared.boost_options,
+                shared.adapt_options,
+            )
             yield from (Job(setting, trainer) for trainer in (BOOST, "ZeroshotCLIP", "CasPL"))
-            for host in self.hosts:
-                for shots in self.shots:
-                    for seed in self.seeds:
+            for host in self.scope.hosts:
+                for shots in self.scope.shots:
+                    for seed in self.scope.seeds:
                         yield from (Job(setting, trainer, seed, shots) for trainer in (host, f"CasPL_{host}"))
 
 
 class Failures(list):
-    """(job, error) pairs; a job that needs a boosting prompt which could not be made is left out, and not listed."""
+    """(job, error) pairs; jobs whose boosting prompt could not be made are skipped and not listed."""
 
     def add(self, job: Job, error: BaseException) -> None:
-        """A job that failed."""
+        """Add a failed job."""
+        logger.error("Failed: %s: %s", job, str(error).strip())
         self.append((job, error))
 
     def hopeless(self, job: Job) -> bool:
-        """Whether a job needs what failed."""
+        """Return whether a job needs a boosting prompt that could not be made."""
         return job.needs in {failed.setting.boosting_file for failed, _ in self if failed.trainer == BOOST}
 
 
-def one_by_one(jobs: list[Job], failures: Failures) -> list[dict]:
-    """Do all jobs in this process; what fails is added to `failures`, and the rest goes on."""
+def one_by_one(jobs: list[Job], failures: Failures) -> list[Result]:
+    """Do all jobs in this process, and return their results.
+
+    Args:
+        jobs: the jobs, in order.
+        failures: failed jobs are added to it; the others are still done.
+    """
     results = []
     for job in jobs:
         if failures.hopeless(job):
             continue
         try:
             results.append(job())
-        except Exception as error:  # a grid of days must not end because of one run
-            traceback.print_exc(file=sys.stderr)
+        except Exception as error:  # one failed run must not end a grid of days; the traceback is in the run's log
             failures.add(job, error)
     return [result for result in results if result is not None]
 
@@ -101,67 +139,27 @@ class Grid:
     """All runs of some plans.
 
     Args:
-        data, output: folders; options: KEY VALUE pairs for all runs.
+        plans: the parts of the grid.
+        shared: folders and options of all runs; its dataset and protocol do not count.
 
     Raises:
         ConfigError: an option that none of the trainers reads.
     """
 
-    def __init__(self, plans: list[Plan], data: Path, output: Path, options: list[str]):
-        hosts = dict.fromkeys(host for plan in plans for host in plan.hosts)
-        Setting("", data, output, options).check_options(["CasPL", *hosts])
-        self.jobs, prompts = [], set()
-        for job in (job for plan in plans for job in plan.jobs(data, output, options)):
+    def __init__(self, plans: list[Plan], shared: Setting):
+        hosts = dict.fromkeys(host for plan in plans for host in plan.scope.hosts)
+        shared.check_options(["CasPL", *hosts])
+        self.jobs: list[Job] = []
+        self.results: list[Result] = []
+        self.failures = Failures()
+        prompts: set[Path] = set()
+        for job in (job for plan in plans for job in plan.jobs(shared)):
             if job.trainer == BOOST:
-                if job.setting.boosting_file in prompts:  # another protocol's, with the same recipe
+                if job.setting.boosting_file in prompts:  # another protocol with the same recipe
                     continue
                 prompts.add(job.setting.boosting_file)
             self.jobs.append(job)
-        self.results, self.failures = [], Failures()
 
-    def run(self, how: Callable[[list[Job], Failures], list[dict]] = one_by_one) -> None:
-        """Do everything that is not done yet."""
+    def run(self, how: Callable[[list[Job], Failures], list[Result]] = one_by_one) -> None:
+        """Do all jobs that are not finished; `results` and `failures` are then filled."""
         self.results = how(self.jobs, self.failures)
-
-    def report(self, summarise: Callable[[list[str]], None]) -> None:
-        """Print a table for each dataset, then what `summarise` prints of the protocols, then the failures.
-
-        Raises:
-            ConfigError: there were failures.
-        """
-        for key in dict.fromkeys((result["protocol"], result["dataset"]) for result in self.results):
-            results = [result for result in self.results if (result["protocol"], result["dataset"]) == key]
-            print(f"\n{PROTOCOLS[key[0]].title}, {key[1]}\n{tables(results, 'github', spread=True)}\n")
-        summarise(list(dict.fromkeys(result["protocol"] for result in self.results)))
-        for job, error in self.failures:
-            print(f"failed: {job}: {str(error).strip()}")
-        if self.failures:
-            raise config.ConfigError(
-                f"{len(self.failures)} runs failed (listed above); the same command tries them again"
-            )
-
-
-def tables(results: list[dict], style: str, spread: bool = False) -> str:
-    """The results of a protocol on a dataset: a row for each trainer and number of shots, the mean over the seeds.
-
-    Args:
-        style: of `tabulate`.
-        spread: also the standard deviation over the seeds, and the mean time of a run.
-    """
-    columns = PROTOCOLS[results[0]["protocol"]].columns
-    several = len({result["shots"] for result in results} - {None}) > 1
-    rows = []
-    for trainer, shots in dict.fromkeys((result["trainer"], result["shots"]) for result in results):
-        runs = [result for result in results if (result["trainer"], result["shots"]) == (trainer, shots)]
-        label = LABELS.get(trainer, trainer) + (f", {shots} shots" if several and shots else "")
-        row = [label, *(_mean_std([figure(run) for run in runs], spread) for figure in columns.values())]
-        rows.append([*row, f"{statistics.mean(run['seconds'] for run in runs):.0f} s"] if spread else row)
-    headers = ["", *columns, *(["a run"] if spread else [])]
-    shown = {"stralign": "right", "disable_numparse": True} if spread else {"floatfmt": ".2f"}
-    return tabulate(rows, headers=headers, tablefmt=style, **shown)
-
-
-def _mean_std(values: list[float], spread: bool) -> float | str:
-    if not spread:
-        return statistics.mean(values)
-    return f"{statistics.mean(values):.2f}" + (f" ± {statistics.stdev(values):.2f}" if len(values) > 1 else "")

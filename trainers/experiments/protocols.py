@@ -1,30 +1,73 @@
-"""The paper's protocols: on which classes a run is trained, what is measured behind it, and what stands in its table."""
+"""The paper's protocols, described as data: the command line, the runs, the tables and the plots read these entries.
+
+A new protocol is one more entry of `PROTOCOLS`.
+"""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+
+from .recipes import PAPER_HOSTS
 
 ELEVEN = [
     *("imagenet", "caltech101", "oxford_pets", "stanford_cars", "oxford_flowers", "food101", "fgvc_aircraft"),
     *("sun397", "dtd", "eurosat", "ucf101"),
 ]
 SHIFTED = ["imagenetv2", "imagenet_sketch", "imagenet_a", "imagenet_r"]
-# In miniature: three sources, and test sets of the first one's classes that play the part of ImageNetV2 and its kin.
+# The miniature: three sources, and test sets of the first one's classes in place of ImageNetV2 and the other shifts.
 MINIATURE = ["shapes", "shapes_colours", "shapes_forms"]
 MINIATURE_SHIFTED = ["shapes_v2", "shapes_sketch", "shapes_a", "shapes_r"]
 
-Metrics = Mapping[str, float]
-Test = Callable[..., Metrics]  # test(KEY VALUE pairs, dataset="" for the source)
+ACCURACY = "accuracy"  # the metric of all headline figures
+
+Evaluations = Mapping[str, Mapping[str, float]]  # {test set: {metric: value}}
 
 
 def is_miniature(dataset: str) -> bool:
-    """Whether a dataset is one of the embedded ones, which have their own recipes."""
+    """Return whether a dataset is one of the embedded ones, which have separate recipes."""
     return dataset in MINIATURE + MINIATURE_SHIFTED
 
 
 def targets_of(source: str) -> list[str]:
-    """The datasets that a run on `source` is tested on: the others, then the shifted ones."""
+    """Return the datasets that a run on `source` is tested on: the other sources, then the shifted ones."""
     family = MINIATURE + MINIATURE_SHIFTED if is_miniature(source) else ELEVEN + SHIFTED
     return [dataset for dataset in family if dataset != source]
+
+
+def harmonic_mean(base: float, new: float) -> float:
+    """Return the harmonic mean of two accuracies in per cent."""
+    return 2 * base * new / (base + new) if base + new else 0.0
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of a protocol's table.
+
+    Attributes:
+        name: its name in CSV and JSON.
+        title: its heading.
+        of: the test sets whose figures it shows.
+        combine: figures of `of` -> the column's figure; None if `of` is a single test set.
+    """
+
+    name: str
+    title: str
+    of: tuple[str, ...]
+    combine: Callable[..., float] | None = None
+
+    def figure(self, evaluations: Evaluations, metric: str = ACCURACY) -> float:
+        """Return the column's figure of a metric."""
+        values = [evaluations[test][metric] for test in self.of]
+        return self.combine(*values) if self.combine else values[0]
+
+
+@dataclass(frozen=True)
+class Scope:
+    """The runs of a grid: the product of these lists."""
+
+    datasets: tuple[str, ...]
+    seeds: tuple[int, ...] = (1, 2, 3)
+    hosts: tuple[str, ...] = PAPER_HOSTS
+    shots: tuple[int, ...] = (16,)
 
 
 @dataclass(frozen=True)
@@ -32,65 +75,91 @@ class Protocol:
     """A protocol.
 
     Attributes:
-        name: also the folder of its runs, below the output's.
-        title: for people.
-        trained_on: KEY VALUE pairs: the classes that runs are trained on, and first tested on.
-        measure: (first accuracy, test, targets) -> the figures, in per cent.
-        columns: {heading: figure of a result} of its table.
-        boosting: folder of phase 1's runs, below the output's; protocols with the same recipe share it.
+        name: its name and the folder of its runs in the output folder; its command has dashes in place of underscores.
+        title: heading of its tables.
+        summary: one line for `caspl --help`.
+        trained_on: KEY VALUE pairs that select the classes of training and of the first test set.
+        tests: {test set: KEY VALUE pairs} of the source dataset; the first is the classes trained on.
+        columns: the columns of its table.
+        layout: what the table's columns are: "columns" (the entries above), "shots" (numbers of shots), or "targets"
+            (one row per tested dataset).
+        plot: how it is drawn: "movement", "curves" or "" (not at all).
+        target_options: KEY VALUE pairs for testing on other datasets; None if it does not.
+        arguments: names of the command's arguments (see `cli.protocols.ARGUMENTS`).
+        boosting: folder of phase 1's runs in the output folder; protocols with the same recipe share it.
+        paper: the runs of the paper's tables.
+        miniature: the runs of `--miniature`.
     """
 
     name: str
     title: str
-    trained_on: list[str]
-    measure: Callable[[Metrics, Test, list[str]], dict]
-    columns: dict[str, Callable[[dict], float]]
+    summary: str
+    trained_on: tuple[str, ...]
+    tests: Mapping[str, tuple[str, ...]]
+    columns: tuple[Column, ...]
+    layout: str = "columns"
+    plot: str = ""
+    target_options: tuple[str, ...] | None = None
+    arguments: tuple[str, ...] = ("dataset", "seed", "--host", "--shots", "--baseline")
     boosting: str = "boosting"
+    paper: Scope = field(default_factory=lambda: Scope(tuple(ELEVEN)))
+    miniature: Scope = field(default_factory=lambda: Scope(tuple(MINIATURE), seeds=(1,)))
 
+    @property
+    def command(self) -> str:
+        """Its name on the command line."""
+        return self.name.replace("_", "-")
 
-def _base_to_new(first: Metrics, test: Test, targets: list[str]) -> dict:
-    base, new = first["accuracy"], test(["DATASET.SUBSAMPLE_CLASSES", "new"])["accuracy"]
-    return {"base": base, "new": new, "hm": harmonic_mean(base, new)}
-
-
-def _few_shot(first: Metrics, test: Test, targets: list[str]) -> dict:
-    return {"accuracy": first["accuracy"]}
-
-
-def _cross_dataset(first: Metrics, test: Test, targets: list[str]) -> dict:
-    # From a target come the class names and the test images; no few-shot draw is made of it.
-    tested = {name: test(["DATASET.NUM_SHOTS", "-1"], name)["accuracy"] for name in targets}
-    return {"accuracy": first["accuracy"], "targets": tested}
-
-
-def harmonic_mean(base: float, new: float) -> float:
-    """HM of two accuracies in per cent."""
-    return 2 * base * new / (base + new) if base + new else 0.0
-
-
-def mean_of_targets(result: dict) -> float:
-    """The mean accuracy on all target datasets."""
-    return sum(result["targets"].values()) / len(result["targets"])
+    def figures(self, evaluations: Evaluations, metric: str = ACCURACY) -> dict[str, float]:
+        """Return {column: figure} of a result; combined columns exist for the accuracy only."""
+        columns = [column for column in self.columns if metric == ACCURACY or column.combine is None]
+        return {column.name: column.figure(evaluations, metric) for column in columns}
 
 
 PROTOCOLS = {
     protocol.name: protocol
     for protocol in (
         Protocol(
-            "base2new",
-            "Base-to-new generalisation",
-            ["DATASET.SUBSAMPLE_CLASSES", "base"],
-            _base_to_new,
-            {"base": lambda r: r["base"], "new": lambda r: r["new"], "harmonic mean": lambda r: r["hm"]},
+            name="base2new",
+            title="Base-to-new generalisation",
+            summary="both phases, and the base-to-new table",
+            trained_on=("DATASET.SUBSAMPLE_CLASSES", "base"),
+            tests={"base": ("DATASET.SUBSAMPLE_CLASSES", "base"), "new": ("DATASET.SUBSAMPLE_CLASSES", "new")},
+            columns=(
+                Column("base", "base", ("base",)),
+                Column("new", "new", ("new",)),
+                Column("hm", "HM", ("base", "new"), harmonic_mean),
+            ),
+            plot="movement",
+            miniature=Scope(tuple(MINIATURE), seeds=(1, 2)),
         ),
-        Protocol("few_shot", "Few-shot learning of all classes", [], _few_shot, {"accuracy": lambda r: r["accuracy"]}),
         Protocol(
-            "cross_dataset",
-            "Cross-dataset transfer and domain generalisation",
-            [],
-            _cross_dataset,
-            {"source": lambda r: r["accuracy"], "mean of the targets": mean_of_targets},
-            "boosting_cross",
+            name="few_shot",
+            title="Few-shot classification",
+            summary="both phases, and the few-shot table",
+            trained_on=(),
+            tests={"all": ()},
+            columns=(Column("accuracy", "accuracy", ("all",)),),
+            layout="shots",
+            plot="curves",
+            arguments=("dataset", "shots", "seed", "--host", "--baseline"),
+            paper=Scope(tuple(ELEVEN), hosts=("PromptSRC",), shots=(1, 2, 4, 8, 16)),
+            miniature=Scope(tuple(MINIATURE), seeds=(1,), hosts=("CoOp", "PromptSRC"), shots=(1, 4, 16)),
+        ),
+        Protocol(
+            name="cross_dataset",
+            title="Cross-dataset transfer",
+            summary="both phases, and the transfer table",
+            trained_on=(),
+            tests={"source": ()},
+            columns=(Column("accuracy", "accuracy", ("source",)),),
+            layout="targets",
+            # Class names and test images come from a target; no few-shot set is drawn from it.
+            target_options=("DATASET.NUM_SHOTS", "-1"),
+            arguments=("dataset", "seed", "--host", "--shots", "--targets", "--baseline"),
+            boosting="boosting_cross",
+            paper=Scope(("imagenet",)),
+            miniature=Scope(("shapes",), seeds=(1,)),
         ),
     )
 }

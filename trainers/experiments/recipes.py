@@ -1,6 +1,6 @@
-"""What protocols and datasets change in the published base-to-new recipes of configs/trainers/*/vit_b16.yaml.
+"""Changes of protocols and datasets to the published base-to-new recipes of configs/trainers/*/vit_b16.yaml.
 
-Where nothing stands here, the base-to-new recipe holds. What the publications say, and where they are silent:
+Without an entry here, the base-to-new recipe is used. What the publications document, and choices where they do not:
 
 - Few-shot is published for PromptSRC alone; the other hosts cascaded keep their base-to-new recipes. CoOp alone has its
   own paper's few-shot recipe, which is known for 16 shots and used for fewer, too.
@@ -11,8 +11,8 @@ Where nothing stands here, the base-to-new recipe holds. What the publications s
 
 PAPER_HOSTS = ("CoOp", "CoCoOp", "MaPLe", "PromptSRC")
 
-# {(protocol, what): {key: value}}; `what` is a host's name, which stands for CasPL_<host> as well, or a trainer's.
-_BY_PROTOCOL = {
+# {(protocol, what): {key: value}}; `what` is a trainer, or a host's name, which includes CasPL_<host>.
+_BY_PROTOCOL: dict[tuple[str, str], dict[str, object]] = {
     ("few_shot", "PromptSRC"): {
         "OPTIM.MAX_EPOCH": 50,
         "TRAINER.PROMPTSRC.GPA_MEAN": 45,
@@ -34,9 +34,9 @@ _BY_PROTOCOL = {
     },
     ("cross_dataset", "MaPLe"): {"OPTIM.LR": 0.0026, "OPTIM.MAX_EPOCH": 2},
 }
-# Few-shot PromptSRC weighs the epochs early on datasets near to what CLIP was trained on.
+# Few-shot PromptSRC gives early epochs more weight on datasets that are close to CLIP's training data.
 _EARLY = ("imagenet", "caltech101", "oxford_pets", "food101", "ucf101", "sun397")
-_BY_DATASET = {
+_BY_DATASET: dict[tuple[str, str, str], dict[str, object]] = {
     **{
         ("few_shot", dataset, "PromptSRC"): {"TRAINER.PROMPTSRC.GPA_MEAN": 30, "TRAINER.PROMPTSRC.GPA_STD": 30}
         for dataset in _EARLY
@@ -49,14 +49,15 @@ _BY_DATASET = {
 
 
 def changes(protocol: str, dataset: str, trainer: str) -> list[str]:
-    """KEY VALUE pairs that a trainer's base-to-new recipe changes by in a protocol, on a dataset.
+    """Return the KEY VALUE pairs by which a trainer's base-to-new recipe changes in a protocol, on a dataset.
 
     Args:
+        protocol: its name.
         dataset: name of a file in configs/datasets.
         trainer: `CasPL`, a host, or `CasPL_<host>`.
     """
     host = trainer.removeprefix("CasPL_")
-    found = {}
+    found: dict[str, object] = {}
     for what in (host, f"{trainer} alone"):
         found |= _BY_PROTOCOL.get((protocol, what), {}) | _BY_DATASET.get((protocol, dataset, what), {})
     return [str(item) for pair in found.items() for item in pair]

@@ -1,324 +1,375 @@
-"""What the protocols are made of: phase 1, phase 2 and evaluations."""
+"""The runs of a protocol: phase 1, phase 2, and the evaluation of trainers without phase 2."""
 
+import dataclasses
 import importlib.metadata
-import json
 import logging
 import platform
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import yaml
 from yacs.config import CfgNode
 
 from .. import config
 from ..method import prompt_file
-from ..storage.atomic import replacing, sha256
+from ..storage.atomic import sha256
 from ..storage.locks import locked
 from ..training import provenance
 from ..training.evaluation import Metrics
 from ..training.run import Run
 from ..version import __version__
-from .places import dataset_files, trainer_file
-from .protocols import PROTOCOLS, Protocol, is_miniature, targets_of
-from .recipes import changes
-from .setup import assemble, default_cfg, nodes_read
+from . import result as results
+from .places import dataset_files
+from .result import Result
+from .setting import BOOSTING_SEED, Data, Setting
+from .setup import assemble
 
 logger = logging.getLogger(__name__)
 
-BOOSTING_SEED = 1  # phase 1 is trained once and shared by all seeds and hosts (the paper's protocol)
-
-# KEY VALUE pairs that a whole protocol was given reach phase 1 too, but for these, which mean phase 2.
-_PHASE_2_ONLY = (
-    "OPTIM.",
-    "TRAIN.",
-    "DATALOADER.TRAIN_X.",
-    "TRAINER.CO",
-    "TRAINER.MA",
-    "TRAINER.PR",
-    "TRAINER.CASPL.CHECK",
-)
+_PACKAGES = ("torch", "torchvision", "openai-clip", "yacs", "safetensors", "numpy", "Pillow")
 
 
-@dataclass
-class Setting:
-    """What all runs of a protocol have in common.
-
-    Attributes:
-        dataset: name of a file in configs/datasets.
-        data, output: folders of the datasets and of all runs.
-        recipe: name of the trainers' configuration files: "shapes" for the embedded datasets, else "vit_b16".
-        options: KEY VALUE pairs.
-        protocol: its name.
-        targets: datasets to test on too, where the protocol does; empty: its own.
-    """
-
-    dataset: str
-    data: Path
-    output: Path
-    options: list[str] = field(default_factory=list)
-    protocol: str = "base2new"
-    targets: list[str] = field(default_factory=list)
-
-    @property
-    def rules(self) -> Protocol:
-        """The protocol."""
-        return PROTOCOLS[self.protocol]
-
-    @property
-    def recipe(self) -> str:
-        """Name of the trainers' configuration files."""
-        return "shapes" if is_miniature(self.dataset) else "vit_b16"
-
-    @property
-    def boosting_dir(self) -> Path:
-        """Folder of phase 1's run."""
-        return self.output / self.rules.boosting / self.dataset
-
-    @property
-    def boosting_file(self) -> Path:
-        """What phase 1 writes."""
-        return self.boosting_dir / prompt_file.FILE_NAME
-
-    def folder(self, trainer: str, seed: int | None = None, shots: int | None = None) -> Path:
-        """Folder of a run, or of the result of a trainer that is not trained in phase 2."""
-        folder = self.output / self.protocol / self.dataset / trainer
-        return folder if seed is None else folder / f"shots_{shots}" / f"seed_{seed}"
-
-    def options_for(self, trainer: str) -> list[str]:
-        """The options without those that set what another trainer reads."""
-        nodes = nodes_read(trainer)
-        return [item for pair in _pairs(self.options) if _reads(nodes, pair[0]) for item in pair]
-
-    def check_options(self, trainers: list[str]) -> None:
-        """Raise `ConfigError` for an option that does not exist, or that none of these trainers reads."""
-        config.merge_options(default_cfg(), self.options)
-        read = {key for trainer in trainers for key in self.options_for(trainer)[::2]}
-        for key in self.options[::2]:
-            if key not in read:
-                raise config.ConfigError(f"{key} is set, but none of {', '.join(trainers)} reads it: leave it out")
-
-    def configuration(
-        self, trainer: str, seed: int, folder: Path, options: list[str] | None = None, dataset: str = ""
-    ) -> CfgNode:
-        """Assemble a trainer's configuration.
-
-        Args:
-            folder: of the run.
-            options: KEY VALUE pairs.
-            dataset: name of another dataset than the setting's.
-        """
-        files = [dataset_files()[dataset or self.dataset], trainer_file(trainer, self.recipe)]
-        return assemble(files, [*self._named(trainer, seed, folder), *self._recipe(trainer), *(options or [])])
-
-    def _named(self, trainer: str, seed: int, folder: Path) -> list:
-        return ["DATASET.ROOT", str(self.data), "OUTPUT_DIR", str(folder), "SEED", seed, "TRAINER.NAME", trainer]
-
-    def _recipe(self, trainer: str) -> list[str]:
-        """What the protocol changes in the trainer's recipe."""
-        return [] if self.recipe == "shapes" else changes(self.protocol, self.dataset, trainer)
-
-
-def _pairs(options: list[str]) -> list[list[str]]:
-    """[KEY, VALUE] lists; a last key without a value stays alone (merging it says so)."""
-    return [options[i : i + 2] for i in range(0, len(options), 2)]
-
-
-def _reads(nodes: set[str] | None, key: str) -> bool:
-    parts = key.split(".")
-    return nodes is None or parts[0] != "TRAINER" or len(parts) < 3 or parts[1] in nodes
-
-
-def boost(setting: Setting, options: list[str] | None = None) -> Path:
-    """Phase 1, unless its boosting prompt is there already. If another process is at it, its end is awaited.
+def boost(setting: Setting) -> Path:
+    """Train phase 1 unless its boosting prompt exists; wait for another process that trains it.
 
     Args:
-        options: KEY VALUE pairs for phase 1; None: those of the setting that concern it.
+        setting: the protocol and the dataset.
 
     Returns:
-        the boosting-prompt file.
+        The boosting-prompt file.
 
     Raises:
-        ConfigError: the boosting prompt that is there was trained with other values of these options.
+        ConfigError: the existing boosting prompt was trained with other settings or on other data.
     """
-    folder, path = setting.boosting_dir, setting.boosting_file
-    if options is None:
-        pairs = _pairs(setting.options_for("CasPL"))
-        options = [item for pair in pairs if not pair[0].startswith(_PHASE_2_ONLY) for item in pair]
+    folder, path, options = setting.boosting_dir, setting.boosting_file, setting.options_for("CasPL")
+    data = setting.data_of()
     if not path.is_file():
         with locked(folder):
             if not path.is_file():
                 Run(setting.configuration("CasPL", BOOSTING_SEED, folder, options)).train()
                 return path
-    prompt_file.read_info(path)
-    logger.info("Phase 1 is done already: %s", path)
+    info = prompt_file.read_info(path)
+    _check_boosting_data(folder, info, data)
+    logger.info("Phase 1 is finished: %s", path)
     if (folder / "config.yaml").is_file():
         _compare_boosting(setting.configuration("CasPL", BOOSTING_SEED, folder), folder / "config.yaml", options)
     return path
 
 
-def _compare_boosting(recipe, kept_file: Path, options: list[str]) -> None:
+def _check_boosting_data(folder: Path, info: prompt_file.BoostingInfo, data: Data) -> None:
+    """Raise `ConfigError` if phase 1 was trained on other images or classes; files of 0.1.0 have no fingerprint."""
+    if info.classes == "all" and tuple(info.class_names) != data.classes:
+        _reject_data(folder, f"the classes {_listed(info.class_names)}", f"{data.root} has {_listed(data.classes)}")
+    if info.data and info.data != data.fingerprint:
+        _reject_data(folder, "other images", f"those in {data.root} are given")
+    if not info.data and info.classes == "all" and info.images not in (0, data.images):
+        _reject_data(folder, f"{info.images} images", f"{data.root} has {data.images}")
+
+
+def _reject_data(folder: Path, theirs: str, ours: str) -> None:
+    raise config.ConfigError(
+        f"{folder}: trained on {theirs}, but {ours}; expected the same data. Give another --output, or remove the folder"
+    )
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(names[:3]) + (f", ... ({len(names)})" if len(names) > 3 else "")
+
+
+def _compare_boosting(recipe: CfgNode, kept_file: Path, options: list[str]) -> None:
+    """Raise `ConfigError` if the options differ from the settings of an existing boosting prompt; log its other settings."""
     kept, asked = recipe.clone(), recipe.clone()
     for cfg in (kept, asked):
         cfg.defrost()
-        config.merge_file(cfg, kept_file)
+        config.merge_kept(cfg, kept_file)
     config.merge_options(asked, options)
     if changed := config.differences(asked, kept):
         raise config.ConfigError(
-            f"the boosting prompt in {kept_file.parent} was trained with other settings ({'; '.join(changed)}): remove the "
-            "folder to train it again, or give another --output"
+            f"{kept_file.parent}: the boosting prompt was trained with other settings ({'; '.join(changed)}); expected the "
+            "same. Remove the folder to train it again, or give another --output"
         )
     if changed := config.differences(kept, recipe):
-        logger.info("It was trained with settings of its own: %s", "; ".join(changed))
+        logger.info("Phase 1 was trained with custom settings: %s", "; ".join(changed))
 
 
-def host_run(setting: Setting, trainer: str, seed: int, shots: int) -> dict:
-    """Train and measure as the protocol says; a run that is finished is only read.
+def boosting_record(path: Path) -> dict[str, Any]:
+    """Return what is kept of a boosting prompt with a result: its real sizes, its origin and its identity."""
+    group, info = prompt_file.load_boosting(path)
+    sizes = {
+        f"{tower}_{what}": stack.shape[axis]
+        for axis, what in enumerate(("depth", "tokens"))
+        for tower, stack in (("text", group.text), ("vision", group.vision))
+    }
+    kept = dataclasses.asdict(info)
+    named = (
+        "student",
+        "teacher",
+        "template",
+        "temperature",
+        "order",
+        "host_words",
+        "dataset",
+        "classes",
+        "epochs",
+        "seed",
+    )
+    record = {name: kept[name] for name in named}
+    return {"file": path.name, "sha256": sha256(path), "identity": kept.get("identity", "")} | sizes | record
 
-    Args:
-        trainer: the host's own, or `CasPL_<host>`, for which phase 1 must be done.
 
-    Returns:
-        the result, as it stands in `result.json`.
-    """
-    folder, targets = setting.folder(trainer, seed, shots), setting.targets or targets_of(setting.dataset)
+def _host_configuration(setting: Setting, trainer: str, seed: int, shots: int) -> tuple[CfgNode, Path, Path | None]:
+    """Return the configuration of a run with phase 2, its folder, and the boosting prompt's file if it has one."""
+    folder = setting.folder(trainer, seed, shots)
     options = ["DATASET.NUM_SHOTS", str(shots), *setting.rules.trained_on]
     boosting = setting.boosting_file if trainer.startswith("CasPL_") else None
     if boosting is not None:
         options += ["TRAINER.CASPL.CHECKPOINT", str(boosting)]
-    with locked(folder):
-        result = finished(setting, trainer, seed, folder, options, boosting)
-        if result is not None and not set(targets) - set(result.get("targets", targets)):
-            logger.info("%s is done already: %s", trainer, folder)
-            return result
-        start = time.monotonic()
-        first = adapt(setting, trainer, seed, folder, options)
-        figures = setting.rules.measure(first, _tester(setting, trainer, folder), targets)
-        head = {"trainer": trainer, "host": trainer.removeprefix("CasPL_"), "seed": seed, "shots": shots}
-        head |= {"seconds": time.monotonic() - start if result is None else result["seconds"]}
-        kept = yaml.safe_load((folder / "config.yaml").read_text())
-        return save_result(setting, folder, head | figures, boosting, kept, provenance.kept(folder))
+    asked = setting.configuration(trainer, seed, folder, [*options, *setting.options_for(trainer)])
+    if asked.TEST.NO_TEST:
+        raise config.ConfigError("TEST.NO_TEST: True; expected False, a protocol needs the figures of the test")
+    return asked, folder, boosting
 
 
-def untrained(setting: Setting, trainer: str) -> dict:
-    """Measure what has no phase 2: stock CLIP ("ZeroshotCLIP"), or CLIP with the boosting prompt alone ("CasPL").
-
-    Returns:
-        the result; one that is there is read, if it was made with the same settings and boosting prompt.
-    """
-    folder, targets = setting.folder(trainer), setting.targets or targets_of(setting.dataset)
-    boosting = setting.boosting_file if trainer == "CasPL" else None
-    runs = folder if boosting is None else setting.boosting_dir
-    with locked(folder):
-        asked = _evaluation(setting, trainer, runs, setting.rules.trained_on)
-        configuration = yaml.safe_load(asked.dump())
-        result = _read_result(folder / "result.json", setting.rules) if (folder / "result.json").is_file() else None
-        if result is not None and _still_true(result, configuration, boosting, targets):
-            logger.info("%s is done already: %s", trainer, folder)
-            return result
-        start = time.monotonic()
-        figures = setting.rules.measure(Run(asked).evaluate(runs), _tester(setting, trainer, runs), targets)
-        head = {"trainer": trainer, "host": None, "seed": None, "shots": None, "seconds": time.monotonic() - start}
-        seen = [] if boosting is None else [prompt_file.boosting_item(prompt_file.read_info(boosting))]
-        return save_result(setting, folder, head | figures, boosting, configuration, seen)
+def _complete(setting: Setting, kept: Result | None) -> bool:
+    return kept is not None and set(setting.tested_datasets) <= set(kept.targets)
 
 
-def _still_true(result: dict, configuration: dict, boosting: Path | None, targets: list[str]) -> bool:
-    same_prompt = boosting is None or result["boosting"]["sha256"] == sha256(boosting)
-    complete = not set(targets) - set(result.get("targets", targets))
-    return same_prompt and complete and result["configuration"] == configuration
+def read_finished(setting: Setting, trainer: str, seed: int | None, shots: int | None) -> Result:
+    """Return the result of a run that another process has finished.
 
-
-def finished(
-    setting: Setting, trainer: str, seed: int, folder: Path, options: list[str], boosting: Path | None
-) -> dict | None:
-    """The result of a run that is finished already, None if it is not.
+    Args:
+        setting: the protocol and the dataset.
+        trainer: the run's trainer.
+        seed: seed of phase 2; None if there is no phase 2.
+        shots: images per class; None if there is no phase 2.
 
     Raises:
-        ConfigError: it is finished, but with other settings, or with another boosting prompt.
+        ValueError: there is no result, or it belongs to other settings, data or another boosting prompt.
     """
-    if not (folder / "result.json").is_file():
+    if seed is None or shots is None:
+        folder = setting.folder(trainer)
+        asked, _, boosting = _untrained_configuration(setting, trainer)
+        kept = _kept_result(folder)
+        valid = kept is not None and _unchanged(setting, kept, asked, boosting)
+    else:
+        asked, folder, boosting = _host_configuration(setting, trainer, seed, shots)
+        kept = finished(setting, asked, folder, boosting)
+        valid = kept is not None
+    if kept is None or not valid or not _complete(setting, kept):
+        raise ValueError(f"{folder / results.FILE_NAME}: not written; the job ended before")
+    return kept
+
+
+def host_run(setting: Setting, trainer: str, seed: int, shots: int) -> Result:
+    """Train and measure as the protocol describes; a finished run is read.
+
+    Args:
+        setting: the protocol and the dataset.
+        trainer: a host, or `CasPL_<Host>`, for which phase 1 must be finished.
+        seed: seed of the few-shot draw and of phase 2.
+        shots: images per class.
+
+    Raises:
+        ConfigError: the folder has a run with other settings, another boosting prompt or other data.
+    """
+    asked, folder, boosting = _host_configuration(setting, trainer, seed, shots)
+    with locked(folder):
+        kept = finished(setting, asked, folder, boosting)
+        if kept is not None and _complete(setting, kept):
+            logger.info("%s is finished: %s", trainer, folder)
+            return kept
+        start = time.monotonic()
+        first = Run(asked).train()
+        evaluations = _measure(setting, trainer, folder, first)
+        seconds = time.monotonic() - start if kept is None else kept.seconds
+        return _save(setting, folder, trainer, evaluations, seconds, boosting, seed, shots)
+
+
+def untrained(setting: Setting, trainer: str) -> Result:
+    """Measure a trainer without phase 2; a result with the same settings, boosting prompt and data is read.
+
+    Args:
+        setting: the protocol and the dataset.
+        trainer: "ZeroshotCLIP", or "CasPL" for CLIP with the boosting prompt alone.
+    """
+    folder = setting.folder(trainer)
+    with locked(folder):
+        asked, runs, boosting = _untrained_configuration(setting, trainer)
+        kept = _kept_result(folder)
+        if kept is not None and _complete(setting, kept) and _unchanged(setting, kept, asked, boosting):
+            logger.info("%s is finished: %s", trainer, folder)
+            return kept
+        start = time.monotonic()
+        evaluations = _measure(setting, trainer, runs, Run(asked).evaluate(runs))
+        return _save(setting, folder, trainer, evaluations, time.monotonic() - start, boosting, configuration=asked)
+
+
+def _untrained_configuration(setting: Setting, trainer: str) -> tuple[CfgNode, Path, Path | None]:
+    """Return the configuration of an evaluation without phase 2, the folder of the run to load, and the boosting prompt."""
+    boosting = setting.boosting_file if trainer == "CasPL" else None
+    runs = setting.folder(trainer) if boosting is None else setting.boosting_dir
+    return _evaluation(setting, trainer, runs, setting.rules.trained_on), runs, boosting
+
+
+def _unchanged(setting: Setting, kept: Result, asked: CfgNode, boosting: Path | None) -> bool:
+    same_prompt = boosting is None or same_boosting(kept, setting.folder(kept.trainer), boosting)
+    return same_prompt and not other_data(setting, kept) and not _changed(asked, kept.configuration)
+
+
+def finished(setting: Setting, asked: CfgNode, folder: Path, boosting: Path | None) -> Result | None:
+    """Return the result of a finished run, or None.
+
+    Args:
+        setting: the protocol and the dataset.
+        asked: the configuration of the run.
+        folder: its folder.
+        boosting: the boosting-prompt file; None for a host alone.
+
+    Raises:
+        ConfigError: the run was made with other settings, another boosting prompt or other data.
+        ResultError: the result cannot be read.
+    """
+    kept = _kept_result(folder)
+    if kept is None:
         return None
-    result = _read_result(folder / "result.json", setting.rules)
-    asked = setting.configuration(trainer, seed, folder, [*options, *setting.options_for(trainer)])
     config.check_kept(asked, folder / "config.yaml")
-    if boosting is not None and result["boosting"]["sha256"] != sha256(boosting):
+    if changed := _changed(asked, kept.configuration):
         raise config.ConfigError(
-            f"the run in {folder} was made with another boosting prompt than {boosting}: remove its folder to make it again"
+            f"{folder}: holds a run with other settings ({'; '.join(changed[:5])}); expected the same. Remove the folder, or "
+            "give another --output"
         )
-    return result
-
-
-def _read_result(path: Path, rules: Protocol) -> dict:
-    try:
-        result = json.loads(path.read_text())
-        (
-            result["boosting"],
-            result["configuration"],
-            result["seconds"],
-            [float(f(result)) for f in rules.columns.values()],
-        )
-    except (ValueError, KeyError, TypeError, AttributeError, ZeroDivisionError) as error:
+    if changed := other_data(setting, kept):
+        _reject_data(folder, f"other images of {changed}", f"{setting.data} is given")
+    if boosting is not None and not same_boosting(kept, folder, boosting):
         raise config.ConfigError(
-            f"{path} is no result ({error!r}): remove it, and the run is evaluated again"
-        ) from error
-    return result
+            f"{folder}: made with another boosting prompt than {boosting}; expected the same. Remove the folder to make the "
+            "run again, or give another --output"
+        )
+    if not kept.data:
+        logger.warning(
+            "%s: made by version 0.1.0, which did not record its data; taken as a result of %s", folder, setting.data
+        )
+    return kept
 
 
-def adapt(setting: Setting, trainer: str, seed: int, folder: Path, options: list[str]) -> Metrics:
-    """Train phase 2, or a host alone; return the metrics on the test images of the classes trained on."""
-    metrics = Run(setting.configuration(trainer, seed, folder, [*options, *setting.options_for(trainer)])).train()
-    if metrics is None:
-        raise config.ConfigError("TEST.NO_TEST is True, expected False: a protocol needs the test's figures")
-    return metrics
+def _kept_result(folder: Path) -> Result | None:
+    path = folder / results.FILE_NAME
+    return results.read(path) if path.exists() else None
 
 
-def _tester(setting: Setting, trainer: str, folder: Path) -> Callable[..., Metrics]:
-    def test(options: list[str], dataset: str = "") -> Metrics:
-        return Run(_evaluation(setting, trainer, folder, options, dataset)).evaluate(folder)
+def same_boosting(kept: Result, folder: Path, boosting: Path) -> bool:
+    """Return whether a result was made with a boosting prompt, that is, with one of the same recipe, data and weights.
 
-    return test
+    Args:
+        kept: the result.
+        folder: its folder, which has a copy of the prompt if there is a phase 2; version 0.1.0 recorded no identity.
+        boosting: the file of the boosting prompt.
+    """
+    theirs, ours = dict(kept.boosting or {}), boosting_record(boosting)
+    if theirs.get("identity") and ours["identity"]:
+        return theirs["identity"] == ours["identity"]
+    if theirs.get("sha256") == ours["sha256"]:
+        return True
+    copy = folder / prompt_file.FILE_NAME
+    return copy.is_file() and prompt_file.same_prompt(copy, boosting)
 
 
-def _evaluation(setting: Setting, trainer: str, folder: Path, options: list[str], dataset: str = "") -> CfgNode:
-    """Return the configuration that tests the run in `folder`, which is the run's own, on a dataset's test images."""
-    if trainer == "CasPL" and "DATASET.SUBSAMPLE_CLASSES" not in options:  # all, whatever phase 1 was trained on
+def other_data(setting: Setting, kept: Result) -> str:
+    """Return the name of a dataset whose images differ from those of a result; empty if none does."""
+    for dataset, record in kept.data.items():
+        if dataset == setting.dataset or dataset in setting.tested_datasets:
+            if record["fingerprint"] != setting.data_of(dataset).fingerprint:
+                return dataset
+    return ""
+
+
+def _changed(asked: CfgNode, kept: Mapping[str, Any]) -> list[str]:
+    """Return the settings in which a configuration differs from a result's, as "KEY: theirs -> ours"."""
+    theirs = asked.clone()
+    theirs.defrost()
+    present = {key for key, _ in config.leaves(asked)}
+    for key, value in config.leaves(dict(kept)):
+        if key in present:
+            *nodes, last = key.split(".")
+            node = theirs
+            for name in nodes:
+                node = node[name]
+            node[last] = tuple(value) if isinstance(node[last], tuple) and isinstance(value, list) else value
+    return config.differences(asked, theirs)
+
+
+def _measure(setting: Setting, trainer: str, folder: Path, first: Metrics | None) -> dict[str, dict[str, float]]:
+    """Return {test set or target: metrics}; `first` is the metrics on the classes trained on."""
+    if first is None:
+        raise config.ConfigError("TEST.NO_TEST: True; expected False, a protocol needs the figures of the test")
+    names = iter(setting.rules.tests)
+    found = {next(names): dict(first)}
+    for name in names:
+        found[name] = _tested(setting, trainer, folder, setting.rules.tests[name])
+    for dataset in setting.tested_datasets:
+        found[dataset] = _tested(setting, trainer, folder, setting.rules.target_options or (), dataset)
+    return found
+
+
+def _tested(
+    setting: Setting, trainer: str, folder: Path, options: Sequence[str], dataset: str = ""
+) -> dict[str, float]:
+    metrics = Run(_evaluation(setting, trainer, folder, options, dataset)).evaluate(folder)
+    return dict(metrics or {})
+
+
+def _evaluation(setting: Setting, trainer: str, folder: Path, options: Sequence[str], dataset: str = "") -> CfgNode:
+    """Return the configuration that tests the run in `folder`, which is the run's, on a dataset's test images."""
+    if trainer == "CasPL" and "DATASET.SUBSAMPLE_CLASSES" not in options:  # all, independently of phase 1's classes
         options = [*options, "TRAINER.CASPL.CLASSES", "all"]
     if (folder / "config.yaml").is_file():
         other = [dataset_files()[dataset]] if dataset else []
         return assemble(other, ["DATASET.ROOT", str(setting.data), *options], evaluated=folder)
-    # Nothing was trained: zero-shot CLIP.
-    options = [*setting.options_for(trainer), *options]
+    options = [*setting.options_for(trainer), *options]  # nothing was trained: zero-shot CLIP
     return setting.configuration(trainer, BOOSTING_SEED, folder, options, dataset)
 
 
-def save_result(
-    setting: Setting, folder: Path, figures: dict, boosting: Path | None, configuration: dict, seen: list[dict]
-) -> dict:
-    """Write `result.json`: the figures, and all that is needed to know where they came from.
-
-    Args:
-        figures: of the protocol, and which trainer, host, seed and shots they are of.
-        configuration: of the run; seen: its ledger.
-    """
-    result = {"protocol": setting.protocol, "dataset": setting.dataset} | figures
-    result |= {
-        "boosting": None if boosting is None else {"file": boosting.name, "sha256": sha256(boosting)},
-        "configuration": configuration,
-        "seeds": {"boosting": BOOSTING_SEED if boosting else None, "run": figures["seed"]},
-        "versions": versions(),
-        "ledger": seen,
-    }
-    with replacing(folder / "result.json") as aside:
-        aside.write_text(json.dumps(result, indent=2) + "\n")
-    return result
+def _save(
+    setting: Setting,
+    folder: Path,
+    trainer: str,
+    evaluations: dict[str, dict[str, float]],
+    seconds: float,
+    boosting: Path | None,
+    seed: int | None = None,
+    shots: int | None = None,
+    configuration: CfgNode | None = None,
+) -> Result:
+    """Write and return a result; the configuration and the ledger are those in `folder` unless nothing was trained."""
+    if configuration is None:
+        kept, ledger = yaml.safe_load((folder / "config.yaml").read_text()), provenance.kept(folder)
+    else:
+        kept = yaml.safe_load(configuration.dump())
+        ledger = [] if boosting is None else [prompt_file.boosting_item(prompt_file.read_info(boosting))]
+    made = Result(
+        protocol=setting.protocol,
+        dataset=setting.dataset,
+        trainer=trainer,
+        evaluations=evaluations,
+        seed=seed,
+        shots=shots,
+        seconds=seconds,
+        boosting=None if boosting is None else boosting_record(boosting),
+        data={name: setting.data_of(name).record for name in (setting.dataset, *setting.tested_datasets)},
+        configuration=kept,
+        ledger=ledger,
+        versions=versions(),
+    )
+    made.write(folder)
+    return made
 
 
 def versions() -> dict[str, str]:
-    """The versions of what was computed with."""
+    """Return {package: version} of the software in use."""
     found = {"caspl": __version__, "python": platform.python_version()}
-    for name in ("torch", "torchvision", "openai-clip", "yacs", "safetensors", "numpy", "Pillow"):
+    for name in _PACKAGES:
         try:
             found[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:

@@ -1,5 +1,6 @@
 """Assembling a run's configuration: defaults, files, options; checked before anything is built."""
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -8,13 +9,15 @@ from dassl.data.datasets import DATASET_REGISTRY
 from dassl.engine import TRAINER_REGISTRY
 from yacs.config import CfgNode
 
-from .. import hosts
-from ..config import ConfigError, check_values, differing, extend_cfg, leaves, merge_file, merge_options, nearest
+from .. import config, hosts
+from ..config import ConfigError, nearest
 from ..method.prompt_file import FILE_NAME
 from ..plugin.cascade import cascaded_name, wrap
 from ..training import loaders
 from ..training.run import own_class
 from .places import host_names, load_datasets
+
+logger = logging.getLogger(__name__)
 
 load_datasets()
 for _host in host_names().values():
@@ -25,11 +28,17 @@ def default_cfg() -> CfgNode:
     """Return Dassl's defaults with the nodes of all hosts and of CasPL."""
     cfg = get_cfg_default()
     hosts.extend_cfg(cfg)
-    extend_cfg(cfg)
+    config.extend_cfg(cfg)
     return cfg
 
 
-def assemble(files: Sequence[str | Path], options: Sequence, evaluated: str | Path = "", kept: bool = True) -> CfgNode:
+def assemble(
+    files: Sequence[str | Path],
+    options: Sequence,
+    evaluated: str | Path = "",
+    kept: bool = True,
+    training: bool = True,
+) -> CfgNode:
     """Merge files, then options, into the defaults; later values win. The result is checked and frozen.
 
     Args:
@@ -37,30 +46,50 @@ def assemble(files: Sequence[str | Path], options: Sequence, evaluated: str | Pa
         options: KEY, VALUE, KEY, VALUE, ...
         evaluated: the folder of the run to evaluate; empty if the configuration is for training.
         kept: with `evaluated`, merge the configuration that the run keeps before the files.
+        training: whether it is for training; never with `evaluated`.
 
     Raises:
-        ConfigError: an unknown key, trainer or dataset (with the nearest name), or a value that is not accepted.
+        ConfigError: an unknown key, trainer or dataset (with the nearest name), or values that are not accepted; the
+            message names each of them.
     """
     cfg = default_cfg()
     config_file = Path(evaluated) / "config.yaml"
     if evaluated and kept and config_file.is_file():
-        merge_file(cfg, config_file)
+        config.merge_kept(cfg, config_file)
         cfg.OUTPUT_DIR = str(evaluated)
+        _leave_out_unread(cfg)
     for path in filter(None, files):
-        merge_file(cfg, path)
-    merge_options(cfg, list(options))
+        config.merge_file(cfg, path)
+    config.merge_options(cfg, list(options))
+    if evaluated and (Path(evaluated) / FILE_NAME).is_file() and _may_cascade(cfg):
+        cfg.TRAINER.CASPL.CHECKPOINT = str(evaluated)
     if (cascaded := cascaded_name(cfg)) != cfg.TRAINER.NAME:
         wrap(cfg.TRAINER.NAME)
         cfg.TRAINER.NAME = cascaded
-    check_read(cfg)
-    if nodes_read(cfg.TRAINER.NAME) is None:  # this package's trainers choose later, when they know their images
-        cfg.DATALOADER.NUM_WORKERS = loaders.workers(cfg.DATALOADER.NUM_WORKERS)
-    if evaluated and not cfg.TRAINER.CASPL.CHECKPOINT and (Path(evaluated) / FILE_NAME).is_file():
-        cfg.TRAINER.CASPL.CHECKPOINT = str(evaluated)
     check_name("trainer", cfg.TRAINER.NAME, TRAINER_REGISTRY.registered_names())
     check_name("dataset", cfg.DATASET.NAME, DATASET_REGISTRY.registered_names())
+    if own_class(cfg.TRAINER.NAME) is None:  # this package's trainers choose later, when they know their images
+        cfg.DATALOADER.NUM_WORKERS = loaders.workers(cfg.DATALOADER.NUM_WORKERS)
+    else:
+        check(cfg, options[::2], training=training and not evaluated)
     cfg.freeze()
     return cfg
+
+
+def _may_cascade(cfg: CfgNode) -> bool:
+    """Return whether the trainer is a host for which no boosting prompt is given."""
+    return (
+        not cfg.TRAINER.CASPL.CHECKPOINT and cfg.TRAINER.NAME != "CasPL" and config.reads(cfg.TRAINER.NAME, "OPTIM.LR")
+    )
+
+
+def _leave_out_unread(cfg: CfgNode) -> None:
+    """Reset what the kept trainer does not read: version 0.1.0 kept the keys of all methods and both phases."""
+    default = default_cfg()
+    if config.is_own(cfg.TRAINER.NAME):
+        for key in config.differing(cfg, default):
+            if not config.reads(cfg.TRAINER.NAME, key):
+                config.put(cfg, key, config.value_of(default, key))
 
 
 def check_name(what: str, name: str, known: list[str]) -> None:
@@ -69,27 +98,49 @@ def check_name(what: str, name: str, known: list[str]) -> None:
         raise ConfigError(f"unknown {what} {name!r}: {nearest(name, known)}")
 
 
-def nodes_read(trainer: str) -> set[str] | None:
-    """Return the nodes below `TRAINER` that a trainer reads; None for another toolbox's, of which it is unknown."""
-    found = own_class(trainer)
-    if found is None:
-        return None
-    own = {found.node} if hasattr(found, "node") else set()
-    return own | ({"CASPL"} if trainer.startswith("CasPL") else set())
+def check(cfg: CfgNode, given: Sequence[str] = (), training: bool = True) -> None:
+    """Check what a trainer of this package reads, and that nothing is set that it does not read.
 
+    A key that is read only under other settings is logged as a warning.
 
-def check_read(cfg: CfgNode) -> None:
-    """Check the values that the trainer reads, and that none is set for another trainer.
+    Args:
+        cfg: the whole configuration.
+        given: the keys that were set on the command line.
+        training: whether it is for training, not for an evaluation.
 
     Raises:
-        ConfigError: names the key, and the nearest one that is read.
+        ConfigError: names each key, its value and what is expected.
     """
-    nodes = nodes_read(cfg.TRAINER.NAME)
-    if nodes is None:
-        return
-    check_values(cfg, nodes - {"CASPL"})
-    default = default_cfg()
-    read = [key for key, _ in leaves(cfg) if key.split(".")[0] != "TRAINER" or key.split(".")[1] in nodes]
-    for key in differing(cfg, default):
-        if key not in read and key.count(".") > 1:
-            raise ConfigError(f"{key} is set, but {cfg.TRAINER.NAME} does not read it: {nearest(key, read)}")
+    name = cfg.TRAINER.NAME
+    found = [*_unread(cfg, given), *config.problems(cfg, training)]
+    own = own_class(name)
+    if not found and hasattr(own, "node_problems"):
+        found = own.node_problems(cfg)
+    if found:
+        raise ConfigError("; ".join(found))
+    if training:
+        for line in config.unused(cfg, [*given, *config.differing(cfg, default_cfg())]):
+            logger.warning("Warning: %s", line)
+        if "normalize" not in cfg.INPUT.TRANSFORMS:
+            logger.warning(
+                "Warning: INPUT.TRANSFORMS has no 'normalize': images are not normalised, in testing neither; CLIP expects it"
+            )
+
+
+def _unread(cfg: CfgNode, given: Sequence[str]) -> list[str]:
+    """Return a line for each key that was set but that the trainer does not read.
+
+    Keys in files may belong to other trainers that share the file, except for those that no trainer reads and those of
+    another node below TRAINER.
+    """
+    name = cfg.TRAINER.NAME
+    foreign = [key for key in config.differing(cfg, default_cfg()) if key not in config.FIELDS or key[:8] == "TRAINER."]
+    keys = [key for key in dict.fromkeys([*given, *foreign]) if not config.reads(name, key)]
+    read = [field.name for field in config.fields_of(name)]
+    values = {key: config.shown(config.value_of(cfg, key)) for key in keys}
+    near = {key: nearest(key, read) for key in keys}
+    hints = {key: f" ({hint})" if hint.startswith("did") else "" for key, hint in near.items()}
+    return [
+        f"{key}: {values[key]} is set, but {name} does not read it; expected it to be left out{hints[key]}"
+        for key in keys
+    ]

@@ -1,7 +1,6 @@
 """The base class of hosts. `README.md` in the parent folder shows how to add one."""
 
-import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -11,12 +10,61 @@ from yacs.config import CfgNode
 
 from .. import config
 from ..backbones import load_clip
+from ..config import Field, OnlyWith, precisions
 from ..engine import PromptedCLIP, clip_sizes
 from ..engine.blocks import StockModule
 from ..engine.precision import Precision, cast_clip, choose
 from ..training.trainer import PromptTrainer
 
-logger = logging.getLogger(__name__)
+PREC = Field("PREC", "fp16", "precision", choices=precisions)
+
+
+def context_fields(node: str, tokens: int = 16, words: str = "") -> tuple[Field, Field]:
+    """Return the keys of a context of N_CTX tokens, or of as many as CTX_INIT has words (CoOp, CoCoOp).
+
+    Args:
+        node: the host's node.
+        tokens: default of N_CTX.
+        words: default of CTX_INIT.
+    """
+
+    def unread(cfg: CfgNode) -> str:
+        words = cfg.TRAINER[node].CTX_INIT
+        given = len(words_of(words).split(" ")) if words else cfg.TRAINER[node].N_CTX
+        return "" if given == cfg.TRAINER[node].N_CTX else f"TRAINER.{node}.CTX_INIT {words!r} has {given} words"
+
+    return (
+        Field(
+            "N_CTX",
+            tokens,
+            "context tokens; with CTX_INIT: as many as it has words",
+            least=1,
+            most=74,
+            limits=("text_positions",),
+            unread=unread,
+        ),
+        Field("CTX_INIT", words, "words that the context starts from; empty: N(0, 0.02)"),
+    )
+
+
+def class_specific(node: str) -> Field:
+    """Return the key that asks for a context per class, which CTX_INIT overrides."""
+    without_words = OnlyWith(f"TRAINER.{node}.CTX_INIT", ("",))
+    return Field("CSC", False, "a separate context for each class", unread=without_words)
+
+
+def initial_words(node: str, tokens: str) -> Field:
+    """Return the key of the words that the first layer starts from, for at most 4 tokens (MaPLe, PromptSRC).
+
+    Args:
+        tokens: the node's key with the number of tokens.
+    """
+
+    def unread(cfg: CfgNode) -> str:
+        n = cfg.TRAINER[node][tokens]
+        return f"TRAINER.{node}.{tokens} is {n}, and more than 4 tokens start at random" if n > 4 else ""
+
+    return Field("CTX_INIT", "a photo of a", "words that the first block's text tokens start from", unread=unread)
 
 
 class HostTrainer(PromptTrainer):
@@ -26,19 +74,20 @@ class HostTrainer(PromptTrainer):
 
     Attributes:
         node: name of its node below `TRAINER`.
-        defaults: the node's keys with the defaults of the method's own repository.
+        fields: the node's keys, with the names and defaults of the method's own repository.
         learner_name: name of the folder of its checkpoints, as in the method's own repository.
-        depths: {key of the node: "text", "vision" or "both"} of the keys that are depths of prompts.
         reads_dataset: whether `make_model` gets the dataset's registry name, as the option "dataset".
-        tokens: {key of the node: "text" or "vision"} of the keys that are numbers of prompt tokens.
     """
 
     node: ClassVar[str]
-    defaults: ClassVar[dict[str, Any]]
+    fields: ClassVar[tuple[Field, ...]]
     learner_name: ClassVar[str]
-    depths: ClassVar[Mapping[str, str]] = {}
-    tokens: ClassVar[Mapping[str, str]] = {"N_CTX": "text"}
     reads_dataset: ClassVar[bool] = False
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if hasattr(cls, "node"):
+            config.declare(cls.__name__, cls.node, cls.fields)
 
     @classmethod
     def make_model(cls, clip_model: StockModule, names: Sequence[str], options: dict[str, Any]) -> PromptedCLIP:
@@ -85,25 +134,27 @@ class HostTrainer(PromptTrainer):
         if cls.reads_dataset:
             options["dataset"] = cfg.DATASET.NAME
         clip_model = load_clip(cfg.MODEL.BACKBONE.NAME)
-        config.check_backbone(cfg, clip_sizes(clip_model), cls._keys(cls.depths), cls._keys(cls.tokens))
+        config.check_backbone(cfg, clip_sizes(clip_model))
         model = cls.make_model(clip_model, names, options)
         if training:
             cls.prepare_training(model, names, cfg)
         cast_clip(model.clip, precision.weights)
         return model.to(device), precision
 
-    @classmethod
-    def _keys(cls, towers: Mapping[str, str]) -> dict[str, str]:
-        return {f"TRAINER.{cls.node}.{key}": tower for key, tower in towers.items() if key in cls.defaults}
-
     def check_cfg(self, cfg: CfgNode) -> None:
         """Check the node's values before anything is built.
 
         Raises:
-            ConfigError: the precision is unknown.
+            ConfigError: names each key, its value and what is expected.
         """
-        node = cfg.TRAINER[self.node]
-        config.check_choice(f"TRAINER.{self.node}.PREC", node.PREC, config.PRECISIONS)
+        own = [config.FIELDS[field.below_node(self.node).name] for field in self.fields]
+        if found := config.out_of_range(cfg, own) or self.node_problems(cfg):
+            raise config.ConfigError("; ".join(found))
+
+    @classmethod
+    def node_problems(cls, cfg: CfgNode) -> list[str]:
+        """Return what is wrong with values of the node, all in range, that must fit each other; nothing by default."""
+        return []
 
     def build_model(self) -> None:
         """Build the model and register its learner."""
@@ -121,18 +172,3 @@ class HostTrainer(PromptTrainer):
 def words_of(ctx_init: str) -> str:
     """Return the words of a node's `CTX_INIT`, in which underscores separate words too."""
     return ctx_init.replace("_", " ")
-
-
-def warn_if_unused(trainer: HostTrainer, cfg: CfgNode) -> None:
-    """Log a warning for the keys that `CTX_INIT` overrides: N_CTX (its words count) and CSC (its words are shared)."""
-    node = cfg.TRAINER[trainer.node]
-    words = words_of(node.CTX_INIT)
-    if not words:
-        return
-    count = len(words.split(" "))
-    if node.N_CTX not in (count, trainer.defaults["N_CTX"]):
-        logger.warning(
-            "TRAINER.%s.N_CTX %d is not used: CTX_INIT %r sets %d tokens", trainer.node, node.N_CTX, words, count
-        )
-    if node.get("CSC", False):
-        logger.warning("TRAINER.%s.CSC is not used: all classes share CTX_INIT %r", trainer.node, words)

@@ -7,12 +7,11 @@ from typing import Any
 import torch
 from dassl.engine import TRAINER_REGISTRY
 from torch import Tensor, nn
-from yacs.config import CfgNode
 
 from ..backbones import tokenizer
 from ..engine import Learner, PromptedCLIP, Stack, clip_sizes, host_texts, initial_context
 from ..engine.blocks import StockModule
-from .base import HostTrainer, warn_if_unused, words_of
+from .base import PREC, HostTrainer, context_fields, words_of
 
 
 class ConditionalContext(Learner):
@@ -42,6 +41,8 @@ class ConditionalContext(Learner):
 
 class ConditionalModel(PromptedCLIP):
     """A classifier whose class features depend on the image."""
+
+    prompt_learner: ConditionalContext
 
     def forward(self, image: Tensor) -> Tensor:
         """Return the logits (B, C) of images (B, 3, R, R)."""
@@ -76,12 +77,7 @@ class CoCoOp(HostTrainer):
 
     node = "COCOOP"
     learner_name = "prompt_learner"
-    defaults = {"N_CTX": 16, "CTX_INIT": "", "PREC": "fp16"}
-
-    def check_cfg(self, cfg: CfgNode) -> None:
-        """Log keys that `CTX_INIT` overrides as well."""
-        super().check_cfg(cfg)
-        warn_if_unused(self, cfg)
+    fields = (*context_fields(node), PREC)
 
     @classmethod
     def make_model(cls, clip_model: StockModule, names: Sequence[str], options: dict[str, Any]) -> PromptedCLIP:

@@ -6,13 +6,12 @@ from typing import Any
 import torch
 from dassl.engine import TRAINER_REGISTRY
 from torch import Tensor, nn
-from yacs.config import CfgNode
 
-from .. import config
 from ..backbones import tokenizer
-from ..engine import HOST, POSITIONS, ClassText, Learner, PromptedCLIP, Stack, clip_sizes, host_texts, initial_context
+from ..config import Field, positions
+from ..engine import HOST, ClassText, Learner, PromptedCLIP, Stack, clip_sizes, host_texts, initial_context
 from ..engine.blocks import StockModule
-from .base import HostTrainer, warn_if_unused, words_of
+from .base import PREC, HostTrainer, class_specific, context_fields, words_of
 
 
 class Context(Learner):
@@ -82,14 +81,12 @@ class CoOp(HostTrainer):
 
     node = "COOP"
     learner_name = "prompt_learner"
-    defaults = {"N_CTX": 16, "CSC": False, "CTX_INIT": "", "PREC": "fp16", "CLASS_TOKEN_POSITION": "end"}
-
-    def check_cfg(self, cfg: CfgNode) -> None:
-        """Check the position of the class name as well; log keys that `CTX_INIT` overrides."""
-        super().check_cfg(cfg)
-        key = f"TRAINER.{self.node}.CLASS_TOKEN_POSITION"
-        config.check_choice(key, cfg.TRAINER[self.node].CLASS_TOKEN_POSITION, POSITIONS)
-        warn_if_unused(self, cfg)
+    fields = (
+        *context_fields(node),
+        class_specific(node),
+        Field("CLASS_TOKEN_POSITION", "end", "position of the class name", choices=positions),
+        PREC,
+    )
 
     @classmethod
     def make_model(cls, clip_model: StockModule, names: Sequence[str], options: dict[str, Any]) -> PromptedCLIP:

@@ -10,12 +10,13 @@ from torch.nn import functional as F
 from yacs.config import CfgNode
 
 from ..backbones import tokenizer
+from ..config import Field
 from ..engine import ClassText, Learner, PromptedCLIP
 from ..engine.blocks import StockModule
 from ..method.templates import template_of
 from ..method.zero_shot import build_zero_shot_classifier
 from . import coop
-from .base import HostTrainer, warn_if_unused
+from .base import PREC, HostTrainer, class_specific, context_fields
 
 
 class GuidedModel(PromptedCLIP):
@@ -87,12 +88,12 @@ class KgCoOp(HostTrainer):
 
     node = "KGCOOP"
     learner_name = "prompt_learner"
-    defaults = {"N_CTX": 4, "CSC": False, "CTX_INIT": "a photo of a", "W": 8.0, "PREC": "fp16"}
-
-    def check_cfg(self, cfg: CfgNode) -> None:
-        """Log keys that `CTX_INIT` overrides as well."""
-        super().check_cfg(cfg)
-        warn_if_unused(self, cfg)
+    fields = (
+        *context_fields(node, 4, "a photo of a"),
+        class_specific(node),
+        Field("W", 8.0, "weight of the distance to the zero-shot class vectors", least=0, most=10**6),
+        PREC,
+    )
 
     @classmethod
     def make_model(cls, clip_model: StockModule, names: Sequence[str], options: dict[str, Any]) -> PromptedCLIP:

@@ -9,7 +9,7 @@ from dassl.engine import TRAINER_REGISTRY
 from torch import Tensor, nn
 
 from ..backbones import tokenizer
-from ..config import ConfigError
+from ..config import Field
 from ..engine import (
     Learner,
     PromptedCLIP,
@@ -20,7 +20,7 @@ from ..engine import (
     words_to_start_from,
 )
 from ..engine.blocks import StockModule
-from .base import HostTrainer
+from .base import PREC, HostTrainer, initial_words
 
 
 class MultiModalContext(Learner):
@@ -63,11 +63,8 @@ def build(
         prompt_depth: number of blocks with prompts; 1 is shallow prompting.
 
     Raises:
-        ConfigError: the depth is below 1.
         ValueError: a class name is too long with all prompts, or `ctx_init` has too few words.
     """
-    if prompt_depth < 1:
-        raise ConfigError(f"TRAINER.MAPLE.PROMPT_DEPTH: {prompt_depth}; expected 1 or more")
     words = words_to_start_from(ctx_init, n_ctx)
     encode = tokenizer().encode
     ctx = initial_context(clip_model, encode, n_ctx, words)
@@ -81,8 +78,12 @@ class MaPLe(HostTrainer):
 
     node = "MAPLE"
     learner_name = "MultiModalPromptLearner"
-    defaults = {"N_CTX": 2, "CTX_INIT": "a photo of a", "PREC": "fp16", "PROMPT_DEPTH": 9}
-    depths = {"PROMPT_DEPTH": "both"}
+    fields = (
+        Field("N_CTX", 2, "tokens in each block", least=1, most=74, limits=("text_positions",)),
+        initial_words(node, "N_CTX"),
+        Field("PROMPT_DEPTH", 9, "blocks with tokens", least=1, most=256, limits=("text_layers", "vision_layers")),
+        PREC,
+    )
 
     @classmethod
     def make_model(cls, clip_model: StockModule, names: Sequence[str], options: dict[str, Any]) -> PromptedCLIP:

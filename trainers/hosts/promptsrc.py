@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from yacs.config import CfgNode
 
 from ..backbones import tokenizer
-from ..config import ConfigError
+from ..config import Field
 from ..engine import (
     ClassText,
     Learner,
@@ -26,7 +26,7 @@ from ..engine import (
 from ..engine.blocks import StockModule, at_least_float32
 from ..method.templates import ensemble
 from ..method.zero_shot import build_zero_shot_classifier
-from .base import HostTrainer
+from .base import PREC, HostTrainer, initial_words
 
 
 class IndependentPrompts(Learner):
@@ -36,6 +36,9 @@ class IndependentPrompts(Learner):
         text: (depth_t, n_t, d_t).
         vision: (depth_v, n_v, d_v).
     """
+
+    text_sum: Tensor
+    vision_sum: Tensor
 
     def __init__(self, text: Tensor, vision: Tensor):
         super().__init__()
@@ -158,11 +161,8 @@ def build(
         templates: of the frozen class vectors; empty: they are set before training.
 
     Raises:
-        ConfigError: the text depth is below 1.
         ValueError: a class name is too long with all prompts, or `ctx_init` has too few words.
     """
-    if prompt_depth_text < 1:
-        raise ConfigError(f"TRAINER.PROMPTSRC.PROMPT_DEPTH_TEXT: {prompt_depth_text}; expected 1 or more")
     words = words_to_start_from(ctx_init, n_ctx_text)
     encode = tokenizer().encode
     first = initial_context(clip_model, encode, n_ctx_text, words)
@@ -182,22 +182,21 @@ def build(
 class PromptSRC(HostTrainer):
     """Prompting with Self-regulating Constraints, https://arxiv.org/abs/2307.06948"""
 
+    model: Any  # a SelfRegulatedModel
     node = "PROMPTSRC"
     learner_name = "VLPromptLearner"
-    defaults = {
-        "N_CTX_VISION": 4,
-        "N_CTX_TEXT": 4,
-        "CTX_INIT": "a photo of a",
-        "PREC": "fp16",
-        "PROMPT_DEPTH_VISION": 9,
-        "PROMPT_DEPTH_TEXT": 9,
-        "TEXT_LOSS_WEIGHT": 25,
-        "IMAGE_LOSS_WEIGHT": 10,
-        "GPA_MEAN": 15,
-        "GPA_STD": 1,
-    }
-    depths = {"PROMPT_DEPTH_TEXT": "text", "PROMPT_DEPTH_VISION": "vision"}
-    tokens = {"N_CTX_TEXT": "text", "N_CTX_VISION": "vision"}
+    fields = (
+        Field("N_CTX_VISION", 4, "vision tokens in each block", least=0, most=512),
+        Field("N_CTX_TEXT", 4, "text tokens in each block", least=1, most=74, limits=("text_positions",)),
+        initial_words(node, "N_CTX_TEXT"),
+        Field("PROMPT_DEPTH_VISION", 9, "vision blocks with tokens", least=0, most=256, limits=("vision_layers",)),
+        Field("PROMPT_DEPTH_TEXT", 9, "text blocks with tokens", least=1, most=256, limits=("text_layers",)),
+        Field("TEXT_LOSS_WEIGHT", 25, "weight of the text features' L1 loss", kind=float, least=0, most=10**6),
+        Field("IMAGE_LOSS_WEIGHT", 10, "weight of the image features' L1 loss", kind=float, least=0, most=10**6),
+        Field("GPA_MEAN", 15, "epoch with the largest weight in the average", kind=float, least=-1e6, most=1e6),
+        Field("GPA_STD", 1, "width of the average in epochs", kind=float, least=1e-3, most=1e6),
+        PREC,
+    )
 
     @classmethod
     def make_model(cls, clip_model: StockModule, names: Sequence[str], options: dict[str, Any]) -> PromptedCLIP:
@@ -209,11 +208,20 @@ class PromptSRC(HostTrainer):
         """Compute frozen CLIP's class vectors over the method's templates."""
         model.frozen_text = build_zero_shot_classifier(model.clip, tokenizer().encode, names, ensemble())
 
+    @classmethod
+    def node_problems(cls, cfg: CfgNode) -> list[str]:
+        """Reject a Gaussian so far from all epochs that their weights vanish."""
+        node, epochs = cfg.TRAINER.PROMPTSRC, cfg.OPTIM.MAX_EPOCH
+        if gaussian_weights(epochs, node.GPA_MEAN, node.GPA_STD).isfinite().all():
+            return []
+        return [
+            f"TRAINER.PROMPTSRC.GPA_MEAN: {node.GPA_MEAN} with GPA_STD {node.GPA_STD}; expected a mean within the epochs, "
+            f"1 to {epochs}, or a larger GPA_STD: the weights of all epochs are 0"
+        ]
+
     def build_model(self) -> None:
         """Compute the weights of the epochs, then build the model."""
         node = self.cfg.TRAINER.PROMPTSRC
-        if node.GPA_STD <= 0:
-            raise ConfigError(f"TRAINER.PROMPTSRC.GPA_STD: {node.GPA_STD}; expected a number above 0")
         self.epoch_weights = gaussian_weights(self.cfg.OPTIM.MAX_EPOCH, node.GPA_MEAN, node.GPA_STD)
         super().build_model()
 

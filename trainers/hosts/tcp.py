@@ -10,13 +10,13 @@ from dassl.engine import TRAINER_REGISTRY
 from torch import Tensor, nn
 
 from ..backbones import tokenizer
-from ..config import ConfigError
+from ..config import Field
 from ..engine import HOST, ClassText, Learner, PromptedCLIP, TextStack, clip_sizes
 from ..engine.blocks import StockModule
 from ..engine.symbols import slots
 from ..engine.tokens import EOT, plain_name
 from ..method.zero_shot import build_zero_shot_classifier
-from .base import HostTrainer
+from .base import PREC, HostTrainer
 from .kgcoop import GuidedModel
 
 TOKENS = 4  # of the context, in place of the first words of a prompt template, and of each class
@@ -114,14 +114,9 @@ def build(
         dataset: registry name of the dataset, which determines the templates.
 
     Raises:
-        ConfigError: the text tower has no such block.
         ValueError: a class name is too long with all prompts.
     """
     sizes = clip_sizes(clip_model)
-    if not 1 <= layer < sizes.text_layers:
-        raise ConfigError(
-            f"TRAINER.TCP.LAYER: {layer}; expected 1 to {sizes.text_layers - 1}, a block of the text tower"
-        )
     template = _ZERO_SHOT.get(dataset, "a photo of a {}.")
     zero_shot = build_zero_shot_classifier(clip_model, tokenizer().encode, names, [template])
     learner = ClassAwareContext(torch.randn(TOKENS, sizes.text_width) * 0.02, zero_shot, layer)
@@ -135,7 +130,13 @@ class TCP(HostTrainer):
 
     node = "TCP"
     learner_name = "prompt_learner"
-    defaults = {"LAYER": 8, "W": 8.0, "PREC": "fp16"}
+    fields = (
+        Field(
+            "LAYER", 8, "text block whose input gets the class tokens", least=1, most=255, limits=("last_text_layer",)
+        ),
+        Field("W", 8.0, "weight of the distance to the zero-shot class vectors", least=0, most=10**6),
+        PREC,
+    )
     reads_dataset = True
 
     @classmethod

@@ -17,6 +17,8 @@ from ..training.trainer import PromptTrainer
 
 logger = logging.getLogger(__name__)
 
+config.declare("ZeroshotCLIP", learns=False)
+
 
 @TRAINER_REGISTRY.register()
 class ZeroshotCLIP(PromptTrainer):
@@ -44,7 +46,7 @@ class ZeroshotCLIP(PromptTrainer):
         """
         precision = choose("fp32" if device.type == "cpu" else "fp16", device)
         clip_model = load_clip(cfg.MODEL.BACKBONE.NAME)
-        config.check_backbone(cfg, clip_sizes(clip_model), {}, {})
+        config.check_backbone(cfg, clip_sizes(clip_model))
         template = template_for(cfg)
         logger.info("Template: %r", template)
         model = zero_shot_model(clip_model, tokenizer().encode, names, template)

@@ -4,6 +4,7 @@
 import logging
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 import torchvision
@@ -36,9 +37,6 @@ from .teachers import Teacher, TeacherTransform, load_teacher
 from .templates import described, template_for
 
 logger = logging.getLogger(__name__)
-
-_DEPTHS = {f"TRAINER.CASPL.DEPTH_{tower.upper()}": tower for tower in ("text", "vision")}
-_TOKENS = {f"TRAINER.CASPL.N_CTX_{tower.upper()}": tower for tower in ("text", "vision")}
 
 
 def teacher_transform(cfg: CfgNode, teacher: Teacher) -> TeacherTransform:
@@ -98,6 +96,8 @@ class CasPL(PromptTrainer):
     """Train the boosting prompt and write it to `<OUTPUT_DIR>/boosting.safetensors`; labels are never read."""
 
     reads_labels = False
+    model: Any  # a PromptedCLIP with a boosting prompt
+    train_loader_x: Any
 
     def data_seen(self) -> list[dict]:
         """Return the provenance of phase 1."""
@@ -110,13 +110,8 @@ class CasPL(PromptTrainer):
             ConfigError: a value is out of its range, or the prompt would have no tokens.
         """
         config.check_cfg(cfg)
-        node = cfg.TRAINER.CASPL
-        config.check_choice("TRAINER.CASPL.LOSS", node.LOSS, LOSSES)
-        if not (node.N_CTX_TEXT * node.DEPTH_TEXT or node.N_CTX_VISION * node.DEPTH_VISION):
-            values = ", ".join(f"{key} {config.value_of(cfg, key)}" for key in (*_TOKENS, *_DEPTHS))
-            raise config.ConfigError(
-                f"{values}: no tokens to learn in either tower; expected 1 or more for both keys of a tower"
-            )
+        if problem := config.boosting_tokens(cfg):
+            raise config.ConfigError(problem)
 
     def build_data_loader(self) -> None:
         """Load the classes of `TRAINER.CASPL.CLASSES`, unless another subset is set (for an evaluation)."""
@@ -149,7 +144,7 @@ class CasPL(PromptTrainer):
         node = cfg.TRAINER.CASPL
         precision = choose(node.PREC, device)
         clip_model = load_clip(cfg.MODEL.BACKBONE.NAME)
-        config.check_backbone(cfg, clip_sizes(clip_model), _DEPTHS, _TOKENS)
+        config.check_backbone(cfg, clip_sizes(clip_model))
         model = build_student(
             clip_model,
             names,
@@ -258,7 +253,7 @@ class CasPL(PromptTrainer):
             student=cfg.MODEL.BACKBONE.NAME,
             student_weights=clip_model.fingerprint,
             teacher=node.TEACHER.BACKBONE,
-            teacher_weights=weights_fingerprint(self.teacher.path),
+            teacher_weights=weights_fingerprint(*self.teacher.paths),
             text_width=sizes.text_width,
             vision_width=sizes.vision_width,
             text_layers=sizes.text_layers,
@@ -275,11 +270,16 @@ class CasPL(PromptTrainer):
             epochs=self.max_epoch,
             seed=cfg.SEED,
             dtype=str(self.precision.prompts).removeprefix("torch."),
+            data=self.data_fingerprint(),
             identity=self.identity(),
         )
 
     def identity(self) -> str:
         """Return the digest of what determines the prompt: settings, data, teacher and student."""
-        weights = (self.teacher.path, find_weights(self.cfg.MODEL.BACKBONE.NAME))
-        data = data_fingerprint(self.dm.dataset, self.cfg.DATASET.ROOT)
-        return boosting_identity(self.cfg, data, *map(weights_fingerprint, weights))
+        teacher = weights_fingerprint(*self.teacher.paths)
+        student = weights_fingerprint(find_weights(self.cfg.MODEL.BACKBONE.NAME))
+        return boosting_identity(self.cfg, self.data_fingerprint(), teacher, student)
+
+    def data_fingerprint(self) -> str:
+        """Return the fingerprint of the training data."""
+        return data_fingerprint(self.dm.dataset, self.cfg.DATASET.ROOT)

@@ -56,10 +56,13 @@ def data_fingerprint(dataset: Any, root: str) -> str:
     return digest.hexdigest()
 
 
-def weights_fingerprint(path: Path) -> str:
-    """Return the SHA-256 of a file of weights, computed once per process for an unchanged file."""
-    status = path.stat()
-    return _fingerprint(path, status.st_size, status.st_mtime_ns)
+def weights_fingerprint(*paths: Path) -> str:
+    """Return the SHA-256 of files of weights, computed once per process for unchanged files."""
+    digests = []
+    for path in paths:
+        status = path.stat()
+        digests.append(_fingerprint(path, status.st_size, status.st_mtime_ns))
+    return digests[0] if len(digests) == 1 else hashlib.sha256(" ".join(digests).encode()).hexdigest()
 
 
 @functools.lru_cache

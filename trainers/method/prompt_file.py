@@ -48,6 +48,7 @@ class BoostingInfo:
         dataset, class_names, classes: the training data; `classes` is "all" or "base"; classes_hash: of the names.
         images: number of training images; labels: whether their labels were read.
         epochs, seed, dtype: how it was trained, and the dtype of the prompts during training.
+        data: fingerprint of the training data.
         identity: digest of what determines the prompt: phase 1's settings, data, teacher and student.
         code_version: version of this package.
     """
@@ -73,6 +74,7 @@ class BoostingInfo:
     epochs: int = 0
     seed: int = 0
     dtype: str = ""
+    data: str = ""
     identity: str = ""
     code_version: str = __version__
 

@@ -149,7 +149,7 @@ def _host_part(value: Tensor, host: int, tokens: int) -> Tensor:
 def widen_mask(mask: Tensor, asking: bool, place: Place) -> Tensor:
     """Add the boosting tokens to a mask (..., T, T), additive or boolean, for each head or for all.
 
-    Boosting tokens see what the host's last token ahead of them sees, and those before them.
+    Boosting tokens see what the host's token before the first of them sees, and earlier boosting tokens.
 
     Args:
         mask: the host's mask. In boolean masks, what its first element is means "visible".

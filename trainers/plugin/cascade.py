@@ -1,5 +1,7 @@
-"""Phase 2: `CasPL_<Host>` for any registered host: build the host, load the boosting prompt, cascade them
-(arXiv 2409.17805, section 3.3)."""
+"""Phase 2: cascade any registered host with a boosting prompt, as `CasPL_<Host>` or under its own name.
+
+Source: arXiv 2409.17805, section 3.3.
+"""
 
 import logging
 import shutil
@@ -35,9 +37,9 @@ else:
 
 
 class Cascaded(Base):
-    """What a host's trainer gains: put ahead of it in a class's bases, it cascades the host with a boosting prompt.
+    """Mixin that cascades a host's trainer with a boosting prompt; it comes first in a class's bases.
 
-    The host's model, loss, optimiser and schedule stay as they are. The boosting prompt is frozen and in eval mode.
+    The host's model, loss, optimiser and schedule stay unchanged. The boosting prompt is frozen and in eval mode.
 
     Attributes:
         host: the host's name, which is `cfg.TRAINER.NAME` for all of its code: hosts branch on it.
@@ -49,7 +51,7 @@ class Cascaded(Base):
         super().__init__(named(cfg, self.host))
 
     def check_cfg(self, cfg) -> None:
-        """Dassl's hook: check both configurations, and that the boosting prompt is there, before anything is built."""
+        """Check both configurations and find the boosting prompt, before anything is built."""
         config.check_cfg(cfg)
         self.boosting_file = find_boosting(cfg.TRAINER.CASPL.CHECKPOINT)
         super().check_cfg(cfg)
@@ -80,7 +82,7 @@ class Cascaded(Base):
         )
 
     def before_train(self) -> None:
-        """Dassl's hook: keep a copy of the boosting prompt with the run, so that its folder alone can be evaluated."""
+        """Keep a copy of the boosting prompt in the run's folder, which can then be evaluated without it."""
         kept = Path(self.output_dir) / FILE_NAME
         self._check_same(kept)
         parallel.on_main(lambda: self._keep_boosting(kept))
@@ -95,18 +97,18 @@ class Cascaded(Base):
                 shutil.copyfile(self.boosting_file, aside)
 
     def data_seen(self) -> list[dict]:
-        """What both phases see (see `ledger`)."""
+        """Return the provenance of both phases' data."""
         return [boosting_item(self.boosting_info), provenance.training_item(self)]
 
-    def load_model(self, directory: str, epoch: int | None = None) -> None:
-        """As the host's; refuses a run that was trained with another boosting prompt.
+    def load_model(self, directory: str, *args, **kwargs) -> None:
+        """Load the host's checkpoint.
 
         Raises:
-            CheckpointError: see there.
+            CheckpointError: the run was trained with another boosting prompt.
         """
         if directory:
             self._check_same(Path(directory) / FILE_NAME)
-        super().load_model(directory, epoch)
+        super().load_model(directory, *args, **kwargs)
 
     def _check_same(self, kept: Path) -> None:
         """Check that the run's copy of the boosting prompt and the loaded one are from the same phase 1.
@@ -126,7 +128,7 @@ def wrap(host: str) -> None:
     """Register `CasPL_<host>` (and `CasPL-<host>`) with Dassl.
 
     The host is looked up when the trainer is built, so it may be registered later, and a toolbox's own class wins over
-    this package's. Wrapping a host twice does no harm.
+    this package's. Wrapping a host twice is a no-op.
 
     Args:
         host: the name that the host is (or will be) registered under.
@@ -144,7 +146,7 @@ def wrap(host: str) -> None:
 
 
 def cascaded(host: str) -> type:
-    """The trainer class of a registered host, cascaded.
+    """Return the trainer class of a registered host, cascaded.
 
     Raises:
         ConfigError: no host of this name is registered.

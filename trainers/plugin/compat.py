@@ -85,13 +85,13 @@ def patch_dassl(folder: Path) -> None:
     which `torch.load` rejects. Its import requires `wilds`, and it logs with `print`. Everything is patched in place, so
     a toolbox may have imported it before; only `wilds` matters at the first import.
     """
-    if (folder / "data" / "datasets" / "dg" / "wilds").is_dir():
-        show_log()
-        skip_wilds()
     warmup = getattr(importlib.import_module("dassl.optim.lr_scheduler"), "_BaseWarmupScheduler", None)
     if warmup is None or hasattr(warmup, "patched_by_caspl"):
         return
     warmup.patched_by_caspl = True
+    show_log()
+    if (folder / "data" / "datasets" / "dg" / "wilds").is_dir():
+        skip_wilds()
     if "verbose" not in inspect.signature(LRScheduler.__init__).parameters:
         patch_warmup(warmup)
     if tuple(map(int, torch.__version__.split(".")[:2])) >= (2, 6):

@@ -1,7 +1,7 @@
 """Hooks that run boosting tokens through one tower of somebody else's model.
 
-The tokens are keys and values of each block's attention and the host's own sequence keeps its length, so whatever the
-host indexes stays in its place. Tokens that the next block does not replace are carried: they are queries too, and pass
+The tokens are keys and values of each block's attention and the host's own sequence keeps its length, so the
+host's indices stay valid. Tokens that the next block does not replace are carried: they are queries too, and pass
 through the rest of the block. Two modes, for each block:
 
 - `KEYS`: the rest of the block is taken to be `x + attn(norm_1(x))`, then `x + mlp(norm_2(x))`. It is checked against

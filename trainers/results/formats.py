@@ -1,17 +1,17 @@
-"""Writing tables: Markdown and LaTeX for people, CSV and JSON (one record a cell, unrounded) for programs."""
+"""Formats of tables: plain text, Markdown and LaTeX to read; CSV and JSON (one unrounded record per cell) to process."""
 
 import csv
 import io
 import json
+from typing import Any
 
 from tabulate import tabulate
 
-from .read import PROTOCOLS
-from .summary import FAR_BELOW, Cell, Row, Table
+from ..experiments.protocols import ACCURACY
+from .summary import AVERAGE, FAR_BELOW, Cell, Row, Table
 
 MISSING = "—"
-TITLES = dict(zip(PROTOCOLS, ("Base-to-new generalisation", "Few-shot classification", "Cross-dataset"), strict=True))
-HEADINGS = {"base": "base", "new": "new", "hm": "HM", "accuracy": "accuracy"}
+LABELS = {"ZeroshotCLIP": "CLIP, zero-shot", "CasPL": "CLIP with the boosting prompt alone"}
 LEGEND = (
     "Accuracies in per cent: mean ± sample standard deviation over the seeds{seeds}. — is missing. Gain: points over the "
     "trainer without CasPL. Phase 1 saw: the classes whose images and names it was given. "
@@ -25,11 +25,44 @@ COLLAPSE_LEGEND = (
 FIELDS = [
     *("protocol", "source", "shots", "dataset", "trainer", "phase_1_classes", "metric", "mean", "std", "seeds"),
     *("of_seeds", "gain", "paper", "difference", "collapsed", "datasets", "of_datasets", "gain_datasets"),
+    "settings",
 ]
 
 
+def plain(tables: list[Table]) -> str:
+    """Return tables of single datasets as text, a row per trainer: what a protocol's command prints."""
+    return "\n".join(_plain(table) for table in tables)
+
+
+def _plain(table: Table) -> str:
+    rows = [row for row in table.rows if row.dataset != AVERAGE and any(cell.n for cell in row.cells.values())]
+    shown = {(row.dataset, row.trainer): row.cells for row in rows}
+    parts = (
+        [table.source, *(row.dataset for row in rows if row.of_datasets)] if table.rules.layout == "targets" else [""]
+    )
+    parts = list(dict.fromkeys(parts))
+    columns = [(part, column) for part in parts for column in table.columns]
+    headers = [""] + [_plain_heading(table, part, column) for part, column in columns]
+    body = []
+    for trainer in dict.fromkeys(row.trainer for row in rows):
+        dataset = next(row.dataset for row in rows if row.trainer == trainer)
+        cells = [shown.get((part or dataset, trainer), {}).get(column, Cell()) for part, column in columns]
+        body.append([LABELS.get(trainer, trainer), *("" if cell.mean is None else _mean_std(cell) for cell in cells)])
+    alignment = ["left", *["right"] * len(columns)]
+    return tabulate(body, headers, tablefmt="simple", disable_numparse=True, colalign=alignment)
+
+
+def _plain_heading(table: Table, part: str, column: str) -> str:
+    heading = _heading(table, column)
+    return heading if not part else part if heading == ACCURACY else f"{part} {heading}"
+
+
+def _mean_std(cell: Cell) -> str:
+    return f"{cell.mean:.2f}" + ("" if cell.std is None else f" ± {cell.std:.2f}")
+
+
 def markdown(tables: list[Table]) -> str:
-    """A heading, a table, and notes, for each."""
+    """Return a heading, a table, and notes, for each."""
     parts = []
     for table in tables:
         text = tabulate(_body(table), _headers(table), tablefmt="github", disable_numparse=True)
@@ -92,25 +125,22 @@ def records(tables: list[Table]) -> list[dict]:
 
 
 def _record(table: Table, row: Row, column: str, cell: Cell) -> dict:
-    few_shot = table.protocol == "few_shot"
-    values = [
-        table.protocol,
-        table.source,
-        (int(column) or None) if few_shot else table.shots,
-        row.dataset,
-        row.trainer,
-    ]
-    values += [row.classes, "accuracy" if few_shot else column, cell.mean, cell.std, cell.n, table.seeds]
+    by_shots = table.rules.layout == "shots"
+    number, _, metric = column.partition(" ")
+    shots = (int(number) or None) if by_shots else table.shots
+    values: list[Any] = [table.protocol, table.source, shots, row.dataset, row.trainer, row.classes]
+    values += [(metric or ACCURACY) if by_shots else column, cell.mean, cell.std, cell.n, table.seeds]
     values += [cell.gain, cell.paper, cell.difference, {name: list(seeds) for name, seeds in cell.collapsed.items()}]
-    return dict(zip(FIELDS, [*values, cell.datasets, row.of_datasets, cell.gain_datasets], strict=True))
+    return dict(zip(FIELDS, [*values, cell.datasets, row.of_datasets, cell.gain_datasets, table.variant], strict=True))
 
 
 def title(table: Table) -> str:
-    """Protocol, source and number of shots."""
+    """Return a table's title: protocol, source, number of shots, and the settings that distinguish it."""
     source = f" from {table.source}" if table.source else ""
     shots = f", {table.shots} shot{'s' * (table.shots != 1)}" if table.shots else ""
     other = "" if table.of_paper or table.source else " (not the paper's datasets)"
-    return f"{TITLES[table.protocol]}{source}{shots}{other}"
+    variant = f", {table.variant}" if table.variant else ""
+    return f"{table.rules.title}{source}{shots}{variant}{other}"
 
 
 def legend(table: Table) -> str:
@@ -129,9 +159,22 @@ def _any(table: Table, name: str, column: str | None = None) -> bool:
 def _headers(table: Table) -> list[str]:
     headers = ["dataset", "method", "phase 1 saw"]
     for column in table.columns:
-        name = HEADINGS.get(column) or ("no shots" if column == "0" else f"{column} shot{'s' * (column != '1')}")
-        headers += [name, *(["gain"] if _shows_gain(table, column) else []), *_paper_header(table, column)]
+        headers += [
+            _heading(table, column),
+            *(["gain"] if _shows_gain(table, column) else []),
+            *_paper_header(table, column),
+        ]
     return headers
+
+
+def _heading(table: Table, column: str) -> str:
+    number, _, metric = column.partition(" ")
+    if table.rules.layout == "shots":
+        return " ".join(
+            filter(None, ["no shots" if number == "0" else f"{number} shot{'s' * (number != '1')}", metric])
+        )
+    titles = {entry.name: entry.title for entry in table.rules.columns}
+    return " ".join(filter(None, [titles.get(number, number), metric]))
 
 
 def _paper_header(table: Table, column: str) -> list[str]:
@@ -148,7 +191,8 @@ def _body(table: Table) -> list[list[str]]:
         line = [row.dataset if row.dataset != before else "", row.trainer, _classes(row)]
         before = row.dataset
         for column, cell in row.cells.items():
-            applies = table.protocol != "few_shot" or (column == "0") == (row.trainer in ("ZeroshotCLIP", "CasPL"))
+            untrained = row.trainer in ("ZeroshotCLIP", "CasPL")
+            applies = table.rules.layout != "shots" or (column.split()[0] == "0") == untrained
             line.append(_figure(table, row, cell) if applies else "")
             if _shows_gain(table, column):
                 cascaded = applies and row.trainer.startswith("CasPL")

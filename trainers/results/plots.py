@@ -1,57 +1,62 @@
 """Drawing tables: few-shot curves, and how base and new accuracy move from a host to its cascaded one."""
 
-import argparse
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from matplotlib import pyplot as plt
 
+from ..experiments.protocols import PROTOCOLS
 from .formats import title
 from .summary import AVERAGE, Row, Table, plain
 
 plt.switch_backend("Agg")
 
-_HEIGHTS = {"few_shot": 2.6, "base2new": 4.2}  # inches a line of panels
+_HEIGHTS = {"curves": 2.6, "movement": 4.2}  # inches per line of panels
 ENDINGS = (".png", ".pdf", ".svg")
-COLOURS = plt.get_cmap("tab10").colors
-PANELS_A_LINE = {"few_shot": 4, "base2new": 2}
+COLOURS = [plt.get_cmap("tab10")(number) for number in range(10)]
+PANELS_A_LINE = {"curves": 4, "movement": 2}
 
 
-def image_file(text: str) -> Path:
-    """A file to draw to, for argparse."""
-    if Path(text).suffix.lower() not in ENDINGS:
-        raise argparse.ArgumentTypeError(f"{text}: its ending says what is drawn; expected one of {', '.join(ENDINGS)}")
-    return Path(text)
+def check_ending(path: Path) -> None:
+    """Raise `ValueError` unless the ending of an image file is one of `ENDINGS`."""
+    if path.suffix.lower() not in ENDINGS:
+        raise ValueError(f"--plot: {path}; expected a file that ends in {', '.join(ENDINGS)}")
 
 
 def draw(tables: list[Table], path: Path) -> None:
-    """Draw every few-shot and base-to-new table, one below the other, to `path`.
+    """Draw each table whose protocol has a plot, one below the other.
+
+    Args:
+        tables: the tables.
+        path: the image file.
 
     Raises:
-        ValueError: there is no such table.
+        ValueError: no table has a plot.
     """
-    tables = [table for table in tables if table.protocol in DRAWN]
+    tables = [table for table in tables if table.rules.plot in DRAWN]
     if not tables:
-        raise ValueError(f"nothing to draw in {path}: there are no results of base2new or few_shot")
-    heights = [_lines(table) * _HEIGHTS[table.protocol] + 1.5 for table in tables]
+        drawn = [name for name, rules in PROTOCOLS.items() if rules.plot]
+        raise ValueError(f"--plot: {path}: there are no results to draw; expected results of {' or '.join(drawn)}")
+    heights = [_lines(table) * _HEIGHTS[table.rules.plot] + 1.5 for table in tables]
     figure = plt.figure(figsize=(13, sum(heights)), layout="constrained")
     parts = figure.subfigures(len(tables), 1, height_ratios=heights, squeeze=False)[:, 0]
     for table, part in zip(tables, parts, strict=True):
         part.suptitle(title(table), fontweight="bold")
-        DRAWN[table.protocol](table, part)
+        DRAWN[table.rules.plot](table, part)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=130)
     plt.close(figure)
 
 
 def _lines(table: Table) -> int:
-    """Lines of panels."""
-    panels = _hosts(table) if table.protocol == "base2new" else _datasets(table)
-    return -(-len(panels) // PANELS_A_LINE[table.protocol])
+    """Return the number of lines of panels."""
+    panels = _hosts(table) if table.rules.plot == "movement" else _datasets(table)
+    return -(-len(panels) // PANELS_A_LINE[table.rules.plot])
 
 
 def _datasets(table: Table) -> list[str]:
-    """The panels or points: the average is one only where it is over more than one dataset."""
+    """Return the datasets of panels or points; the average is one of them if it is over more than one dataset."""
     datasets = list(dict.fromkeys(row.dataset for row in table.rows))
     return datasets[:1] if len(datasets) == 2 else datasets
 
@@ -61,7 +66,7 @@ def _hosts(table: Table) -> list[str]:
 
 
 def _panels(part, count: int, across: int, **kwargs) -> list:
-    """`count` panels in lines of at most `across`; what the last line has too many is taken away."""
+    """Return `count` panels in lines of at most `across`."""
     across = min(count, across)
     panels = part.subplots(-(-count // across), across, squeeze=False, **kwargs).flat
     for panel in panels[count:]:
@@ -70,8 +75,8 @@ def _panels(part, count: int, across: int, **kwargs) -> list:
 
 
 def _legend(part, panels: list, **kwargs) -> None:
-    """One legend for all panels, below them."""
-    found = {}
+    """Draw one legend for all panels below them."""
+    found: dict[str, Any] = {}
     for panel in panels:
         handles, labels = panel.get_legend_handles_labels()
         found |= dict(zip(labels, handles, strict=True))
@@ -79,10 +84,10 @@ def _legend(part, panels: list, **kwargs) -> None:
 
 
 def _curves(table: Table, part) -> None:
-    """Accuracy over shots, a panel a dataset: the cascaded host solid, the host alone dotted, the paper's dashed."""
+    """Draw accuracy over shots, one panel per dataset: cascaded hosts solid, hosts alone dotted, the paper's dashed."""
     hosts, datasets = _hosts(table), _datasets(table)
-    panels = _panels(part, len(datasets), PANELS_A_LINE[table.protocol])
-    shots = [int(column) for column in table.columns]
+    panels = _panels(part, len(datasets), PANELS_A_LINE[table.rules.plot])
+    shots = [int(column) for column in table.columns if column.isdigit()]
     for dataset, panel in zip(datasets, panels, strict=True):
         for row in (row for row in table.rows if row.dataset == dataset):
             if plain(row.trainer) in hosts:
@@ -103,13 +108,13 @@ def _curves(table: Table, part) -> None:
         panel.set_xlim(min(shots) * 0.8 if min(shots) else -0.4, max(shots) * 1.2)
         panel.grid(alpha=0.3)
         panel.set_xlabel("shots a class", fontsize=9)
-    for panel in panels[:: PANELS_A_LINE[table.protocol]]:
+    for panel in panels[:: PANELS_A_LINE[table.rules.plot]]:
         panel.set_ylabel("accuracy (%)")
     _legend(part, panels, ncols=4)
 
 
 def _to_axis(shots):
-    """A logarithm from 1 shot on, that has a place for 0 shots one step before it."""
+    """Return a logarithm from 1 shot on, with 0 shots one step before it."""
     return np.where(np.asarray(shots) >= 1, np.log2(np.maximum(shots, 1)) + 1, shots)
 
 
@@ -118,7 +123,7 @@ def _from_axis(place):
 
 
 def _curve(panel, row: Row, colour) -> None:
-    cells = {int(column): cell for column, cell in row.cells.items()}
+    cells = {int(column): cell for column, cell in row.cells.items() if column.isdigit()}
     ours = [number for number, cell in cells.items() if cell.mean is not None and number]
     cascaded = row.trainer != plain(row.trainer)
     style = {"color": colour, "marker": "o" if cascaded else "s", "markersize": 4}
@@ -141,9 +146,9 @@ def _curve(panel, row: Row, colour) -> None:
 def _movements(table: Table, part) -> None:
     """New over base accuracy, a panel a host: from the host alone (ring) to the cascaded host (dot), a colour a dataset."""
     hosts, datasets = _hosts(table), _datasets(table)
-    panels = _panels(part, len(hosts), PANELS_A_LINE[table.protocol], sharex=True, sharey=True)
+    panels = _panels(part, len(hosts), PANELS_A_LINE[table.rules.plot], sharex=True, sharey=True)
     rows = {(row.dataset, row.trainer): row for row in table.rows}
-    pairs = plt.get_cmap("tab20").colors  # of a strong colour and a pale one
+    pairs = [plt.get_cmap("tab20")(number) for number in range(20)]  # each a strong colour and a pale one
     colours = pairs[::2] + pairs[1::2]
     for host, panel in zip(hosts, panels, strict=True):
         for number, dataset in enumerate(datasets):
@@ -171,4 +176,4 @@ def _movement(panel, alone: Row, cascaded: Row, colour, label: str) -> None:
         panel.annotate("", points[1], points[0], arrowprops=arrow, zorder=above)
 
 
-DRAWN = {"few_shot": _curves, "base2new": _movements}
+DRAWN = {"curves": _curves, "movement": _movements}

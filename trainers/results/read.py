@@ -1,33 +1,39 @@
-"""Reading what the protocols left: every result.json under a folder, checked, and the paper's figures."""
+"""Reads every `result.json` below a folder, and the paper's figures."""
 
 import csv
-import json
-import math
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import yaml
 
+from ..experiments import result as results
 from ..experiments.places import dataset_files
+from ..experiments.protocols import ACCURACY, PROTOCOLS, Protocol
+from ..experiments.result import Result, ResultError
 
-PROTOCOLS = ("base2new", "few_shot", "cross_dataset")
-ACCURACY = {"base2new": ("base", "new", "hm"), "few_shot": ("accuracy",), "cross_dataset": ("accuracy",)}
-PAPER = Path(__file__).resolve().parent / "paper"  # its figures
+PAPER = Path(__file__).resolve().parent / "paper"
 NOT_RECORDED = "not recorded"
 
 
 @dataclass(frozen=True)
 class Run:
-    """What one run reached on one dataset.
+    """The figures of one run on one dataset.
 
     Attributes:
-        protocol: one of `PROTOCOLS`.
-        dataset, source: registry names; the source is "" but for cross_dataset.
-        trainer: CasPL_CoOp, CoOp, ZeroshotCLIP, CasPL (the boosting prompt alone), ...
-        seed, shots: None where nothing was trained.
-        figures: accuracies in per cent, under the names in `ACCURACY`.
-        classes: whose names phase 1 was given ("all", "base", `NOT_RECORDED`); "" where there is no phase 1.
-        path: the result.json.
+        protocol: its name.
+        dataset: registered name of the dataset that was tested.
+        source: registered name of the dataset trained on; empty unless the protocol tests on other datasets.
+        trainer: CasPL_CoOp, CoOp, ZeroshotCLIP, CasPL (CLIP with the boosting prompt alone), ...
+        seed: None if nothing was trained.
+        shots: None if nothing was trained.
+        figures: {column: value}; accuracies are in per cent.
+        classes: whose names phase 1 was given ("all", "base", `NOT_RECORDED`); empty without phase 1.
+        path: the `result.json`.
+        settings: {key: value} of what determines the figures, except for dataset, seed and shots.
+        data: fingerprint of the source dataset; empty in files of version 0.1.0.
+        variant: the settings that distinguish it from other runs (see `variants`).
     """
 
     protocol: str
@@ -39,109 +45,134 @@ class Run:
     figures: dict[str, float]
     classes: str
     path: Path
+    settings: dict[str, Any] = field(default_factory=dict)
+    data: str = ""
+    variant: str = ""
+
+    @property
+    def row(self) -> tuple:
+        """What its row and column in a table are determined by."""
+        return self.protocol, self.source, self.dataset, self.trainer, self.shots
 
 
-def read_runs(output: Path, protocols: tuple[str, ...] = PROTOCOLS) -> tuple[list[Run], list[str]]:
-    """All runs under `output`, and one sentence about each result.json that cannot be read.
+def read_runs(
+    output: Path, protocols: Sequence[str] = tuple(PROTOCOLS), metrics: Sequence[str] = (ACCURACY,)
+) -> tuple[list[Run], list[str]]:
+    """Read all results below a folder.
+
+    Args:
+        output: the folder.
+        protocols: names of the protocols to read.
+        metrics: names of the metrics to read.
+
+    Returns:
+        The runs, and one line for each `result.json` that cannot be read.
 
     Raises:
-        ValueError: there is no result.json of these protocols at all.
+        ValueError: there is no result of these protocols.
     """
-    runs, problems, names, seen = [], [], registry_names(), {}
-    for path in sorted(output.rglob("result.json")):
+    runs: list[Run] = []
+    problems: list[str] = []
+    names = registry_names()
+    for path in sorted(output.rglob(results.FILE_NAME)):
         try:
-            found = [run for run in parse(path, names) if run.protocol in protocols]
-            for run in found:
-                key = (run.protocol, run.source, run.dataset, run.trainer, run.shots, run.seed)
-                if seen.setdefault(key, path) != path:
-                    raise ValueError(f"it is of the same run as {seen[key]}; expected one a run: move one of them away")
-            runs += found
-        except (OSError, ValueError) as error:
-            if _protocol_of(path) in (None, *protocols):
-                problems.append(f"{path}: {error}")
+            result = results.read(path)
+            if result.protocol in protocols:
+                runs += runs_of(result, path, names, metrics)
+        except ResultError as error:
+            if results.protocol_of(path) in (None, *protocols):
+                problems.append(str(error))
     if not runs and not problems:
         raise ValueError(
-            f"no result.json of {', '.join(protocols)} under {output}: run `bash scripts/caspl/reproduce.sh` first, or "
-            "name the folder that its --output named"
+            f"{output}: no result.json of {', '.join(protocols)}; expected the folder that --output named. Run `caspl "
+            "reproduce` first, or name another folder"
         )
     return runs, problems
 
 
 def registry_names() -> dict[str, str]:
-    """File name in configs/datasets (without ending) to registry name."""
+    """Return {name of a file in configs/datasets: registered name}."""
     return {name: yaml.safe_load(path.read_text())["DATASET"]["NAME"] for name, path in dataset_files().items()}
 
 
-def parse(path: Path, names: dict[str, str]) -> list[Run]:
-    """The runs in one result.json: one, or one for each dataset that it was tested on (cross_dataset).
+def runs_of(result: Result, path: Path, names: dict[str, str], metrics: Sequence[str] = (ACCURACY,)) -> Iterator[Run]:
+    """Yield the runs in a result: one, or one for each tested dataset.
 
-    Raises:
-        ValueError: it is damaged; says what was found, what was expected, and what to do.
+    Args:
+        result: the result.
+        path: its file, for messages.
+        names: what `registry_names` returns.
+        metrics: names of the metrics; results without one of them have no figure for it.
     """
-    remedy = "remove it, and the same command makes it again"
-    try:
-        result = json.loads(path.read_text())
-    except ValueError as error:
-        raise ValueError(f"no JSON ({error}): {remedy}") from error
-    try:
-        return list(_runs(path, result, names))
-    except KeyError as error:
-        raise ValueError(f"it has no {error}: {remedy}") from error
-    except (TypeError, AttributeError, ValueError) as error:
-        raise ValueError(f"{error}: {remedy}") from error
-
-
-def _runs(path: Path, result: dict, names: dict[str, str]):
-    protocol = result.get("protocol") or _protocol_of(path)
-    if protocol not in PROTOCOLS:
-        raise ValueError(f"protocol is {protocol!r}, expected one of {', '.join(PROTOCOLS)}")
-    for key, kinds in {"dataset": str, "trainer": str, "seed": int | None, "shots": int | None}.items():
-        if not isinstance(result[key], kinds):
-            raise ValueError(f"{key!r} is {result[key]!r}, expected {getattr(kinds, '__name__', kinds)}")
-    dataset = names.get(result["dataset"], result["dataset"])
-    tested = {dataset: {key: _per_cent(key, result[key]) for key in ACCURACY[protocol]}}
-    if protocol == "cross_dataset":
-        for name, accuracy in result["targets"].items():
-            tested[names.get(name, name)] = {"accuracy": _per_cent(f"targets.{name}", accuracy)}
-    source = dataset if protocol == "cross_dataset" else ""
+    rules, dataset = result.rules, names.get(result.dataset, result.dataset)
+    source = dataset if rules.target_options is not None else ""
+    tested = {dataset: _figures(rules, metrics, {name: result.evaluations[name] for name in rules.tests})}
+    for target, evaluation in result.targets.items():
+        tested[names.get(target, target)] = _figures(rules, metrics, dict.fromkeys(rules.tests, evaluation))
+    data = result.data.get(result.dataset, {}).get("fingerprint", "")
     for name, figures in tested.items():
-        where = (protocol, name, source, result["trainer"], result["seed"], result["shots"])
-        yield Run(*where, figures, _phase_1_classes(result), path)
+        where = (result.protocol, name, source, result.trainer, result.seed, result.shots)
+        yield Run(*where, figures, _phase_1_classes(result), path, _settings(result), data)
 
 
-def _protocol_of(path: Path) -> str | None:
-    """Results of before the key existed: the folder's name says it."""
-    return next((part for part in reversed(path.absolute().parts) if part in PROTOCOLS), None)
+def _figures(rules: Protocol, metrics: Iterable[str], evaluations: dict) -> dict[str, float]:
+    found: dict[str, float] = {}
+    for metric in metrics:
+        if all(metric in evaluation for evaluation in evaluations.values()):
+            for column, value in rules.figures(evaluations, metric).items():
+                found[column_name(rules, column, metric)] = value
+    return found
 
 
-def _per_cent(key: str, value) -> float:
-    if (
-        isinstance(value, bool)
-        or not isinstance(value, int | float)
-        or not 0 <= value <= 100
-        or not math.isfinite(value)
-    ):
-        raise ValueError(f"{key!r} is {value!r}, expected an accuracy from 0 to 100")
-    return float(value)
+def column_name(rules: Protocol, column: str, metric: str) -> str:
+    """Return the name of a column of a metric in a protocol's table."""
+    if metric == ACCURACY:
+        return column
+    return f"{column} {metric}" if rules.layout == "columns" else metric
 
 
-def _phase_1_classes(result: dict) -> str:
-    if not result["trainer"].startswith("CasPL"):
+# Settings that are a place, or that a table shows anyway.
+_NO_SETTING = (
+    *("OUTPUT_DIR", "RESUME", "SEED", "DATASET.ROOT", "DATASET.NAME", "DATASET.NUM_SHOTS", "TRAINER.CASPL.CHECKPOINT"),
+    *("DATALOADER.NUM_WORKERS", "VERBOSE", "VERSION", "USE_CUDA", "TRAIN.PRINT_FREQ", "TRAIN.CHECKPOINT_FREQ"),
+)
+
+
+def _settings(result: Result) -> dict[str, Any]:
+    found = {key: value for key, value in _leaves(result.configuration) if key not in _NO_SETTING}
+    boosting = result.boosting or {}
+    if boosting:
+        found["boosting prompt"] = (boosting.get("identity") or boosting.get("sha256") or "")[:8]
+    if result.trainer.startswith("CasPL"):
+        found["phase 1 classes"] = _phase_1_classes(result)
+    return found
+
+
+def _leaves(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in node.items():
+        if isinstance(value, dict):
+            yield from _leaves(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def _phase_1_classes(result: Result) -> str:
+    if not result.trainer.startswith("CasPL"):
         return ""
-    found = {item["classes"] for item in result.get("ledger") or [] if item["phase"] == "boosting"}
+    found = {str(item["classes"]) for item in result.ledger if item["phase"] == "boosting"}
     return ", ".join(sorted(found)) or NOT_RECORDED
 
 
 def read_paper(folder: Path = PAPER) -> dict[tuple[str, str, str, str], float]:
-    """The paper's figures in per cent, by (protocol, dataset, trainer, column); the dataset may be "Average".
+    """Return the paper's figures in per cent by (protocol, dataset, trainer, column).
 
-    The columns are those of our tables: base, new and hm; the number of shots.
+    The dataset may be "Average"; the columns are those of this package's tables: base, new and hm, or a number of shots.
     """
     figures = {}
     with open(folder / "base2new.csv", newline="") as stream:
         for row in csv.DictReader(stream):
-            for column in ACCURACY["base2new"]:
-                figures["base2new", row["dataset"], _trainer(row["method"]), column] = float(row[column])
+            for column in PROTOCOLS["base2new"].columns:
+                figures["base2new", row["dataset"], _trainer(row["method"]), column.name] = float(row[column.name])
     with open(folder / "few_shot_average.csv", newline="") as stream:
         for row in csv.DictReader(stream):
             figures["few_shot", "Average", _trainer(row["method"]), row["shots"]] = float(row["accuracy"])

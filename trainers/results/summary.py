@@ -1,12 +1,14 @@
-"""From runs to tables: means over seeds, averages over datasets, gains over the host, distances from the paper."""
+"""From runs to tables: means over seeds, averages over datasets, gains over the host, differences from the paper."""
 
 import statistics
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
-from ..experiments.protocols import harmonic_mean
+from ..experiments.protocols import ACCURACY, PROTOCOLS, Column, Protocol
 from ..experiments.recipes import PAPER_HOSTS
-from .read import ACCURACY, PROTOCOLS, Run, registry_names
+from .read import Run, column_name, registry_names
+from .variants import separated
 
 AVERAGE, AVERAGE_TARGETS, AVERAGE_SHIFTED = "Average", "Average of targets", "Average of shifted"
 SHIFTS = ("V2", "Sketch", "A", "R")  # what the test-only variants of a source (ImageNet, Shapes) add to its name
@@ -16,7 +18,7 @@ PAPER_SHOTS = 16  # of the paper's base-to-new table
 
 @dataclass(frozen=True)
 class Cell:
-    """One figure, in per cent; all that concerns it, None where there is nothing.
+    """One figure with its statistics; None where there is none. Accuracies are in per cent.
 
     Attributes:
         mean: over the seeds; of an average row, over the datasets' means (its hm: of the average base and new).
@@ -59,6 +61,7 @@ class Table:
         columns: base, new, hm (base2new); numbers of shots, 0 where nothing was trained (few_shot); accuracy.
         seeds: the most that any cell has.
         of_paper: whether its datasets (its source) are the paper's.
+        variant: the settings that distinguish its runs from those of another table; empty if there is no other.
     """
 
     protocol: str
@@ -69,19 +72,28 @@ class Table:
     seeds: int
     notes: list[str]
     of_paper: bool
+    variant: str = ""
+
+    @property
+    def rules(self) -> Protocol:
+        """The protocol's entry."""
+        return PROTOCOLS[self.protocol]
 
 
 class _Group:
     """The runs of one table, by (dataset, trainer, column) and seed."""
 
-    def __init__(self, protocol: str, source: str, shots: int | None, runs: list[Run], paper: dict):
+    def __init__(
+        self, protocol: str, source: str, shots: int | None, runs: list[Run], paper: dict, metrics: Sequence[str]
+    ):
         self.protocol, self.source, self.shots = protocol, source, shots
-        self.figures = defaultdict(dict)
-        self.classes = defaultdict(set)
+        self.rules, self.metrics = PROTOCOLS[protocol], metrics
+        self.variant = runs[0].variant
+        self.figures: dict[tuple[str, str, str], dict] = defaultdict(dict)
+        self.classes: dict[tuple[str, str], set[str]] = defaultdict(set)
         for run in runs:
             for name, value in run.figures.items():
-                column = str(run.shots or 0) if protocol == "few_shot" else name
-                self.figures[run.dataset, run.trainer, column][run.seed] = value
+                self.figures[run.dataset, run.trainer, self._column(run, name)][run.seed] = value
             self.classes[run.dataset, run.trainer].add(run.classes)
         self.trainers = in_order({run.trainer for run in runs})
         self.paper = paper if shots in (None, PAPER_SHOTS) else {}
@@ -89,21 +101,30 @@ class _Group:
         self.datasets = self._datasets({run.dataset for run in runs})
         self.columns = self._columns({key[2] for key in self.figures})
 
+    def _column(self, run: Run, name: str) -> str:
+        if self.rules.layout != "shots":
+            return name
+        return str(run.shots or 0) if name == ACCURACY else f"{run.shots or 0} {name}"
+
     def _datasets(self, seen: set[str]) -> list[str]:
-        """Those that were seen; with one of the paper's, all of the paper's, so that what is missing shows."""
+        """Return the datasets seen; with one of the paper's, all of the paper's, so that missing ones are shown."""
         order = [self.source, *self.paper_datasets, *(self.source + shift for shift in SHIFTS)]
-        if self.protocol == "cross_dataset" and self.source in self.paper_datasets:
+        if self.rules.layout == "targets" and self.source in self.paper_datasets:
             seen = seen | set(self.paper_datasets) | (set(registry_names().values()) & set(order[-len(SHIFTS) :]))
         elif seen & set(self.paper_datasets):
             seen = seen | set(self.paper_datasets)
         return sorted(seen, key=lambda name: (order.index(name) if name in order else len(order), name))
 
     def _columns(self, seen: set[str]) -> tuple[str, ...]:
-        if self.protocol != "few_shot":
-            return ACCURACY[self.protocol]
-        if set(self.datasets) & set(self.paper_datasets):
-            seen = seen | {key[3] for key in self.paper if key[0] == "few_shot"}
-        return tuple(sorted(seen, key=int))
+        if self.rules.layout == "shots":
+            if set(self.datasets) & set(self.paper_datasets):
+                seen = seen | {key[3] for key in self.paper if key[0] == self.protocol}
+            order = {"": 0} | {metric: place for place, metric in enumerate(self.metrics)}
+            return tuple(sorted(seen, key=lambda name: (order.get(name.partition(" ")[2], 0), int(name.split()[0]))))
+        names = [
+            column_name(self.rules, column.name, metric) for metric in self.metrics for column in self.rules.columns
+        ]
+        return tuple(dict.fromkeys(name for name in names if name in seen))
 
     def cell(self, dataset: str, trainer: str, column: str) -> Cell:
         """Mean and standard deviation over the seeds."""
@@ -123,7 +144,7 @@ class _Group:
             return Cell(datasets=0)
         shared = set.intersection(*(set(self.figures[name, trainer, column]) for name in there))
         over_seeds = [self._average(there, trainer, column, {seed}) for seed in shared]
-        collapsed = {}
+        collapsed: dict[str, tuple[int, ...]] = {}
         for name in there:
             collapsed |= self.cell(name, trainer, column).collapsed
         std = statistics.stdev(over_seeds) if len(over_seeds) > 1 else None
@@ -134,20 +155,24 @@ class _Group:
         return [name for name in datasets if self.figures.get((name, trainer, column))]
 
     def _average(self, datasets: list[str], trainer: str, column: str, seeds: set | None = None) -> float:
-        if column == "hm":  # of the averages, as in the paper
-            return harmonic_mean(*(self._average(datasets, trainer, half, seeds) for half in ("base", "new")))
+        combined = self._combined(column)
+        if combined is not None and combined.combine is not None:  # of the averages, as in the paper
+            return combined.combine(*(self._average(datasets, trainer, part, seeds) for part in combined.of))
         cells = [self.figures[name, trainer, column] for name in datasets]
         return statistics.mean(
             statistics.mean(value for seed, value in cell.items() if seeds is None or seed in seeds) for cell in cells
         )
 
+    def _combined(self, name: str) -> Column | None:
+        return next((column for column in self.rules.columns if column.name == name and column.combine), None)
+
     def row(self, dataset: str, trainer: str) -> Row:
-        """A trainer on a dataset, beside the trainer without CasPL and beside the paper."""
+        """Return the row of a trainer on a dataset, with gains over the trainer without CasPL and the paper's figures."""
         cells = {}
         for column in self.columns:
             cell, host = self.cell(dataset, trainer, column), self.cell(dataset, plain(trainer), column)
             gain = _minus(cell.mean, host.mean) if plain(trainer) != trainer else None
-            cells[column] = self._beside_paper(replace(cell, gain=gain), dataset, trainer, column)
+            cells[column] = self._with_paper(replace(cell, gain=gain), dataset, trainer, column)
         return Row(dataset, trainer, self._classes([dataset], trainer), cells)
 
     def average_row(self, label: str, datasets: list[str], trainer: str) -> Row:
@@ -160,11 +185,11 @@ class _Group:
                 gain = self._average(both, trainer, column) - self._average(both, plain(trainer), column)
                 cell = replace(cell, gain=gain, gain_datasets=len(both))
             if set(datasets) == set(self.paper_datasets):
-                cell = self._beside_paper(cell, label, trainer, column, whole=cell.datasets == len(datasets))
+                cell = self._with_paper(cell, label, trainer, column, whole=cell.datasets == len(datasets))
             cells[column] = cell
         return Row(label, trainer, self._classes(datasets, trainer), cells, len(datasets))
 
-    def _beside_paper(self, cell: Cell, dataset: str, trainer: str, column: str, whole: bool = True) -> Cell:
+    def _with_paper(self, cell: Cell, dataset: str, trainer: str, column: str, whole: bool = True) -> Cell:
         paper = self.paper.get((self.protocol, dataset, trainer, column))
         return replace(cell, paper=paper, difference=_minus(cell.mean, paper) if whole else None)
 
@@ -174,7 +199,7 @@ class _Group:
 
     def averages(self) -> dict[str, list[str]]:
         """The average rows: label to datasets. A source is no target; its shifted variants have an average of their own."""
-        if self.protocol != "cross_dataset":
+        if self.rules.layout != "targets":
             return {AVERAGE: self.datasets}
         shifted = [name for name in self.datasets if name in {self.source + shift for shift in SHIFTS}]
         targets = [name for name in self.datasets if name not in (self.source, *shifted)]
@@ -187,18 +212,15 @@ class _Group:
             rows += [self.average_row(label, datasets, trainer) for trainer in self.trainers]
         seeds = max(len(values) for values in self.figures.values())
         of_paper = bool({self.source, *self.datasets} & set(self.paper_datasets))
-        return Table(self.protocol, self.source, self.shots, self.columns, rows, seeds, self.notes(rows), of_paper)
+        notes = self.notes(rows)
+        return Table(self.protocol, self.source, self.shots, self.columns, rows, seeds, notes, of_paper, self.variant)
 
     def notes(self, rows: list[Row]) -> list[str]:
-        """What a reader must know of single cells: collapsed seeds, gains over fewer datasets, mixed phases 1."""
+        """Return notes on single cells: collapsed seeds, and gains over fewer datasets."""
         found = []
         for row in rows:
             if row.of_datasets is None:
                 found += [self._collapse_note(row, column) for column in row.cells if row.cells[column].collapsed]
-                if ", " in row.classes:
-                    found.append(
-                        f"{row.trainer} on {row.dataset}: runs of different phases 1 ({row.classes}) are mixed."
-                    )
             else:
                 found += self._gain_notes(row)
         return found
@@ -214,7 +236,7 @@ class _Group:
         ]
 
     def _named(self, column: str) -> str:
-        return f"{column} shots" if self.protocol == "few_shot" else column
+        return f"{column} shots" if self.rules.layout == "shots" else column
 
     def _collapse_note(self, row: Row, column: str) -> str:
         values = self.figures[row.dataset, row.trainer, column]
@@ -229,7 +251,11 @@ def collapsed_seeds(values: dict[int | None, float]) -> tuple[int, ...]:
     """The seeds whose figure is more than `FAR_BELOW` points below the median of at least two siblings' figures."""
     if len(values) < 3:
         return ()
-    return tuple(sorted(seed for seed in values if _siblings_median(values, seed) - values[seed] > FAR_BELOW))
+    return tuple(
+        sorted(
+            seed for seed in values if seed is not None and _siblings_median(values, seed) - values[seed] > FAR_BELOW
+        )
+    )
 
 
 def _siblings_median(values: dict, seed) -> float:
@@ -253,27 +279,35 @@ def in_order(seen: set[str]) -> list[str]:
     return [name for name in ("ZeroshotCLIP", "CasPL") if name in seen or "CasPL" in seen] + pairs
 
 
-def summarise(runs: list[Run], paper: dict) -> list[Table]:
-    """The tables of these runs: one a protocol, source, number of shots (few_shot: columns), the paper's datasets apart.
+def summarise(runs: list[Run], paper: dict, metrics: Sequence[str] = (ACCURACY,)) -> list[Table]:
+    """Return the tables of runs: one for each protocol, source, number of shots (few_shot: columns) and variant.
+
+    The paper's datasets have separate tables.
 
     Args:
+        runs: the runs.
         paper: what `read.read_paper` returns.
+        metrics: the metrics to show, in this order.
+
+    Raises:
+        ValueError: two files are of the same run.
     """
     known = {key[1] for key in paper}
-    groups = defaultdict(list)
-    for run in runs:
-        shots = None if run.protocol == "few_shot" else run.shots
-        groups[run.protocol, run.source, shots, not run.source and run.dataset not in known].append(run)
+    groups: dict[tuple, list[Run]] = defaultdict(list)
+    for run in separated(runs):
+        shots = None if PROTOCOLS[run.protocol].layout == "shots" else run.shots
+        groups[run.protocol, run.source, shots, not run.source and run.dataset not in known, run.variant].append(run)
     tables = []
-    for (protocol, source, shots, other), found in sorted(groups.items(), key=_group_order):
-        same = (protocol, source, None, other)
-        if shots is None and any(key != same and (*key[:2], None, key[3]) == same for key in groups):
-            continue  # untrained runs stand in the tables of the trained ones
+    for key, found in sorted(groups.items(), key=_group_order):
+        protocol, source, shots, other, variant = key
+        same = (protocol, source, None, other, variant)
+        if shots is None and any(group != same and (*group[:2], None, *group[3:]) == same for group in groups):
+            continue  # untrained runs are in the tables of the trained ones
         untrained = groups.get(same, []) if shots is not None else []
-        tables.append(_Group(protocol, source, shots, untrained + found, paper).table())
+        tables.append(_Group(protocol, source, shots, untrained + found, paper, metrics).table())
     return tables
 
 
-def _group_order(item) -> tuple:
-    protocol, source, shots, other = item[0]
-    return PROTOCOLS.index(protocol), other, source, shots or 0
+def _group_order(item: tuple) -> tuple:
+    protocol, source, shots, other, variant = item[0]
+    return list(PROTOCOLS).index(protocol), other, source, shots or 0, variant

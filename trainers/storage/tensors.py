@@ -204,6 +204,7 @@ class _Reader(pickle.Unpickler):
             ("collections", "OrderedDict"): OrderedDict,
             ("torch._utils", "_rebuild_tensor_v2"): _tensor,
             ("torch._utils", "_rebuild_parameter"): _parameter,
+            ("_codecs", "encode"): _encoded,  # how bytes are pickled
         }
         return known.get((module, name), Placeholder)
 
@@ -220,6 +221,13 @@ class _Reader(pickle.Unpickler):
         if len(self.storages[key]) < count:
             raise RestrictedReadError(f"storage {key} has {len(self.storages[key])} elements; expected {count}")
         return self.storages[key]
+
+
+def _encoded(text: str, encoding: str) -> bytes:
+    """Return pickled bytes, which are stored as Latin-1 text."""
+    if not isinstance(text, str) or encoding != "latin1":
+        raise RestrictedReadError(f"bytes in the encoding {encoding!r}; expected 'latin1'")
+    return text.encode("latin1")
 
 
 def _tensor(storage: Tensor, offset: int, size, stride, requires_grad=False, hooks=None, metadata=None) -> Tensor:

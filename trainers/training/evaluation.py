@@ -1,4 +1,4 @@
-"""What an evaluation returns: a mapping of metric names to figures."""
+"""Metrics: what an evaluation returns, a mapping from metric names to figures."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -9,7 +9,11 @@ from ..metrics import Metric, all_metrics
 
 
 class Metrics(Mapping[str, float]):
-    """The figures of one evaluation, by metric name."""
+    """The figures of one evaluation by metric name.
+
+    Args:
+        figures: the value of each metric, in per cent unless its title names another unit.
+    """
 
     def __init__(self, figures: Mapping[str, float]):
         self._figures = dict(figures)
@@ -31,10 +35,10 @@ class Measuring:
     """Dassl's evaluator, with this package's metrics computed alongside.
 
     Args:
-        evaluator: Dassl's, which logs its own figures.
+        evaluator: Dassl's evaluator, which logs its own figures.
 
     Attributes:
-        metrics: the figures of the last evaluation; None before the first.
+        metrics: the metrics of the last evaluation; None before the first.
     """
 
     def __init__(self, evaluator: Any):
@@ -55,7 +59,7 @@ class Measuring:
         self.evaluator.process(output, label)
 
     def evaluate(self) -> Any:
-        """Return Dassl's results; the metrics are then in `metrics`."""
+        """Return Dassl's results, and set `metrics`."""
         results = self.evaluator.evaluate()
         self.metrics = Metrics({metric.name: metric.compute() for metric in self._running})
         return results

@@ -1,8 +1,8 @@
-"""Several processes that train one model, as `torchrun --nproc_per_node N train.py ...` starts them: one for each GPU, or
-several on the CPU. In a process that stands alone everything here does nothing.
+"""Data-parallel training as `torchrun --nproc_per_node N train.py ...` starts it: one process per GPU, or several on the
+CPU. In a single process everything here is a no-op.
 
-All processes draw the same random numbers, and so the same global batches; each computes its share of every batch, and
-PyTorch's DistributedDataParallel averages the gradients. The run's folder must be visible to all of them.
+All ranks draw the same random numbers, hence the same global batches; each computes its share of every batch, and
+DistributedDataParallel averages the gradients. The run's folder must be visible to all of them.
 """
 
 import contextlib
@@ -20,36 +20,47 @@ from torch import distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 
 from ..config import ConfigError
-from .rng import random_state, set_random_state
+from .rng import get_rng_state, set_rng_state
 
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-_LAUNCHED = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")  # what torchrun sets
-_PATIENCE = datetime.timedelta(minutes=30)  # the longest that one process may keep the others waiting
+_LAUNCHED = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")  # set by torchrun
+_TIMEOUT = datetime.timedelta(minutes=30)  # the longest wait for another rank
 
 
 def rank() -> int:
-    """The number of this process; 0 is the main one, which writes files and logs."""
+    """Return the rank of this process; rank 0 writes files and logs."""
     return dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
 
 
 def size() -> int:
-    """How many processes there are."""
+    """Return the number of processes."""
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
 def is_main() -> bool:
-    """Whether this process is the one that writes."""
+    """Return whether this is rank 0, which writes."""
     return rank() == 0
+
+
+def processes_here() -> int:
+    """Return the number of this run's processes on this machine."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", size())) if size() > 1 else 1
+
+
+def cores() -> int:
+    """Return the number of CPU cores that each of this run's processes may use."""
+    available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, available // processes_here())
 
 
 @contextlib.contextmanager
 def processes(cuda: bool) -> Iterator[None]:
-    """Join the processes that torchrun started, for the time of the block (on GPUs by NCCL, each on its own; else by gloo).
+    """Form the process group of torchrun while the block runs (NCCL with one GPU per rank, else gloo).
 
-    A process that leaves the block by an error does not wait for the others: it ends, and torchrun ends them.
+    A rank that leaves the block with an error does not wait for the others: it ends, and torchrun ends them.
 
     Raises:
         ConfigError: there are more processes than GPUs.
@@ -62,35 +73,35 @@ def processes(cuda: bool) -> Iterator[None]:
         local, gpus = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()
         if local >= gpus:
             raise ConfigError(
-                f"process {local} of this machine finds {gpus} GPUs: start at most --nproc_per_node {gpus}, or set USE_CUDA "
-                "False"
+                f"--nproc_per_node: process {local} of this machine finds {gpus} GPUs; expected at most one process per GPU. "
+                f"Start {gpus}, or set USE_CUDA False"
             )
         torch.cuda.set_device(local)  # Dassl's device "cuda" is the current one
-    dist.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo", timeout=_PATIENCE)
+    dist.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo", timeout=_TIMEOUT)
     yield
-    wait()
+    barrier()
     _leave()
 
 
 def _leave() -> None:
-    """End this process's part in the group, and gloo's threads.
+    """Destroy the process group and gloo's threads.
 
-    The group must go while Python does not hold its lock, which a thread of gloo may need to let go of its last tensor;
-    `destroy_process_group` sees to that, but only if nothing else holds the group. DDP's reducers do, in cycles with their
-    trainers. A group that outlives this call hangs in the garbage collector, or aborts the process as it exits.
+    The group must be freed without the interpreter's lock, which a gloo thread may need to release its last tensor.
+    `destroy_process_group` does so only if it has the last reference, but DDP's reducers hold some in reference cycles with
+    their trainers. A group that outlives this call hangs in the garbage collector, or aborts the process at exit.
     """
     gc.collect()
     dist.destroy_process_group()
 
 
-def wait() -> None:
-    """Go on when all processes have come here."""
+def barrier() -> None:
+    """Barrier."""
     from_main(None)
     gathered(None)
 
 
 def from_main(value: T) -> T:
-    """What the main process gives; it must be picklable."""
+    """Broadcast rank 0's value, which must be picklable."""
     if size() == 1:
         return value
     values = [value]
@@ -99,7 +110,7 @@ def from_main(value: T) -> T:
 
 
 def gathered(value: T) -> list[T]:
-    """On the main process, every process's value in the order of their ranks; on the others an empty list."""
+    """Gather the values of all ranks in order on rank 0; return an empty list on the others."""
     if size() == 1:
         return [value]
     values: list = [None] * size() if is_main() else []
@@ -108,14 +119,15 @@ def gathered(value: T) -> list[T]:
 
 
 def on_main(action: Callable[[], T]) -> T:
-    """What `action` returns on the main process, while the others wait; an error in it is everybody's error."""
-    result, error = None, None
+    """Run `action` on rank 0 and broadcast its result; all ranks raise its error."""
+    if size() == 1:
+        return action()
+    result: Any = None
+    error: Exception | None = None
     if is_main():
         try:
             result = action()
         except Exception as caught:
-            if size() == 1:
-                raise
             error = caught
     result, error = from_main((result, error))
     if error is not None:
@@ -124,13 +136,13 @@ def on_main(action: Callable[[], T]) -> T:
 
 
 def same_randomness() -> None:
-    """Go on drawing what the main process draws."""
+    """Broadcast rank 0's RNG state (of the CPU's generators)."""
     if size() > 1:
-        set_random_state(from_main({key: value for key, value in random_state().items() if key != "cuda"}))
+        set_rng_state(from_main({key: value for key, value in get_rng_state().items() if key != "cuda"}))
 
 
 def averaged(values: list[Tensor]) -> list[float]:
-    """The mean over the processes of each of some numbers; one that is not finite anywhere is so everywhere."""
+    """Average scalars over the ranks; a value that is not finite on one rank is so on all."""
     if size() == 1:
         return [value.item() for value in values]
     total = torch.cat([value.detach().double().reshape(1) for value in values])
@@ -139,19 +151,19 @@ def averaged(values: list[Tensor]) -> list[float]:
 
 
 class _Loss(nn.Module):
-    """A trainer's loss as a module whose parameters are the learner's: the frozen ones are no concern of DDP."""
+    """A trainer's loss as a module with the learner's parameters only, since DDP need not know the frozen ones."""
 
-    def __init__(self, trainer, learner: nn.Module):
+    def __init__(self, trainer: Any, learner: nn.Module):
         super().__init__()
         self.trainer = trainer
-        self.learned = nn.ParameterList(learner.parameters())  # without its buffers, which are alike everywhere
+        self.learned = nn.ParameterList(learner.parameters())  # without its buffers, which are the same on all ranks
 
     def forward(self, batch: dict) -> tuple[Tensor, dict[str, Tensor]]:
         return self.trainer.compute_loss(batch)
 
 
-def shared_loss(trainer, learner: nn.Module) -> Callable[[dict], tuple[Tensor, dict[str, Tensor]]] | None:
-    """`trainer.compute_loss`, whose backward pass averages the learner's gradients over all processes; None if there is one.
+def shared_loss(trainer: Any, learner: nn.Module) -> Callable[[dict], tuple[Tensor, dict[str, Tensor]]] | None:
+    """Wrap `trainer.compute_loss` so that its backward pass averages the gradients over all ranks; None in one process.
 
     The losses are means over the images, or do not depend on them, so the average over equal shares is the gradient of
     the global batch. A tower without prompts has a parameter without elements, which gets no gradient.
@@ -163,32 +175,32 @@ def shared_loss(trainer, learner: nn.Module) -> Callable[[dict], tuple[Tensor, d
 
 
 class GatheringEvaluator:
-    """Dassl's evaluator behind several processes, of which number r takes the batches r, r + N, r + 2 N ... of a test set.
+    """Dassl's evaluator over N ranks, of which rank r evaluates the batches r, r + N, r + 2 N, ...
 
-    The evaluator itself lives on the main process, and sees what it would see if that were alone, in the same order.
+    Rank 0 feeds the evaluator all batches in the order of a single process.
 
     Args:
-        evaluator: Dassl's.
+        evaluator: Dassl's evaluator.
     """
 
-    def __init__(self, evaluator):
+    def __init__(self, evaluator: Any):
         self.evaluator = evaluator
         self.batches: list[tuple[Tensor, Tensor]] = []
 
     def reset(self) -> None:
-        """Forget what was processed."""
+        """Start a new evaluation."""
         self.batches.clear()
         self.evaluator.reset()
 
     def process(self, output: Tensor, label: Tensor) -> None:
-        """Take in the logits (B, C) and labels (B,) of this process's next batch."""
+        """Collect the logits (B, C) and labels (B,) of this rank's next batch."""
         self.batches.append((output.cpu(), label.cpu()))
 
     def evaluate(self) -> Any:
-        """The results, on all processes."""
+        """Return the results on all ranks."""
         shares = gathered(self.batches)
 
-        def results():
+        def results() -> tuple[Any, Any]:
             for number in range(sum(map(len, shares))):
                 self.evaluator.process(*shares[number % size()][number // size()])
             return self.evaluator.evaluate(), getattr(self.evaluator, "metrics", None)
@@ -201,7 +213,7 @@ class GatheringEvaluator:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Inside the block nothing is printed, and no more than warnings is logged: the main process says it all."""
+    """Print nothing and log only warnings while the block runs: rank 0 reports for all."""
     root = logging.getLogger()
     level = root.level
     handler = logging.StreamHandler(sys.stderr)

@@ -1,10 +1,11 @@
-"""Which data went where: for each phase of a run the images, whether their labels were read, and the class names given.
+"""Provenance: which data each phase of a run used, how many images, whether it read their labels, and its class names.
 
-`ledger.json` beside a run is a list with one item a phase, as `item` makes it.
+`ledger.json` in a run's folder is a list with one item per phase, as returned by `item`.
 """
 
 import json
 from pathlib import Path
+from typing import Any
 
 from ..storage.atomic import replacing
 
@@ -12,14 +13,15 @@ FILE_NAME = "ledger.json"  # in a run's folder
 
 
 def item(phase: str, dataset: str, images: int, labels: bool, classes: str, class_names: list[str]) -> dict:
-    """One phase.
+    """Return the item of one phase.
 
     Args:
         phase: "boosting" (phase 1) or "adapting" (phase 2, or a host alone).
-        dataset: its registry name.
-        images: how many different training images there were (0: not known).
-        labels: whether any of their labels was read.
-        classes: "all", "base" or "new"; class_names: the names that the text tower was given.
+        dataset: its registered name.
+        images: number of training images (0: unknown).
+        labels: whether labels were read.
+        classes: "all", "base" or "new".
+        class_names: the names that the text tower encoded, in the order of the labels.
     """
     return {
         "phase": phase,
@@ -31,11 +33,11 @@ def item(phase: str, dataset: str, images: int, labels: bool, classes: str, clas
     }
 
 
-def training_item(trainer, phase: str = "adapting") -> dict:
-    """What a Dassl trainer is about to see in `train()`.
+def training_item(trainer: Any, phase: str = "adapting") -> dict:
+    """Return the item of what a Dassl trainer will use in `train()`.
 
-    Its class attribute `reads_labels` says whether its batches have labels (a trainer that is not ours: yes). Choosing
-    the best epoch on the validation images reads labels as well.
+    Its class attribute `reads_labels` is False if its batches have no labels; selecting the best epoch on validation
+    images reads labels too.
     """
     cfg, dataset = trainer.cfg, trainer.dm.dataset
     labels = getattr(trainer, "reads_labels", True) or cfg.TEST.FINAL_MODEL == "best_val"
@@ -45,19 +47,19 @@ def training_item(trainer, phase: str = "adapting") -> dict:
 
 
 def keep(folder: str | Path, items: list[dict]) -> None:
-    """Write a run's ledger."""
+    """Write a run's provenance."""
     with replacing(Path(folder) / FILE_NAME) as aside:
         aside.write_text(json.dumps(items, indent=2) + "\n")
 
 
 def kept(folder: str | Path) -> list[dict]:
-    """Read a run's ledger.
+    """Read a run's provenance.
 
     Raises:
-        ValueError: there is none, or it is damaged.
+        ValueError: the file is missing or damaged.
     """
     path = Path(folder) / FILE_NAME
     try:
         return json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{path} is no ledger ({error}): give the run's command again, it writes it anew") from error
+    except (OSError, ValueError, RecursionError) as error:
+        raise ValueError(f"{path}: not readable ({error}). Repeat the run's command, which writes it") from error

@@ -1,11 +1,9 @@
 """One run: train or evaluate what a configuration describes, logged to the run's folder."""
 
 import contextlib
-import io
 import logging
 import os
 import shutil
-import sys
 import traceback
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,7 +11,7 @@ from typing import Any
 
 import torch
 from dassl.engine import TRAINER_REGISTRY, build_trainer
-from dassl.utils import set_random_seed, setup_logger
+from dassl.utils import set_random_seed
 from yacs.config import CfgNode
 
 from ..config import ConfigError, check_kept, keep_config
@@ -21,6 +19,8 @@ from ..storage.atomic import remove_parts
 from ..storage.locks import locked
 from . import parallel
 from .evaluation import Measuring, Metrics
+from .log import FILE_NAME as LOG
+from .log import announce, logging_to
 from .rng import be_deterministic
 from .trainer import PromptTrainer
 
@@ -67,11 +67,12 @@ class Run:
                 trainer = self._build()
                 if build_only:
                     return None
+                check_validation(self.cfg, trainer)
                 parallel.on_main(lambda: keep_config(self.cfg, self.folder / "config.yaml"))
                 trainer.train()
-                return trainer.evaluator.metrics
+                return self._reported(trainer)
 
-    def evaluate(self, folder: str | Path = "", epoch: int | None = None) -> Metrics:
+    def evaluate(self, folder: str | Path = "", epoch: int | None = None) -> Metrics | None:
         """Evaluate what was learned in a run's folder on the test set.
 
         Args:
@@ -89,7 +90,17 @@ class Run:
             trainer = self._build()
             trainer.load_model(str(folder), epoch=epoch)
             trainer.test()
-            return trainer.evaluator.metrics
+            return self._reported(trainer)
+
+    def _reported(self, trainer: Any) -> Metrics | None:
+        """Announce and return the metrics of the last evaluation."""
+        metrics: Metrics | None = trainer.evaluator.metrics
+        if metrics is not None:
+            figures = ", ".join(f"{name} {value:.2f}" for name, value in metrics.items())
+            announce(
+                "%s on %d classes of %s: %s", self.cfg.TRAINER.NAME, trainer.num_classes, self.cfg.DATASET.NAME, figures
+            )
+        return metrics
 
     def _processes(self) -> contextlib.AbstractContextManager:
         check_device(self.cfg)
@@ -129,9 +140,9 @@ class Run:
 
     def _log_failure(self, error: BaseException) -> None:
         if isinstance(error, KeyboardInterrupt):
-            logger.warning("Stopped: the same command resumes")
+            logger.info("Stopped: the same command resumes")
         else:
-            with contextlib.suppress(OSError), open(self.folder / "log.txt", "a") as log:  # the disk may be full
+            with contextlib.suppress(OSError), open(self.folder / LOG, "a") as log:  # the disk may be full
                 traceback.print_exc(file=log)
         if parallel.is_main():
             remove_if_nothing_began(self.folder)
@@ -139,17 +150,28 @@ class Run:
 
 def remove_if_nothing_began(folder: Path) -> None:
     """Remove the folder of a run that has only its log."""
-    if [path.name for path in folder.iterdir()] == ["log.txt"]:
-        shutil.rmtree(folder)
+    if [path.name for path in folder.iterdir()] == [LOG]:
+        shutil.rmtree(folder, ignore_errors=True)  # another rank may still write to the log
 
 
 def check_processes(cfg: CfgNode) -> None:
     """Raise `ConfigError` if several processes would train what only this package's trainers can share."""
     if parallel.size() > 1 and own_class(cfg.TRAINER.NAME) is None:
         raise ConfigError(
-            f"{cfg.TRAINER.NAME} is not a trainer of this package and cannot share its work among {parallel.size()} "
-            "processes: start it without torchrun"
+            f"TRAINER.NAME: {cfg.TRAINER.NAME} with {parallel.size()} processes; expected a trainer of this package. Start "
+            "it without torchrun"
         )
+
+
+def check_validation(cfg: CfgNode, trainer: Any) -> None:
+    """Raise `ConfigError` if validation images are needed and there are none, where Dassl would use the test images."""
+    needed = {"TEST.FINAL_MODEL": cfg.TEST.FINAL_MODEL == "best_val", "TEST.SPLIT": cfg.TEST.SPLIT == "val"}
+    for key, wanted in needed.items():
+        if wanted and not cfg.TEST.NO_TEST and trainer.val_loader is None:
+            raise ConfigError(
+                f"{key}: needs validation images, but {cfg.DATASET.NAME} has none; expected "
+                f"{'last_step' if key == 'TEST.FINAL_MODEL' else 'test'}. Change it, or add validation images"
+            )
 
 
 def check_device(cfg: CfgNode) -> None:
@@ -157,26 +179,6 @@ def check_device(cfg: CfgNode) -> None:
     wanted = os.environ.get("CUDA_VISIBLE_DEVICES", "")
     if cfg.USE_CUDA and not torch.cuda.is_available() and wanted[:1].isdigit():
         raise ConfigError(
-            f"CUDA_VISIBLE_DEVICES is {wanted!r}, but PyTorch {torch.__version__} finds no GPU: repair the driver or "
-            "install a CUDA build of PyTorch; or set USE_CUDA False, to compute on the CPU"
+            f"CUDA_VISIBLE_DEVICES: {wanted!r}, but PyTorch {torch.__version__} finds no GPU; expected one. Repair the driver "
+            "or install a CUDA build of PyTorch, or set USE_CUDA False to compute on the CPU"
         )
-
-
-@contextlib.contextmanager
-def logging_to(folder: str) -> Iterator[None]:
-    """Send what is logged and printed to the console and to `<folder>/log.txt` while the block runs."""
-    console = sys.stdout
-    setup_logger(folder)
-    root = logging.getLogger()
-    handlers = list(root.handlers)
-    if not handlers:  # the real Dassl's set-up leaves logging alone
-        logging.basicConfig(stream=sys.stdout, level=logging.INFO, format="%(message)s")
-    try:
-        yield
-    finally:
-        for handler in set(root.handlers) - set(handlers):
-            root.removeHandler(handler)
-        stream, sys.stdout = sys.stdout, console
-        stream.flush()
-        if getattr(stream, "console", None) is console:
-            stream.console = io.StringIO()  # the real Dassl's logger closes it when it is garbage-collected

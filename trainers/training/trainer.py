@@ -1,30 +1,32 @@
-"""What all trainers of this package share: the step under a precision, and loading what was learned."""
+"""The base class of this package's trainers: training steps under a precision, data, checkpoints."""
 
 import logging
 import math
 import time
 from pathlib import Path
+from typing import Any
 
 import torch
 from dassl.data import DataManager
 from dassl.engine import TrainerX
 from dassl.optim import build_lr_scheduler, build_optimizer
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
+from yacs.config import CfgNode
 
+from ..backbones import tokenizer
 from ..engine.precision import Precision
-from ..storage.tensors import read_checkpoint
 from . import loaders, parallel, provenance
-from .resume import FILE_NAME as PROGRESS
-from .resume import DivergedError, Resumable
+from .checkpoints import find_checkpoint, load_learner, write_checkpoint
+from .dataset import ImageDataset
+from .log import announce
+from .resume import DivergedError, Resumable, plain
+from .rng import get_rng_state
 
 logger = logging.getLogger(__name__)
 
-LEARNED = "adapting.safetensors"  # in a run's folder: what phase 2 has learned
-
-# Saved by the CoOp family beside the context, made anew from the current class names.
-_REMADE = ("token_prefix", "token_suffix")
+EPOCHS_PER_LINE = 5  # on the console
+# Figures of `compute_loss` in per cent, and what the console calls them; it shows them as shares.
+_SHARES = {"acc": "training accuracy", "agreement": "agreement with the teacher"}
 
 
 class PromptTrainer(Resumable, TrainerX):
@@ -33,35 +35,49 @@ class PromptTrainer(Resumable, TrainerX):
     A subclass calls `register_learner` at the end of `build_model` and implements `compute_loss`.
 
     Attributes:
-        reads_labels: False: the batches that `compute_loss` gets have no labels.
+        reads_labels: False if the batches that `compute_loss` receives have no labels.
+        precision: the precision of the learner and of its steps.
     """
 
     precision: Precision
+    evaluator: Any
     reads_labels = True
+    _sums: dict[str, float]  # of the figures of an epoch
 
     def build_data_loader(self) -> None:
-        """Dassl's hook."""
+        """Build the loaders of `ImageDataset`."""
         self.use_data(self.cfg)
 
-    def use_data(self, cfg) -> None:
-        """Set what Dassl's `build_data_loader` sets, with images that depend on no order of drawing."""
+    def use_data(self, cfg: CfgNode) -> None:
+        """Set the attributes of Dassl's `build_data_loader`, with loaders of `ImageDataset`.
+
+        Args:
+            cfg: the configuration that describes the data.
+
+        Raises:
+            ConfigError: the batch size or the test sampler is not suitable.
+            ValueError: a user's own classes have names with identical tokens.
+        """
         cfg = cfg.clone()
         cfg.defrost()
         cfg.DATALOADER.NUM_WORKERS = loaders.workers(cfg.DATALOADER.NUM_WORKERS)
-        self.dm = DataManager(cfg, dataset_wrapper=loaders.KeepingDataset)
+        self.dm = DataManager(cfg, dataset_wrapper=ImageDataset)
         self.train_loader_x = loaders.share_of_training(self.dm.train_loader_x)
         self.train_loader_u = self.dm.train_loader_u
         self.val_loader = loaders.share_of_test(self.dm.val_loader)
         self.test_loader = loaders.share_of_test(self.dm.test_loader)
         self.num_classes, self.num_source_domains = self.dm.num_classes, self.dm.num_source_domains
         self.lab2cname = self.dm.lab2cname
+        check = getattr(self.dm.dataset, "check_class_names", None)  # this package's readers have it
+        if check is not None:
+            check(tokenizer().encode)
 
     def data_seen(self) -> list[dict]:
-        """What training sees, an item a phase (see `ledger`)."""
+        """Return the provenance of the training data, one item per phase."""
         return [provenance.training_item(self)]
 
     def before_train(self) -> None:
-        """Dassl's hook: note what the run is going to see; images that are small enough are decoded, once for all epochs."""
+        """Keep small images decoded for all epochs, and write the provenance."""
         if self.max_epoch > 1:
             self.train_loader_x = loaders.keeping(self.train_loader_x, self.cfg.DATALOADER.NUM_WORKERS < 0)
         self.waited = self.trained = 0.0
@@ -69,32 +85,50 @@ class PromptTrainer(Resumable, TrainerX):
         parallel.on_main(lambda: provenance.keep(self.output_dir, self.data_seen()))
 
     def run_epoch(self) -> None:
-        """Dassl's hook; measures how much of the time is spent waiting for images."""
+        """Measure the time spent waiting for images, and report the epoch's means."""
         loader, start = self.train_loader_x, time.perf_counter()
-        self.train_loader_x = watched = loaders.Watched(loader, self.device)
+        self.train_loader_x = timed = loaders.TimedLoader(loader, self.device)
+        self._sums = {}
         try:
             super().run_epoch()
         finally:
             self.train_loader_x = loader
         seconds = time.perf_counter() - start
-        self.waited, self.trained = self.waited + watched.waited, self.trained + seconds
-        logger.info("Waited for data: %.1f%% of the epoch's %.1f s", 100 * watched.waited / seconds, seconds)
+        self.waited, self.trained = self.waited + timed.waited, self.trained + seconds
+        logger.info("Waited for data: %.1f%% of the epoch's %.1f s", 100 * timed.waited / seconds, seconds)
+        self._report_epoch()
+
+    def _report_epoch(self) -> None:
+        done, last = self.epoch + 1, self.epoch + 1 == self.max_epoch
+        means = {name: total / self.num_batches for name, total in self._sums.items()}
+        figures = [
+            f"{_SHARES.get(name, name)} {mean / (100 if name in _SHARES else 1):.2f}" for name, mean in means.items()
+        ]
+        report = announce if done % EPOCHS_PER_LINE == 0 or last else logger.info
+        report("%s", "  ".join([f"epoch {done}/{self.max_epoch}", *figures]))
 
     def after_train(self) -> None:
-        """Dassl's hook; then the run says how much of its training time it waited for images."""
+        """Log the share of the training time spent waiting for images."""
         super().after_train()
         if self.trained:
             share = 100 * self.waited / self.trained
             logger.info("Waited for data: %.1f%% of the training's %.1f s", share, self.trained)
 
     def before_epoch(self) -> None:
-        """Dassl's hook."""
+        """Let the dataset augment for this epoch."""
         super().before_epoch()
         self.train_loader_x.dataset.epoch = self.epoch
 
     def register_learner(self, name: str, learner: nn.Module, precision: Precision) -> None:
-        """Give the optimiser the parameters of `learner`, and register it with Dassl to be saved and loaded."""
+        """Build the optimiser of a learner, and register both with Dassl to be saved and loaded.
+
+        Args:
+            name: the checkpoints' folder.
+            learner: the module whose parameters are trained.
+            precision: the precision of its parameters and steps.
+        """
         self.precision = precision
+        self._sums = {}
         learner.to(self.device, precision.prompts)
         if self.cfg.MODEL.INIT_WEIGHTS:
             load_learner(learner, self.cfg.MODEL.INIT_WEIGHTS)
@@ -108,11 +142,15 @@ class PromptTrainer(Resumable, TrainerX):
         logger.info("Learning %s parameters in %s (%s)", f"{total:,}", name, names)
 
     def compute_loss(self, batch: dict) -> tuple[Tensor, dict[str, Tensor]]:
-        """The loss of a batch, and the figures to show beside it."""
+        """Return the loss of a batch, and further figures to report."""
         raise NotImplementedError
 
     def forward_backward(self, batch: dict) -> dict[str, float]:
-        """One step. Dassl calls it for each batch."""
+        """Train one step on a batch; return its loss and figures.
+
+        Raises:
+            DivergedError: the loss or the gradients are not finite.
+        """
         if not self.reads_labels:
             batch = {key: value for key, value in batch.items() if key != "label"}
         with self.precision.context(self.device):
@@ -126,10 +164,13 @@ class PromptTrainer(Resumable, TrainerX):
         self._update_scale()
         if self.batch_idx + 1 == self.num_batches:
             self.finish_epoch()
-        return {"loss": value} | dict(zip(figures, others, strict=True))
+        summary = {"loss": value} | dict(zip(figures, others, strict=True))
+        for name, figure in summary.items():
+            self._sums[name] = self._sums.get(name, 0.0) + figure
+        return summary
 
     def _update_scale(self) -> None:
-        """Count a step that the scaler skipped, because scaled gradients overflowed float16."""
+        """Count a step that the scaler skipped because scaled gradients overflowed float16."""
         before = self.scaler.get_scale()
         self.scaler.update()
         if self.scaler.get_scale() >= before:
@@ -139,22 +180,22 @@ class PromptTrainer(Resumable, TrainerX):
             raise DivergedError(self.diverged("the gradients are not finite, however the loss is scaled"))
 
     def finish_epoch(self) -> None:
-        """What happens behind the last step of an epoch."""
+        """Step the learning rate after an epoch's last step."""
         self.update_lr()
         if self.skipped:
-            logger.warning("%d steps were skipped so far: their gradients overflowed float16", self.skipped)
+            logger.warning("Skipped %d steps so far: their gradients overflowed float16", self.skipped)
 
     def parse_batch_train(self, batch: dict) -> tuple[Tensor, Tensor]:
-        """Images (B, 3, R, R) and labels (B,), on the device."""
+        """Return the images (B, 3, R, R) and labels (B,) on the device."""
         return batch["img"].to(self.device), batch["label"].to(self.device)
 
     def model_inference(self, image: Tensor) -> Tensor:
-        """Logits (B, C) in float32."""
+        """Return logits (B, C) in float32 of images (B, 3, R, R)."""
         with self.precision.context(self.device):
             return self.model(image).float()
 
     def test(self, split: str | None = None) -> float:
-        """Dassl's; several processes share the test set, and all get the result."""
+        """Evaluate; several processes share the images, and all return the result."""
         if parallel.size() == 1:
             return super().test(split)
         evaluator = self.evaluator
@@ -164,13 +205,43 @@ class PromptTrainer(Resumable, TrainerX):
         finally:
             self.evaluator = evaluator
 
-    def save_model(self, *args, **kwargs) -> None:
-        """Dassl's; of several processes one writes, and the others wait for it."""
-        save = super().save_model
-        parallel.on_main(lambda: save(*args, **kwargs))
+    def save_model(
+        self,
+        epoch: int,
+        directory: str,
+        is_best: bool = False,
+        val_result: float | None = None,
+        model_name: str = "",
+    ) -> None:
+        """Write the checkpoints atomically, on rank 0.
+
+        Args:
+            epoch: counted from 0.
+            directory: the run's folder.
+            is_best: also write `model-best.pth.tar`.
+            val_result: the result on the validation images.
+            model_name: the file's name; empty: `model.pth.tar-<epoch + 1>`.
+        """
+
+        def write() -> None:
+            for name in self.get_model_names():
+                write_checkpoint(Path(directory) / name, self._content(name, epoch, val_result), model_name, is_best)
+
+        parallel.on_main(write)
+
+    def _content(self, name: str, epoch: int, val_result: float | None) -> dict[str, Any]:
+        optim, sched = self._optims[name], self._scheds[name]
+        return {
+            "state_dict": self._models[name].state_dict(),
+            "epoch": epoch + 1,
+            "optimizer": None if optim is None else plain(optim.state_dict()),
+            "scheduler": None if sched is None else plain(sched.state_dict()),
+            "val_result": None if val_result is None else float(val_result),
+            "random_state": get_rng_state(),
+        }
 
     def init_writer(self, log_dir: str) -> None:
-        """Dassl's; of several processes one writes."""
+        """Start the TensorBoard log, on rank 0."""
         if parallel.is_main():
             super().init_writer(log_dir)
 
@@ -179,78 +250,13 @@ class PromptTrainer(Resumable, TrainerX):
 
         Args:
             directory: the folder.
-            epoch: which epoch's checkpoint; None: the best one, or else the last one.
+            epoch: the epoch whose checkpoint is loaded; None: the best one if there is one, else the last.
 
         Raises:
-            FileNotFoundError, ValueError: there is none, or it does not fit.
+            FileNotFoundError: there is no checkpoint.
+            ValueError: it does not fit.
         """
         if self.get_model_names() and not directory:
-            raise FileNotFoundError("no folder to load from: give the folder of the run to evaluate as --model-dir")
+            raise FileNotFoundError("--model-dir: not given; expected the folder of the run to evaluate")
         for name in self.get_model_names():
             load_learner(self._models[name], find_checkpoint(Path(directory) / name, epoch))
-
-
-def find_checkpoint(folder: Path, epoch: int | None) -> Path:
-    """The checkpoint in `<run>/<registered name>`: of an epoch, or the best, or the last.
-
-    Raises:
-        FileNotFoundError: it is not there; says what is.
-    """
-    if epoch is not None:
-        path = folder / f"model.pth.tar-{epoch}"
-    elif (folder / "model-best.pth.tar").is_file() or not (folder / "checkpoint").is_file():
-        path = folder / "model-best.pth.tar"
-    else:
-        path = folder / (folder / "checkpoint").read_text(errors="replace").strip().replace("\0", "?")
-    if not path.is_file():
-        if (folder.parent / PROGRESS).is_file():
-            raise FileNotFoundError(f"the run in {folder.parent} is not finished: give its command again, it goes on")
-        there = ", ".join(sorted(p.name for p in folder.glob("model*"))) or "nothing"
-        raise FileNotFoundError(
-            f"no checkpoint at {path} (found there: {there}): train first, or mend --model-dir/--load-epoch"
-        )
-    return path
-
-
-def _tensors(path: str | Path) -> dict[str, Tensor]:
-    try:
-        return load_file(path)
-    except (SafetensorError, OSError) as error:
-        raise ValueError(f"{path}: not readable as safetensors ({error}); expected learned prompts") from error
-
-
-def load_learner(learner: nn.Module, path: str | Path) -> None:
-    """Load a learner's parameters from a checkpoint in Dassl's layout, ours or the original repository's.
-
-    Raises:
-        FileNotFoundError: there is no file.
-        ValueError: it cannot be read, or its tensors are not those of the learner.
-    """
-    content = {"state_dict": _tensors(path)} if Path(path).suffix == ".safetensors" else read_checkpoint(path)
-    content = content if isinstance(content, dict) else {}
-    state = content.get("state_dict", content)
-    state = state if isinstance(state, dict) else {}
-    state = {key: value for key, value in state.items() if isinstance(key, str) and isinstance(value, Tensor)}
-    if any(key.startswith("prompt_learner.") for key in state):  # MaPLe's own repository saves the whole model
-        state = {
-            key.removeprefix("prompt_learner."): v for key, v in state.items() if key.startswith("prompt_learner.")
-        }
-    state = {key: value for key, value in state.items() if key not in _REMADE}
-    wanted = learner.state_dict()
-    if not state or set(state) != set(wanted):
-        raise ValueError(
-            f"{path} holds {sorted(state) or 'no tensors'}, expected {sorted(wanted)}: it was saved by another "
-            "trainer, or with another prompt depth; evaluate with the configuration that it was trained with"
-        )
-    for key, value in state.items():
-        if value.shape != wanted[key].shape:
-            raise ValueError(
-                f"{path}: {key} has shape {tuple(value.shape)}, expected {tuple(wanted[key].shape)}: it was trained "
-                "with other prompt lengths, another backbone, or (class-specific context) for other classes"
-            )
-        if value.is_floating_point() != wanted[key].is_floating_point():
-            raise ValueError(f"{path}: {key} is of type {value.dtype}, expected {wanted[key].dtype}: train again")
-        if not torch.isfinite(value).all():
-            raise ValueError(f"{path}: {key} has values that are not finite numbers: the training had diverged")
-    learner.load_state_dict(state)
-    logger.info("Loaded %d tensors (epoch %s) from %s", len(state), content.get("epoch", "unknown"), path)

@@ -20,7 +20,7 @@ def load_teacher(name: str, names: Sequence[str], template: str, precision: Prec
 
     Args:
         name: what `load_clip` takes, or "<prefix>:<name>" for another kind, such as
-            "open_clip:<architecture>/<tag or file>".
+            "open_clip:<architecture>/<tag or file>" or "run:<folder of a finished run>".
         names: the class names.
         template: a text with {} for the class name, or a JSON file of texts.
         precision: dtypes of the teacher's weights.

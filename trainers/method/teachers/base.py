@@ -20,13 +20,13 @@ class Teacher(nn.Module):
     `scale`.
 
     Attributes:
-        path: the file of its weights.
+        paths: the files of its weights.
         size: side of its square images in pixels.
         statistics: mean and standard deviation of its images' channels; None: those of the student's images.
         interpolation: how images of another size are resized, "bicubic" or "bilinear".
     """
 
-    path: Path
+    paths: tuple[Path, ...]
     size: int
     statistics: tuple[Sequence[float], Sequence[float]] | None = None
     interpolation = "bicubic"

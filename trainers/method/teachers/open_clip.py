@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from ...backbones import BackboneError, check_finite, read_state_dict
@@ -39,9 +39,13 @@ class OpenClipTeacher(Teacher, prefix=PREFIX):
         BackboneError: the weights cannot be loaded, or do not belong to the architecture.
     """
 
+    model: Any  # of open_clip
+    tokens: Tensor
+
     def __init__(self, name: str, names: Sequence[str], template: str, precision: Precision):
         super().__init__()
-        self.model, encode, self.path = load_open_clip(name, precision.weights)
+        self.model, encode, path = load_open_clip(name, precision.weights)
+        self.paths = (path,)
         names, template, self.counts = expand(template, names)
         texts = [template.replace("{}", plain_name(each)) for each in names]
         check_length(name, encode, texts)
@@ -148,7 +152,7 @@ def _weights_of(open_clip: Any, architecture: str, source: str, name: str) -> Pa
         ) from error
 
 
-def _fill(model: nn.Module, path: Path) -> None:
+def _fill(model: Any, path: Path) -> None:
     """Load a file of weights in open_clip's layout, also one that training with DataParallel has written.
 
     Raises:

@@ -26,7 +26,7 @@ class StockTeacher(Teacher, prefix=""):
 
     def __init__(self, name: str, names: Sequence[str], template: str, precision: Precision):
         super().__init__()
-        self.path = find_weights(name)
+        self.paths = (find_weights(name),)
         clip_model = load_clip(name)
         self.size = clip_sizes(clip_model).image
         self.model = zero_shot_model(clip_model, tokenizer().encode, names, template)

@@ -22,6 +22,11 @@ class TeacherTransform(nn.Module):
         untouched: whether both models take the same images.
     """
 
+    mean: Tensor
+    std: Tensor
+    their_mean: Tensor
+    their_std: Tensor
+
     def __init__(self, teacher: Teacher, size: int, mean: Sequence[float], std: Sequence[float]):
         super().__init__()
         self.size, self.interpolation = teacher.size, teacher.interpolation

@@ -1,0 +1,82 @@
+"""A finished run as the teacher: its logits, phase 1 with it, and runs that cannot be one."""
+
+import pytest
+import torch
+import toy
+
+from trainers.cli import train
+from trainers.config import ConfigError
+from trainers.deploy import classifier
+from trainers.engine.precision import Precision
+from trainers.method import prompt_file
+from trainers.method.teachers import load_teacher
+
+BASE = {"DATASET__SUBSAMPLE_CLASSES": "base"}
+PLAIN = Precision("fp32")
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    """Toy pictures and CLIPs, and runs on the base classes."""
+    root = tmp_path_factory.mktemp("run_teacher")
+    toy.draw(root / "toy")
+    toy.save_clip(root / "student.pt")
+    toy.save_clip(root / "teacher.pt", toy.TEACHER, seed=4)
+    group = prompt_file.PromptGroup(torch.randn(2, 3, 64) * 0.02, torch.randn(2, 3, 128) * 0.02)
+    prompt_file.save_boosting(root / prompt_file.FILE_NAME, group, prompt_file.BoostingInfo())
+    large = BASE | {"MODEL__BACKBONE__NAME": root / "teacher.pt"}
+    large |= {"TRAINER__PROMPTSRC__PROMPT_DEPTH_TEXT": 2, "TRAINER__PROMPTSRC__PROMPT_DEPTH_VISION": 2}
+    train.run(toy.command(root, "PromptSRC", root / "PromptSRC", **large))
+    train.run(toy.command(root, "CasPL_MaPLe", root / "CasPL_MaPLe", TRAINER__CASPL__CHECKPOINT=root, **large))
+    train.run(toy.command(root, "CoCoOp", root / "CoCoOp", **BASE))
+    train.run(toy.command(root, "CoOp", root / "CSC", TRAINER__COOP__CSC=True, **BASE))
+    return root
+
+
+@pytest.mark.parametrize("run", ["PromptSRC", "CasPL_MaPLe"])
+def test_logits_match_the_run_on_all_classes(root, run):
+    teacher = load_teacher(f"run:{root / run}", toy.NAMES, "unused {}", PLAIN)
+    expected = classifier.load(root / run).with_classes(toy.NAMES)
+    image = torch.randn(2, 3, 16, 16)
+    with torch.no_grad():
+        assert torch.equal(teacher(image), expected(image))
+    assert teacher.size == 16 and not any(parameter.requires_grad for parameter in teacher.parameters())
+
+
+def test_loading_leaves_random_state_unchanged(root):
+    torch.manual_seed(5)
+    load_teacher(f"run:{root / 'PromptSRC'}", toy.NAMES, "{}", PLAIN)
+    drawn = torch.rand(2)
+    torch.manual_seed(5)
+    assert torch.equal(drawn, torch.rand(2))
+
+
+def test_phase_1_learns_from_a_run_and_records_it(root, tmp_path):
+    identities = set()
+    for run in ("PromptSRC", "CasPL_MaPLe"):
+        name = f"run:{root / run}"
+        folder, cache = tmp_path / run, tmp_path / "cache" / run
+        more = {"TRAINER__CASPL__TEACHER__BACKBONE": name, "TRAINER__CASPL__TEACHER__CACHE": cache}
+        train.run(toy.command(root, "CasPL", folder, **more))
+        info = prompt_file.read_info(folder / prompt_file.FILE_NAME)
+        assert info.teacher == name and len(info.teacher_weights) == 64
+        assert len(list(cache.glob("*.features"))) == 1
+        identities.add(info.identity)
+    assert len(identities) == 2
+
+
+@pytest.mark.parametrize(
+    ("run", "message"),
+    [
+        ("CoCoOp", "cannot be a teacher.*depend on the image"),
+        ("CSC", "cannot be a teacher.*belongs to single classes"),
+    ],
+)
+def test_run_without_class_vectors_for_any_class_is_rejected(root, run, message):
+    with pytest.raises(ConfigError, match=message):
+        load_teacher(f"run:{root / run}", toy.NAMES, "{}", PLAIN)
+
+
+def test_missing_run_is_rejected(root):
+    with pytest.raises(FileNotFoundError, match="nowhere.*expected the folder of a finished run"):
+        load_teacher(f"run:{root / 'nowhere'}", toy.NAMES, "{}", PLAIN)

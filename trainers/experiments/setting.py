@@ -1,0 +1,193 @@
+"""What all runs of a protocol on a dataset share: folders, recipes, settings, and the identity of the data."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from dassl.data.datasets import build_dataset
+from yacs.config import CfgNode
+
+from .. import config
+from ..method import prompt_file
+from ..method.identity import data_fingerprint
+from .places import dataset_files, trainer_file
+from .protocols import PROTOCOLS, Protocol, is_miniature, targets_of
+from .recipes import changes
+from .setup import assemble, default_cfg
+
+BOOSTING_SEED = 1  # phase 1 is trained once and shared by all seeds and hosts (the paper's protocol)
+
+# KEY VALUE pairs of a whole protocol reach phase 1 too, except for these, which are understood as phase 2's.
+_PHASE_2_ONLY = (
+    "OPTIM.",
+    "TRAIN.",
+    "DATALOADER.TRAIN_X.",
+    "TRAINER.CO",
+    "TRAINER.MA",
+    "TRAINER.PR",
+    "TRAINER.CASPL.CHECK",
+)
+
+
+@dataclass(frozen=True)
+class Data:
+    """The identity of a dataset's images and classes.
+
+    Attributes:
+        root: the folder of the datasets.
+        fingerprint: digest of class names, images and split.
+        classes: the class names.
+        images: number of training images.
+    """
+
+    root: str
+    fingerprint: str
+    classes: tuple[str, ...]
+    images: int
+
+    @property
+    def record(self) -> dict[str, str]:
+        """What is kept of it with a result."""
+        return {"root": self.root, "fingerprint": self.fingerprint}
+
+
+@dataclass
+class Setting:
+    """What all runs of a protocol on a dataset have in common.
+
+    Attributes:
+        dataset: name of a file in configs/datasets.
+        data: folder of the datasets.
+        output: folder of all runs.
+        options: KEY VALUE pairs; phase 1 takes those that do not belong to phase 2.
+        protocol: its name.
+        targets: datasets to test on too, where the protocol does; empty: its default.
+        boost_options: KEY VALUE pairs of phase 1 alone.
+        adapt_options: KEY VALUE pairs of phase 2 alone.
+    """
+
+    dataset: str
+    data: Path
+    output: Path
+    options: list[str] = field(default_factory=list)
+    protocol: str = "base2new"
+    targets: list[str] = field(default_factory=list)
+    boost_options: list[str] = field(default_factory=list)
+    adapt_options: list[str] = field(default_factory=list)
+    _data: dict[str, Data] = field(default_factory=dict, repr=False, compare=False)
+
+    @property
+    def rules(self) -> Protocol:
+        """The protocol."""
+        return PROTOCOLS[self.protocol]
+
+    @property
+    def recipe(self) -> str:
+        """Name of the trainers' configuration files: "shapes" for the embedded datasets, else "vit_b16"."""
+        return "shapes" if is_miniature(self.dataset) else "vit_b16"
+
+    @property
+    def boosting_dir(self) -> Path:
+        """Folder of phase 1's run."""
+        return self.output / self.rules.boosting / self.dataset
+
+    @property
+    def boosting_file(self) -> Path:
+        """The file that phase 1 writes."""
+        return self.boosting_dir / prompt_file.FILE_NAME
+
+    @property
+    def tested_datasets(self) -> list[str]:
+        """The target datasets; none unless the protocol tests on others."""
+        return [] if self.rules.target_options is None else self.targets or targets_of(self.dataset)
+
+    def folder(self, trainer: str, seed: int | None = None, shots: int | None = None) -> Path:
+        """Return the folder of a run, or of the result of a trainer without phase 2."""
+        folder = self.output / self.protocol / self.dataset / trainer
+        return folder if seed is None else folder / f"shots_{shots}" / f"seed_{seed}"
+
+    def options_for(self, trainer: str) -> list[str]:
+        """Return the KEY VALUE pairs that a trainer takes: those that it reads, of its phase."""
+        if trainer == "CasPL":
+            pairs = [pair for pair in _pairs(self.options) if not pair[0].startswith(_PHASE_2_ONLY)]
+            return _flat([pair for pair in pairs if _reads(trainer, pair[0])]) + self.boost_options
+        pairs = _pairs(self.options) + _pairs(self.adapt_options)
+        return _flat([pair for pair in pairs if _reads(trainer, pair[0])])
+
+    def unreached(self, trainers: Sequence[str]) -> dict[str, list[str]]:
+        """Return {"--boost" or "--adapt": plain pairs that do not reach this phase, though it reads such keys}."""
+        found: dict[str, list[str]] = {}
+        taken = set(self.options_for("CasPL")[::2])
+        for pair in _pairs(self.options):
+            if pair[0] not in taken and _reads("CasPL", pair[0]) and pair[0] != "TRAINER.CASPL.CHECKPOINT":
+                found.setdefault("--boost", []).extend(pair)
+            if not any(_reads(trainer, pair[0]) for trainer in trainers):
+                found.setdefault("--adapt", []).extend(pair)
+        return found
+
+    def check_options(self, trainers: Sequence[str]) -> None:
+        """Check that each option exists and reaches a phase.
+
+        Args:
+            trainers: those that will run.
+
+        Raises:
+            ConfigError: an option does not exist, or none of these trainers reads it.
+        """
+        for options, readers in (
+            (self.options, trainers),
+            (self.boost_options, ["CasPL"]),
+            (self.adapt_options, [trainer for trainer in trainers if trainer != "CasPL"]),
+        ):
+            config.merge_options(default_cfg(), list(options))
+            for key in options[::2]:
+                if not any(_reads(trainer, key) for trainer in readers):
+                    raise config.ConfigError(f"{key}: set, but none of {', '.join(readers)} reads it. Leave it out")
+
+    def configuration(
+        self, trainer: str, seed: int, folder: Path, options: Sequence[str] = (), dataset: str = ""
+    ) -> CfgNode:
+        """Assemble a trainer's configuration.
+
+        Args:
+            trainer: its name.
+            seed: seed of everything that is drawn.
+            folder: folder of the run.
+            options: KEY VALUE pairs.
+            dataset: name of another dataset than the setting's.
+        """
+        files = [dataset_files()[dataset or self.dataset], trainer_file(trainer, self.recipe)]
+        named = ["DATASET.ROOT", str(self.data), "OUTPUT_DIR", str(folder), "SEED", seed, "TRAINER.NAME", trainer]
+        recipe = [] if self.recipe == "shapes" else changes(self.protocol, self.dataset, trainer)
+        return assemble(files, [*named, *recipe, *options])
+
+    def data_of(self, dataset: str = "") -> Data:
+        """Read the list of images of a dataset, rendering the embedded ones, and return its identity.
+
+        Args:
+            dataset: name of another dataset than the setting's.
+
+        Raises:
+            OSError, ValueError: the dataset is missing or damaged.
+        """
+        name = dataset or self.dataset
+        if name not in self._data:
+            options = self.options_for("CasPL")
+            built = build_dataset(self.configuration("CasPL", BOOSTING_SEED, self.boosting_dir, options, dataset))
+            digest = data_fingerprint(built, str(self.data))
+            self._data[name] = Data(str(self.data), digest, tuple(built.classnames), len(built.train_x))
+        return self._data[name]
+
+
+def _pairs(options: Sequence[str]) -> list[list[str]]:
+    """Return [KEY, VALUE] lists; a last key without a value stays alone, which merging rejects."""
+    return [list(options[i : i + 2]) for i in range(0, len(options), 2)]
+
+
+def _flat(pairs: list[list[str]]) -> list[str]:
+    return [item for pair in pairs for item in pair]
+
+
+def _reads(trainer: str, key: str) -> bool:
+    """Return whether a trainer reads a key."""
+    return not config.is_own(trainer) or config.reads(trainer, key)
