@@ -7,7 +7,7 @@ from pathlib import Path
 import dassl
 import pytest
 import torch
-from dassl.config import clean_cfg, get_cfg_default
+from dassl.config import get_cfg_default
 from dassl.optim import build_lr_scheduler, build_optimizer
 
 from trainers.training.resume import plain
@@ -61,12 +61,6 @@ def test_defaults_are_fresh_each_time():
     assert second.INPUT.PIXEL_MEAN[0] == 0.485
     assert second.TRAINER.DAELDG.WEIGHT_U == second.TRAINER.DAEL.WEIGHT_U == 0.5
     second.NEW = 1  # not frozen
-
-
-def test_clean_cfg_keeps_one_trainer():
-    cfg = get_cfg_default()
-    clean_cfg(cfg, "FixMatch")
-    assert sorted(cfg.TRAINER) == ["FIXMATCH", "NAME"]
 
 
 @pytest.mark.parametrize("golden", SCHEDULES, ids=lambda g: f"{g['optim']['LR_SCHEDULER']}-{g['optim']['LR']}")
@@ -126,16 +120,7 @@ def test_schedule_without_recount_starts_later():
     assert all(early < late for early, late in zip(running[3:], recounted[3:], strict=True))
 
 
-def test_staged_learning_rate():
-    model = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.Linear(2, 3))
-    node = optim_cfg(NAME="sgd", LR=0.5, STAGED_LR=True, NEW_LAYERS=("1",), BASE_LR_MULT=0.1)
-    groups = build_optimizer(model, node).param_groups
-    assert [group["lr"] for group in groups] == [0.05, 0.5]
-    assert [len(group["params"]) for group in groups] == [2, 2]
-    assert groups[1]["params"][0] is model[1].weight
-
-
-@pytest.mark.parametrize("name", ["adam", "amsgrad", "sgd", "rmsprop", "radam", "adamw"])
+@pytest.mark.parametrize("name", ["adam", "adamw", "sgd"])
 def test_every_optimizer_takes_parameters_or_groups(name):
     parameter = torch.nn.Parameter(torch.ones(2))
     for given in ([parameter], [{"params": [parameter], "lr": 0.25}]):
@@ -153,12 +138,10 @@ def test_optim_errors_name_what_is_wrong():
     model = torch.nn.Linear(2, 2)
     with pytest.raises(ValueError, match='"sdg" is unknown; did you mean "sgd"'):
         build_optimizer(model, optim_cfg(NAME="sdg"))
-    with pytest.raises(TypeError, match="STAGED_LR needs a module"):
-        build_optimizer(model.parameters(), optim_cfg(STAGED_LR=True))
     optimizer = build_optimizer(model, optim_cfg())
     with pytest.raises(ValueError, match='did you mean "cosine"'):
         build_lr_scheduler(optimizer, optim_cfg(LR_SCHEDULER="cosin"))
     with pytest.raises(ValueError, match='"square" is unknown.*constant, linear'):
         build_lr_scheduler(optimizer, optim_cfg(WARMUP_EPOCH=1, WARMUP_TYPE="square"))
-    with pytest.raises(TypeError, match="STEPSIZE of single_step must be an integer"):
+    with pytest.raises(TypeError, match=r"STEPSIZE of single_step: 0.5; expected an integer"):
         build_lr_scheduler(optimizer, optim_cfg(STEPSIZE=(0.5,)))

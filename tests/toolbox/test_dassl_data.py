@@ -1,14 +1,13 @@
 """The stand-in's data sets, samplers, transforms and loaders.
 
-golden/toolbox/dassl_draws.json has sampler orders, transformed pixels and what the random generators give
-afterwards, recorded from Dassl 0.6.3; few_shot_picks.json has its few-shot draws.
+golden/toolbox/dassl_draws.json has transformed pixels and the random generators' next values, recorded from
+Dassl 0.6.3; few_shot_picks.json has its few-shot draws.
 """
 
 import json
 import pickle
 import random
 from pathlib import Path
-from types import SimpleNamespace
 
 import dassl
 import numpy as np
@@ -48,11 +47,11 @@ def write_pictures(folder, number, classes):
 
 @DATASET_REGISTRY.register()
 class DasslTestPictures(DatasetBase):
-    """`cfg.DATASET.ROOT` is where to put them; NUM_LABELED, if positive, is how many are for training."""
+    """Written to `cfg.DATASET.ROOT`; NUM_SHOTS, if positive, is the number of training images."""
 
     def __init__(self, cfg):
         items = write_pictures(Path(cfg.DATASET.ROOT), 30, 3)
-        train = items[: cfg.DATASET.NUM_LABELED] if cfg.DATASET.NUM_LABELED > 0 else items[:20]
+        train = items[: cfg.DATASET.NUM_SHOTS] if cfg.DATASET.NUM_SHOTS > 0 else items[:20]
         super().__init__(train_x=train, train_u=items[:13], val=items[20:25], test=items[20:])
 
 
@@ -86,7 +85,7 @@ def splits(tmp_path_factory):
     return out
 
 
-def test_few_shot_draws_are_dassls(splits):
+def test_few_shot_draws_match_dassl(splits):
     """All recorded draws over all classes: seed, then train, then val, as the family's data sets call it."""
     cases = [case for case in PICKS["cases"] if case["subsample"] == "all"]
     assert {case["shots"] for case in cases} >= {1, 2, 4, 8, 16}
@@ -121,17 +120,10 @@ def test_dataset_base(tmp_path, caplog):
     assert list(data.lab2cname.items()) == [(0, "class_0"), (1, "class_1"), (2, "class_2")]
     assert data.classnames == ["class_0", "class_1", "class_2"]
     assert {k: len(v) for k, v in data.split_dataset_by_label(items).items()} == {0: 2, 1: 2, 2: 2}
-    assert {k: len(v) for k, v in data.split_dataset_by_domain(items).items()} == {0: 3, 1: 3}
     names, _ = DatasetBase.get_lab2cname([*items, Datum(items[0].impath, 1, 0, "other")])
     assert names[1] == "class_1" and 'Label 1 is called "class_1" and "other"' in caplog.text
     with pytest.raises(ValueError, match="DatasetBase has no training images"):
         DatasetBase(train_x=[], test=items)
-    data.domains = ["photo"]
-    data.check_input_domains(["photo"], ["photo"])
-    with pytest.raises(ValueError, match='"sketch" is no domain'):
-        data.check_input_domains(["photo"], ["sketch"])
-    with pytest.raises(ValueError, match="must each name a domain"):
-        data.check_input_domains(["photo"], [])
 
 
 def test_datum(tmp_path):
@@ -143,7 +135,7 @@ def test_datum(tmp_path):
     assert Datum.__module__ == "dassl.data.datasets.base_dataset"
     with pytest.raises(FileNotFoundError, match="no.png.*DATASET.ROOT"):
         Datum(str(tmp_path / "no.png"))
-    with pytest.raises(TypeError, match="must be a string"):
+    with pytest.raises(TypeError, match="expected a string"):
         Datum(tmp_path)
 
 
@@ -157,17 +149,6 @@ def test_unknown_dataset(tmp_path):
 # Samplers
 
 
-@pytest.mark.parametrize("case", DRAWS["samplers"], ids=lambda c: f"{c['sampler']}-{c['batch_size']}")
-def test_sampler_orders_are_dassls(case):
-    items = [SimpleNamespace(label=label, domain=domain) for label, domain in DRAWS["items"]]
-    set_random_seed(5)
-    sizes = {key: case[key] for key in ("batch_size", "n_domain", "n_ins")}
-    sampler = build_sampler(case["sampler"], data_source=items, **sizes)
-    assert len(sampler) == case["len"]
-    assert [list(sampler) for _ in range(2)] == case["orders"]
-    assert [random.random(), np.random.rand()] == case["after"]
-
-
 def test_random_sampler_follows_torchs_seed():
     orders = []
     for _ in range(2):
@@ -175,20 +156,6 @@ def test_random_sampler_follows_torchs_seed():
         orders.append(list(build_sampler("RandomSampler", data_source=list(range(20)))))
     assert orders[0] == orders[1] != sorted(orders[0])
     assert sorted(orders[0]) == list(range(20))
-
-
-def test_sampler_errors():
-    items = [SimpleNamespace(label=i % 2, domain=i % 3) for i in range(9)]
-    with pytest.raises(ValueError, match='did you mean "RandomSampler"'):
-        build_sampler("RandomSample", data_source=items)
-    with pytest.raises(ValueError, match="4 is not a multiple of the 3 domains in it"):
-        build_sampler("SeqDomainSampler", data_source=items, batch_size=4)
-    with pytest.raises(ValueError, match="domain 0 has 3 images, a batch needs 4"):
-        build_sampler("RandomDomainSampler", data_source=items, batch_size=12)
-    with pytest.raises(ValueError, match="batch size 2 is below N_INS 4"):
-        build_sampler("RandomClassSampler", data_source=items, batch_size=2, n_ins=4)
-    with pytest.raises(ValueError, match="needs 3 classes, the data set has 2"):
-        build_sampler("RandomClassSampler", data_source=items, batch_size=12, n_ins=4)
 
 
 # Transforms
@@ -200,10 +167,10 @@ def gradient():
 
 
 @pytest.mark.parametrize("case", DRAWS["transforms"], ids=lambda c: f"{'+'.join(c['choices'])}-{c['train']}")
-def test_transforms_are_dassls(case):
+def test_transforms_match_dassl(case):
     cfg = get_cfg_default()
     cfg.INPUT.SIZE, cfg.INPUT.INTERPOLATION = tuple(case["size"]), "bicubic"
-    cfg.INPUT.CROP_PADDING, cfg.INPUT.CUTOUT_LEN = 16, 6
+    cfg.INPUT.CROP_PADDING = 16
     transform = build_transform(cfg, is_train=case["train"], choices=case["choices"])
     set_random_seed(7)
     for expected in case["strided"]:
@@ -233,6 +200,14 @@ def test_interpolations(caplog):
     assert build_transform(cfg) is None
 
 
+def test_dataset_wrapper(tmp_path):
+    cfg = pictures_cfg(tmp_path)
+    items = write_pictures(tmp_path, 2, 2)
+    item = DatasetWrapper(cfg, items, transform=build_transform(cfg, is_train=False))[1]
+    assert item["img"].shape == (3, 8, 8) and item["index"] == 1
+    assert DatasetWrapper(cfg, items)[0]["img"].size == (10, 12)
+
+
 def test_transform_errors():
     cfg = get_cfg_default()
     with pytest.raises(NotImplementedError, match='"randaugment" needs the real Dassl'):
@@ -247,8 +222,8 @@ def test_transform_errors():
 def test_data_manager(tmp_path, caplog):
     caplog.set_level("INFO")
     dm = DataManager(pictures_cfg(tmp_path))
-    loaders = (dm.train_loader_x, dm.train_loader_u, dm.val_loader, dm.test_loader)
-    assert [len(loader) for loader in loaders] == [3, 2, 2, 3]  # only training drops what is left over
+    loaders = (dm.train_loader_x, dm.val_loader, dm.test_loader)
+    assert [len(loader) for loader in loaders] == [3, 2, 3]  # only training drops an incomplete batch
     assert (dm.num_classes, dm.num_source_domains, dm.lab2cname[2]) == (3, 0, "class_2")
     batch = next(iter(dm.train_loader_x))
     assert batch["img"].shape == (6, 3, 8, 8) and sorted(batch) == [
@@ -267,34 +242,11 @@ def test_data_manager(tmp_path, caplog):
     assert "# train_x  20" in caplog.text and "DasslTestPictures" in caplog.text
 
 
-def test_train_u_can_differ(tmp_path):
-    cfg = pictures_cfg(tmp_path)
-    cfg.DATALOADER.TRAIN_U.BATCH_SIZE = 4
-    assert len(DataManager(cfg).train_loader_u) == 2
-    cfg.DATALOADER.TRAIN_U.SAME_AS_X = False
-    assert len(DataManager(cfg).train_loader_u) == 3
-
-
 def test_small_training_set_is_one_batch(tmp_path):
     cfg = pictures_cfg(tmp_path)
-    cfg.DATASET.NUM_LABELED = 4
+    cfg.DATASET.NUM_SHOTS = 4
     batches = list(DataManager(cfg).train_loader_x)
     assert [len(batch["label"]) for batch in batches] == [4]
-
-
-def test_dataset_wrapper_forms(tmp_path):
-    cfg = pictures_cfg(tmp_path, K_TRANSFORMS=3, RETURN_IMG0=True)
-    items = write_pictures(tmp_path, 2, 2)
-    tfm = build_transform(cfg)
-    item = DatasetWrapper(cfg, items, transform=[tfm, tfm], is_train=True)[1]
-    assert len(item["img"]) == len(item["img2"]) == 3 and "img3" not in item
-    assert not torch.equal(item["img"][0], item["img"][1])
-    assert item["img0"].shape == (3, 8, 8) and item["index"] == 1
-    tested = DatasetWrapper(cfg, items, transform=tfm, is_train=False)[0]
-    assert tested["img"].shape == (3, 8, 8)
-    with pytest.raises(ValueError, match="K_TRANSFORMS is 3"):
-        DatasetWrapper(cfg, items, is_train=True)
-    assert DatasetWrapper(cfg, items)[0]["img"].size == (10, 12)
 
 
 def test_custom_transform_and_wrapper(tmp_path):
@@ -317,5 +269,5 @@ def test_loader_errors(tmp_path):
     for nothing in ([], None):
         with pytest.raises(ValueError, match="DasslTestPictures: no images to build the training loader from"):
             build_data_loader(cfg, data_source=nothing)
-    with pytest.raises(ValueError, match="no batch; RandomClassSampler draws 4 of 5 images, the batch size is 5"):
-        build_data_loader(cfg, "RandomClassSampler", items[:5], batch_size=5, n_ins=2)
+    with pytest.raises(ValueError, match='did you mean "RandomSampler"'):
+        build_data_loader(cfg, "RandomSample", items)

@@ -37,11 +37,9 @@ def test_registry():
     with pytest.raises(KeyError, match="ANIMAL registry: .*already registered"):
         registry.register(Tench)
 
-    class Crane:  # noqa: F811
-        pass
-
-    registry.register(Crane, force=True)
-    assert registry.get("Crane") is Crane
+    other = type("Crane", (), {})
+    registry.register(other, force=True)
+    assert registry.get("Crane") is other
 
 
 def test_names():
@@ -50,10 +48,6 @@ def test_names():
         utils.check_availability("CoOb", ["MaPLe", "CoOp"])
     with pytest.raises(ValueError, match="import the module that registers it"):
         utils.check_availability("CoOp", [])
-    assert utils.get_most_similar_str_to_a_from_b("MaPel", ["CoOp", "MaPLe"]) == "MaPLe"
-    assert utils.get_most_similar_str_to_a_from_b("x", []) is None
-    assert utils.tolist_if_not("a") == ["a"]
-    assert utils.tolist_if_not(["a"]) == ["a"]
 
 
 # Files
@@ -75,15 +69,6 @@ def test_json_and_folders(tmp_path, caplog):
     assert "none" in caplog.text
 
 
-def test_failed_write_leaves_the_old_file(tmp_path):
-    path = tmp_path / "x.json"
-    utils.write_json({"old": 1}, path)
-    with pytest.raises(TypeError):
-        utils.write_json({"new": object()}, path)
-    assert utils.read_json(path) == {"old": 1}
-    assert [p.name for p in tmp_path.iterdir()] == ["x.json"]
-
-
 def test_read_image(tmp_path):
     from PIL import Image
 
@@ -97,7 +82,7 @@ def test_read_image(tmp_path):
         utils.read_image(str(tmp_path / "none.png"))
 
 
-# Meters, random numbers, layers
+# Meters and random numbers
 
 
 def test_meters():
@@ -105,10 +90,6 @@ def test_meters():
     meter.update(torch.tensor(2.0), n=3)
     meter.update(6.0)
     assert (meter.val, meter.sum, meter.count, meter.avg) == (6.0, 12.0, 4, 3.0)
-    smooth = utils.AverageMeter(ema=True)
-    smooth.update(1.0)
-    smooth.update(1.0)
-    assert smooth.avg == pytest.approx(0.19)
     metrics = utils.MetricMeter()
     metrics.update({"loss": torch.tensor(1.0), "acc": 50.0})
     metrics.update(None)
@@ -122,43 +103,20 @@ def draw():
     return random.random(), np.random.rand(), np.random.randn(), torch.rand(1).item()
 
 
-def test_random_state_survives_a_safe_file(tmp_path):
+def test_set_random_seed():
     utils.set_random_seed(1)
     first = draw()
+    assert draw() != first
     utils.set_random_seed(1)
     assert draw() == first
-    torch.save(utils.get_random_state(), tmp_path / "state")
-    expected = draw()
-    utils.set_random_seed(2)
-    utils.set_random_state(torch.load(tmp_path / "state", weights_only=True))
-    assert draw() == expected != first
 
 
-def test_layers():
-    model = nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 1))
-    assert utils.count_num_param(model) == 13
-    assert utils.count_num_param(params=[model[0].weight, {"params": model[1].bias}]) == 7
-    with pytest.raises(ValueError, match="needs a model or parameters"):
-        utils.count_num_param()
-    utils.open_specified_layers(model, "1")
-    assert [p.requires_grad for p in model.parameters()] == [False, False, True, True]
-    assert not model[0].training and model[1].training
-    with pytest.raises(ValueError, match=r"no layer \['2'\] in Sequential; its layers are \['0', '1'\]"):
-        utils.open_specified_layers(model, ["2"])
-    utils.open_all_layers(model)
-    assert model[0].training and all(p.requires_grad for p in model.parameters())
-
-
-@pytest.mark.parametrize("kind", ["normal", "xavier", "kaiming", "orthogonal"])
-def test_init_network_weights(kind):
-    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.InstanceNorm2d(4), nn.Linear(4, 2))
-    for parameter in model.parameters():
-        nn.init.constant_(parameter, 3.0)
-    utils.init_network_weights(model, kind)
-    assert (model[1].weight == 1).all() and (model[1].bias == 0).all() and (model[3].bias == 0).all()
-    assert model[0].weight.std() > 0 and model[0].weight.abs().max() < 3
-    with pytest.raises(ValueError, match="normal, xavier"):
-        utils.init_network_weights(model, "uniform")
+def test_write_json_of_unknown_objects_leaves_the_old_file(tmp_path):
+    path = tmp_path / "x.json"
+    utils.write_json({"old": 1}, path)
+    with pytest.raises(TypeError):
+        utils.write_json({"new": object()}, path)
+    assert utils.read_json(path) == {"old": 1}
 
 
 def test_env_info_names_versions():
@@ -195,14 +153,14 @@ def test_save_checkpoint_layout(tmp_path):
 
 def test_load_checkpoint_errors(tmp_path):
     utils.save_checkpoint(checkpoint_of(nn.Linear(1, 1)), tmp_path)
-    with pytest.raises(FileNotFoundError, match="tar-4: .* has checkpoint, model.pth.tar-3"):
+    with pytest.raises(FileNotFoundError, match="tar-4: .* contains checkpoint, model.pth.tar-3"):
         utils.load_checkpoint(tmp_path / "model.pth.tar-4")
     with pytest.raises(FileNotFoundError, match="none does not exist"):
         utils.load_checkpoint(tmp_path / "none" / "model.pth.tar-4")
     with pytest.raises(ValueError, match="None"):
         utils.load_checkpoint(None)
     torch.save({"epoch": 1, "scheduler": utils.AverageMeter()}, tmp_path / "objects")
-    with pytest.raises(ValueError, match="objects holds Python objects"):
+    with pytest.raises(ValueError, match="objects: contains Python objects"):
         utils.load_checkpoint(tmp_path / "objects")
     whole = (tmp_path / "model.pth.tar-3").read_bytes()
     (tmp_path / "half").write_bytes(whole[: len(whole) // 2])
@@ -224,10 +182,10 @@ def test_loading_code_in_a_checkpoint_does_not_run_it(tmp_path):
 def test_resume_from_checkpoint_errors(tmp_path):
     model = nn.Linear(2, 1)
     (tmp_path / "model.pth.tar-3").touch()
-    with pytest.raises(FileNotFoundError, match="checkpoint is missing.* has model.pth.tar-3"):
+    with pytest.raises(FileNotFoundError, match="checkpoint is missing.* contains model.pth.tar-3"):
         utils.resume_from_checkpoint(tmp_path, model)
     (tmp_path / "checkpoint").write_text("model.pth.tar-5\n")
-    with pytest.raises(FileNotFoundError, match="model.pth.tar-5: .* has checkpoint, model.pth.tar-3"):
+    with pytest.raises(FileNotFoundError, match="model.pth.tar-5: .* contains checkpoint, model.pth.tar-3"):
         utils.resume_from_checkpoint(tmp_path, model)
 
 

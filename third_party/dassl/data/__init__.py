@@ -1,4 +1,4 @@
-"""Data sets, loaders, transforms."""
+"""Datasets, loaders, transforms."""
 
 from .data_manager import DataManager, DatasetWrapper
 

@@ -1,6 +1,9 @@
 """The registry of trainers."""
 
 import logging
+from typing import Any
+
+from yacs.config import CfgNode
 
 from dassl.utils import Registry, check_availability
 
@@ -9,11 +12,11 @@ logger = logging.getLogger(__name__)
 TRAINER_REGISTRY = Registry("TRAINER")
 
 
-def build_trainer(cfg):
-    """The trainer `cfg.TRAINER.NAME`, built with `cfg`.
+def build_trainer(cfg: CfgNode) -> Any:
+    """Build the trainer `cfg.TRAINER.NAME` with `cfg`.
 
     Raises:
-        ValueError: no such trainer is registered.
+        ValueError: the trainer is not registered.
     """
     check_availability(cfg.TRAINER.NAME, TRAINER_REGISTRY.registered_names())
     if cfg.VERBOSE:

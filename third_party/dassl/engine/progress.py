@@ -1,10 +1,12 @@
-"""How far a run is: one bar on a terminal (stderr), a log line every few seconds elsewhere."""
+"""Progress of a run: one bar on a terminal (stderr), a log line every few seconds elsewhere."""
 
 import datetime
 import logging
 import os
 import sys
 import time
+from collections.abc import Iterable, Iterator
+from typing import Any, TextIO
 
 from tqdm import tqdm
 
@@ -13,33 +15,35 @@ logger = logging.getLogger(__name__)
 SECONDS_BETWEEN_LINES = 5.0
 
 
-def format_seconds(seconds):
-    """`seconds` as h:mm:ss."""
+def format_seconds(seconds: float) -> str:
+    """Format seconds as h:mm:ss."""
     return str(datetime.timedelta(seconds=int(seconds)))
 
 
-def _on_terminal(stream):
-    """Whether `stream` is a terminal with room for a bar (some have no size, and tqdm then shows nothing)."""
+def _on_terminal(stream: TextIO) -> bool:
+    """Return whether a stream is a terminal with room for a bar (tqdm shows nothing on one without a size)."""
     return stream.isatty() and min(os.get_terminal_size(stream.fileno())) > 0
 
 
 class Progress:
-    """A bar over `total` steps if stderr is a terminal; otherwise `line_due` says when the next log line is.
+    """A bar over `total` steps if stderr is a terminal; otherwise `line_due` tells when to log a line.
 
     Args:
-        initial: steps that an earlier run has done.
+        total: number of steps.
+        title: text before the bar.
+        initial: steps that an earlier run has finished.
         keep: leave the bar on the screen at the end.
     """
 
-    def __init__(self, total, title, initial=0, keep=True):
-        self._bar = None
+    def __init__(self, total: int, title: str, initial: int = 0, keep: bool = True):
+        self._bar: Any = None
         self._start = self._last_line = time.monotonic()
         self.done, self.total, self._initial = initial, total, initial
         if _on_terminal(sys.stderr):
             self._bar = tqdm(total=total, desc=title, initial=initial, leave=keep, dynamic_ncols=True, file=sys.stderr)
 
-    def advance(self, note=""):
-        """One step is done; `note` stands at the bar's end."""
+    def advance(self, note: str = "") -> None:
+        """Count one step; `note` is shown at the bar's end."""
         self.done += 1
         if self._bar is not None:
             self._bar.set_postfix_str(note, refresh=False)
@@ -47,30 +51,31 @@ class Progress:
             if self.done >= self.total:
                 self._bar.close()
 
-    def line_due(self):
-        """Whether to log a line now: there is no bar, and the last line is a few seconds old."""
+    def line_due(self) -> bool:
+        """Return whether to log a line now: there is no bar, and the last line is a few seconds old."""
         now = time.monotonic()
         if self._bar is not None or now - self._last_line < SECONDS_BETWEEN_LINES:
             return False
         self._last_line = now
         return True
 
-    def time_left(self):
-        """h:mm:ss until the end at the average speed so far."""
+    def time_left(self) -> str:
+        """Return the time until the end at the average speed so far, as h:mm:ss."""
         elapsed = time.monotonic() - self._start
         return format_seconds(elapsed / max(self.done - self._initial, 1) * (self.total - self.done))
 
-    def close(self):
-        """Take the bar away, or leave it as it stands (`keep`)."""
+    def close(self) -> None:
+        """Close the bar."""
         if self._bar is not None:
             self._bar.close()
 
 
-def follow(iterable, title):
-    """The items of a sized `iterable`, with a bar or log lines on the way."""
+def follow(iterable: Any, title: str) -> Iterator[Any]:
+    """Yield the items of a sized iterable, with a bar or log lines on the way."""
+    items: Iterable[Any] = iterable
     progress = Progress(len(iterable), title, keep=False)
     try:
-        for item in iterable:
+        for item in items:
             yield item
             progress.advance()
             if progress.line_due():

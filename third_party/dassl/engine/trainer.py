@@ -1,20 +1,24 @@
-"""`SimpleTrainer`: data, evaluation, checkpoints around a model; `TrainerX`, `TrainerXU`: its epochs."""
+"""`SimpleTrainer`: data, evaluation and checkpoints around a model; `TrainerX`: its epochs."""
 
 import logging
 import os
 import time
+from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
+from yacs.config import CfgNode
 
 from dassl.data import DataManager
 from dassl.evaluation import build_evaluator
 from dassl.utils import AverageMeter, MetricMeter, describe_folder, load_checkpoint
 
-from .base import TrainerBase
+from .base import Names, TrainerBase
 from .progress import Progress, follow, format_seconds
 
-__all__ = ["SimpleTrainer", "TrainerBase", "TrainerX", "TrainerXU"]
+__all__ = ["SimpleTrainer", "TrainerBase", "TrainerX"]
 
 logger = logging.getLogger(__name__)
 
@@ -22,13 +26,26 @@ logger = logging.getLogger(__name__)
 class SimpleTrainer(TrainerBase):
     """A trainer for `cfg`. A subclass builds and registers its model in `build_model`.
 
-    Attributes: `cfg`, `device`, `output_dir`, `epoch`, `max_epoch`, `evaluator`, `best_result`, and those of
-    `build_data_loader`.
+    Args:
+        cfg: the whole configuration.
+
+    Attributes:
+        device: the GPU, if there is one and USE_CUDA is set, else the CPU.
+        output_dir: the run's folder.
+        evaluator: the evaluator `cfg.TEST.EVALUATOR`.
+        best_result: the best validation result so far.
     """
 
-    def __init__(self, cfg):
+    model: Any
+    lab2cname: dict[int, str]
+    train_loader_x: Any
+    train_loader_u: Any
+    val_loader: Any
+    test_loader: Any
+
+    def __init__(self, cfg: CfgNode):
         super().__init__()
-        self._progress = None
+        self._progress: Progress | None = None
         self.check_cfg(cfg)
         self.device = torch.device("cuda" if torch.cuda.is_available() and cfg.USE_CUDA else "cpu")
         self.start_epoch = self.epoch = 0
@@ -40,12 +57,11 @@ class SimpleTrainer(TrainerBase):
         self.evaluator = build_evaluator(cfg, lab2cname=self.lab2cname)
         self.best_result = -np.inf
 
-    def check_cfg(self, cfg):
-        """Hook: raise an error if the configuration does not suit the trainer."""
+    def check_cfg(self, cfg: CfgNode) -> None:
+        """Raise an error if the configuration does not suit the trainer; a hook."""
 
-    def build_data_loader(self):
-        """Set `train_loader_x`, `train_loader_u` and `val_loader` (these two may be None), `test_loader`,
-        `num_classes`, `num_source_domains`, `lab2cname`, and `dm`, the `DataManager`."""
+    def build_data_loader(self) -> None:
+        """Set `dm` (the `DataManager`), its loaders (those of `DataManager`), `num_classes` and `lab2cname`."""
         self.dm = dm = DataManager(self.cfg)
         self.train_loader_x = dm.train_loader_x
         self.train_loader_u = dm.train_loader_u
@@ -55,14 +71,14 @@ class SimpleTrainer(TrainerBase):
         self.num_source_domains = dm.num_source_domains
         self.lab2cname = dm.lab2cname
 
-    def build_model(self):
-        """Hook: build the model, optimiser and scheduler, and register them."""
+    def build_model(self) -> None:
+        """Build the model, optimiser and scheduler, and register them; a hook."""
         raise NotImplementedError(
             f"{type(self).__name__} must define build_model(): Dassl's default model (SimpleNet, a backbone "
             "and a linear classifier) is not part of this stand-in"
         )
 
-    def train(self):
+    def train(self) -> None:  # type: ignore[override]
         """Train from the last checkpoint, or from scratch, to `max_epoch`; then test."""
         try:
             super().train(self.start_epoch, self.max_epoch)
@@ -71,7 +87,7 @@ class SimpleTrainer(TrainerBase):
                 self._progress.close()
                 self._progress = None
 
-    def before_train(self):
+    def before_train(self) -> None:
         """Resume from `cfg.RESUME`, or else from `cfg.OUTPUT_DIR` if it has checkpoints.
 
         Raises:
@@ -87,13 +103,13 @@ class SimpleTrainer(TrainerBase):
         self.init_writer(os.path.join(self.output_dir, "tensorboard"))
         self.time_start = time.time()
 
-    def _saved_best_result(self):
-        """The result of the best model that an interrupted run has left in `output_dir`, else -inf."""
+    def _saved_best_result(self) -> float:
+        """Return the result of the best model that an interrupted run has left in `output_dir`, else -inf."""
         best = os.path.join(self.output_dir, self.get_model_names()[0], "model-best.pth.tar")
         return load_checkpoint(best)["val_result"] if os.path.isfile(best) else -np.inf
 
-    def after_train(self):
-        """Test the last or the best model, as `cfg.TEST` says."""
+    def after_train(self) -> None:
+        """Test the last or the best model, as configured in `cfg.TEST`."""
         logger.info("Finish training")
         if not self.cfg.TEST.NO_TEST:
             if self.cfg.TEST.FINAL_MODEL == "best_val":
@@ -105,7 +121,7 @@ class SimpleTrainer(TrainerBase):
         logger.info("Elapsed: %s", format_seconds(round(time.time() - self.time_start)))
         self.close_writer()
 
-    def after_epoch(self):
+    def after_epoch(self) -> None:
         """Save the best model (if TEST.FINAL_MODEL is best_val), every CHECKPOINT_FREQ-th, and the last."""
         test = self.cfg.TEST
         if not test.NO_TEST and test.FINAL_MODEL == "best_val":
@@ -118,11 +134,11 @@ class SimpleTrainer(TrainerBase):
             self.save_model(self.epoch, self.output_dir)
 
     @torch.no_grad()
-    def test(self, split=None):
-        """Evaluate on `split` ("val" or "test"; None: `cfg.TEST.SPLIT`; without validation data: "test").
+    def test(self, split: str | None = None) -> float:
+        """Evaluate on "val" or "test" and return the evaluator's first result.
 
-        Returns:
-            float: the evaluator's first result.
+        Args:
+            split: None: `cfg.TEST.SPLIT`; without validation images, "test" is evaluated.
         """
         self.set_model_mode("eval")
         self.evaluator.reset()
@@ -138,20 +154,20 @@ class SimpleTrainer(TrainerBase):
             self.write_scalar(f"{split}/{name}", value, self.epoch)
         return next(iter(results.values()))
 
-    def model_inference(self, input):
-        """The model's output for `input`."""
+    def model_inference(self, input: Tensor) -> Tensor:
+        """Return the model's output for `input`."""
         return self.model(input)
 
-    def parse_batch_test(self, batch):
-        """(images, labels) on the device."""
+    def parse_batch_test(self, batch: dict[str, Any]) -> tuple[Tensor, Tensor]:
+        """Return (images, labels) on the device."""
         return batch["img"].to(self.device), batch["label"].to(self.device)
 
-    def get_current_lr(self, names=None):
-        """The learning rate of the first parameter group of the first model (of `names`)."""
+    def get_current_lr(self, names: Names = None) -> float:
+        """Return the learning rate of the first parameter group of the first model (of `names`)."""
         return self._optims[self.get_model_names(names)[0]].param_groups[0]["lr"]
 
-    def _run_batches(self, batches, num_batches):
-        """One epoch: `forward_backward(*batch)` for each of `batches`, with progress and log.
+    def _run_batches(self, batches: Iterable[Any], num_batches: int) -> None:
+        """Run `forward_backward` for each batch of an epoch, with progress and log.
 
         Raises:
             RuntimeError: there are no batches.
@@ -164,17 +180,20 @@ class SimpleTrainer(TrainerBase):
             self._progress = Progress(self.max_epoch * num_batches, "train", initial=first)
         losses, batch_time, data_time = MetricMeter(), AverageMeter(), AverageMeter()
         end = time.time()
-        for self.batch_idx, batch in enumerate(batches):
+        for index, batch in enumerate(batches):
+            self.batch_idx = index
             data_time.update(time.time() - end)
-            loss_summary = self.forward_backward(*batch)
+            loss_summary = self.forward_backward(batch)
             batch_time.update(time.time() - end)
             losses.update(loss_summary)
-            self._report(losses, batch_time, data_time)
+            self._report(self._progress, losses, batch_time, data_time)
             end = time.time()
 
-    def _report(self, losses, batch_time, data_time):
-        """Bar, log line and TensorBoard after a batch."""
-        lr, progress = self.get_current_lr(), self._progress
+    def _report(
+        self, progress: Progress, losses: MetricMeter, batch_time: AverageMeter, data_time: AverageMeter
+    ) -> None:
+        """Update the bar, the log and TensorBoard after a batch."""
+        lr = self.get_current_lr()
         first_loss = next((f"{name} {meter.val:.4f} " for name, meter in losses.meters.items()), "")
         progress.advance(f"epoch {self.epoch + 1}/{self.max_epoch} {first_loss}lr {lr:.1e}")
         done, every = self.batch_idx + 1, self.cfg.TRAIN.PRINT_FREQ
@@ -193,56 +212,13 @@ class SimpleTrainer(TrainerBase):
 
 
 class TrainerX(SimpleTrainer):
-    """Trains on labelled images: `forward_backward(batch)`."""
+    """Trains on labelled images."""
 
-    def run_epoch(self):
-        """One pass over `train_loader_x`."""
+    def run_epoch(self) -> None:
+        """Run one pass over `train_loader_x`."""
         self.set_model_mode("train")
-        self._run_batches(((batch,) for batch in self.train_loader_x), len(self.train_loader_x))
+        self._run_batches(self.train_loader_x, len(self.train_loader_x))
 
-    def parse_batch_train(self, batch):
-        """(images, labels, domains) on the device."""
+    def parse_batch_train(self, batch: dict[str, Any]) -> Any:
+        """Return (images, labels, domains) on the device."""
         return tuple(batch[key].to(self.device) for key in ("img", "label", "domain"))
-
-
-class TrainerXU(SimpleTrainer):
-    """Trains on labelled and unlabelled images: `forward_backward(batch_x, batch_u)`.
-
-    `cfg.TRAIN.COUNT_ITER` says how long an epoch is: "train_x", "train_u" or "smaller_one"; the shorter
-    loader starts again where needed.
-    """
-
-    def run_epoch(self):
-        """One epoch over `train_loader_x` and `train_loader_u`.
-
-        Raises:
-            ValueError: there is no unlabelled data, or COUNT_ITER is unknown.
-        """
-        if self.train_loader_u is None:
-            raise ValueError(f"{type(self).__name__} needs unlabelled images: {self.cfg.DATASET.NAME} has no train_u")
-        lengths = {"train_x": len(self.train_loader_x), "train_u": len(self.train_loader_u)}
-        lengths["smaller_one"] = min(lengths.values())
-        count_by = self.cfg.TRAIN.COUNT_ITER
-        if count_by not in lengths:
-            raise ValueError(f"TRAIN.COUNT_ITER must be one of {list(lengths)}, got {count_by!r}")
-        self.set_model_mode("train")
-        self._run_batches(self._pairs(lengths[count_by]), lengths[count_by])
-
-    def _pairs(self, number):
-        """`number` pairs of batches. Starting a loader draws a random number, so both start first."""
-        loaders = [self.train_loader_x, self.train_loader_u]
-        running = [iter(loader) for loader in loaders]
-        for _ in range(number):
-            pair = []
-            for i, loader in enumerate(loaders):
-                try:
-                    pair.append(next(running[i]))
-                except StopIteration:
-                    running[i] = iter(loader)
-                    pair.append(next(running[i]))
-            yield tuple(pair)
-
-    def parse_batch_train(self, batch_x, batch_u):
-        """(labelled images, their labels, unlabelled images) on the device."""
-        batches = (batch_x["img"], batch_x["label"], batch_u["img"])
-        return tuple(tensor.to(self.device) for tensor in batches)

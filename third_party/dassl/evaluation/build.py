@@ -1,6 +1,9 @@
 """The registry of evaluators."""
 
 import logging
+from typing import Any
+
+from yacs.config import CfgNode
 
 from dassl.utils import Registry, check_availability
 
@@ -9,11 +12,11 @@ logger = logging.getLogger(__name__)
 EVALUATOR_REGISTRY = Registry("EVALUATOR")
 
 
-def build_evaluator(cfg, **kwargs):
-    """The evaluator `cfg.TEST.EVALUATOR`, built with `cfg` and `kwargs` (`lab2cname`).
+def build_evaluator(cfg: CfgNode, **kwargs: Any) -> Any:
+    """Build the evaluator `cfg.TEST.EVALUATOR` with `cfg` and `kwargs` (`lab2cname`).
 
     Raises:
-        ValueError: no such evaluator is registered.
+        ValueError: the evaluator is not registered.
     """
     check_availability(cfg.TEST.EVALUATOR, EVALUATOR_REGISTRY.registered_names())
     if cfg.VERBOSE:

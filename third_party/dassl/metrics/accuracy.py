@@ -1,16 +1,22 @@
 """Top-k accuracy."""
 
+from collections.abc import Sequence
 
-def compute_accuracy(output, target, topk=(1,)):
-    """Top-k accuracy in percent, for each k.
+from torch import Tensor
+
+
+def compute_accuracy(
+    output: Tensor | tuple[Tensor, ...] | list[Tensor], target: Tensor, topk: Sequence[int] = (1,)
+) -> list[Tensor]:
+    """Compute top-k accuracy in per cent for each k.
 
     Args:
-        output: logits (batch, classes), or a tuple or list that has them first.
-        target: labels (batch,).
-        topk: the ks.
+        output: logits (B, C), or a tuple or list that starts with them.
+        target: labels (B,).
+        topk: the values of k.
 
     Returns:
-        list: a float tensor of shape (1,) for each k.
+        A tensor of shape (1,) for each k.
     """
     if isinstance(output, (tuple, list)):
         output = output[0]

@@ -1,6 +1,10 @@
-"""Learning-rate schedules, stepped once an epoch, with a warm-up ahead."""
+"""Learning-rate schedules, stepped once per epoch, after an optional warm-up."""
 
+from typing import Any
+
+from torch.optim import Optimizer
 from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, MultiStepLR, StepLR
+from yacs.config import CfgNode
 
 from dassl.utils import check_availability
 
@@ -8,73 +12,71 @@ AVAI_SCHEDS = ["single_step", "multi_step", "cosine"]
 
 
 class _WarmupScheduler(LRScheduler):
-    """`warmup_epoch` epochs of its own, then `successor`, which starts from the full learning rate.
+    """`warmup_epoch` epochs of warm-up, then `successor`, which starts from the full learning rate.
 
-    Its state is plain data: the successor's state stands in it, not the successor.
+    The state is plain data: it contains the successor's state, not the successor.
     """
 
-    def __init__(self, optimizer, successor, warmup_epoch):
+    def __init__(self, optimizer: Optimizer, successor: LRScheduler, warmup_epoch: int):
         self.successor = successor
         self.warmup_epoch = warmup_epoch
         super().__init__(optimizer)
 
-    def warmup_lrs(self):
-        """The learning rate of each parameter group in epoch `self.last_epoch` < `self.warmup_epoch`."""
+    def warmup_lrs(self) -> list[float]:
+        """Return the learning rate of each parameter group in an epoch of the warm-up."""
         raise NotImplementedError
 
-    def get_lr(self):
-        """The learning rate of each parameter group."""
+    def get_lr(self) -> list[float]:
+        """Return the learning rate of each parameter group."""
         if self.last_epoch >= self.warmup_epoch:
             return self.successor.get_last_lr()
         return self.warmup_lrs()
 
-    def step(self, epoch=None):
-        """An epoch is over."""
+    def step(self, epoch: int | None = None) -> None:
+        """Advance by one epoch."""
         if self.last_epoch >= self.warmup_epoch:
             self.successor.step(epoch)
             self._last_lr = self.successor.get_last_lr()
         else:
             super().step(epoch)
 
-    def state_dict(self):
-        """The state, in numbers, lists and dictionaries."""
+    def state_dict(self) -> dict[str, Any]:
+        """Return the state as numbers, lists and dictionaries."""
         return {**super().state_dict(), "successor": self.successor.state_dict()}
 
-    def load_state_dict(self, state_dict):
-        """Continue from a state that `state_dict` gave."""
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restore a state from `state_dict`."""
         own = dict(state_dict)
         self.successor.load_state_dict(own.pop("successor"))
         super().load_state_dict(own)
 
 
 class ConstantWarmupScheduler(_WarmupScheduler):
-    """Warm up with the learning rate `cons_lr`."""
+    """Warm up with the learning rate `cons_lr` in all groups."""
 
-    def __init__(self, optimizer, successor, warmup_epoch, cons_lr):
+    def __init__(self, optimizer: Optimizer, successor: LRScheduler, warmup_epoch: int, cons_lr: float):
         self.cons_lr = cons_lr
         super().__init__(optimizer, successor, warmup_epoch)
 
-    def warmup_lrs(self):
-        """`cons_lr`, whatever the group's own."""
+    def warmup_lrs(self) -> list[float]:
         return [self.cons_lr for _ in self.base_lrs]
 
 
 class LinearWarmupScheduler(_WarmupScheduler):
     """Warm up with `min_lr` in epoch 0 and with lr * epoch / warmup_epoch after it."""
 
-    def __init__(self, optimizer, successor, warmup_epoch, min_lr):
+    def __init__(self, optimizer: Optimizer, successor: LRScheduler, warmup_epoch: int, min_lr: float):
         self.min_lr = min_lr
         super().__init__(optimizer, successor, warmup_epoch)
 
-    def warmup_lrs(self):
-        """Rising with the epoch."""
+    def warmup_lrs(self) -> list[float]:
         if self.last_epoch == 0:
             return [self.min_lr for _ in self.base_lrs]
         return [lr * self.last_epoch / self.warmup_epoch for lr in self.base_lrs]
 
 
-def build_lr_scheduler(optimizer, optim_cfg):
-    """The scheduler that `optim_cfg` (`cfg.OPTIM`) describes.
+def build_lr_scheduler(optimizer: Optimizer, optim_cfg: CfgNode) -> LRScheduler:
+    """Build the scheduler that `optim_cfg` (`cfg.OPTIM`) describes.
 
     Raises:
         ValueError: LR_SCHEDULER or WARMUP_TYPE is unknown.
@@ -92,18 +94,18 @@ def build_lr_scheduler(optimizer, optim_cfg):
     return LinearWarmupScheduler(optimizer, scheduler, warmup_epoch, optim_cfg.WARMUP_MIN_LR)
 
 
-def _build_main(optimizer, optim_cfg):
-    """The schedule after the warm-up."""
+def _build_main(optimizer: Optimizer, optim_cfg: CfgNode) -> LRScheduler:
+    """Build the schedule that follows the warm-up."""
     check_availability(optim_cfg.LR_SCHEDULER, AVAI_SCHEDS)
     stepsize, gamma = optim_cfg.STEPSIZE, optim_cfg.GAMMA
     if optim_cfg.LR_SCHEDULER == "cosine":
         return CosineAnnealingLR(optimizer, optim_cfg.MAX_EPOCH)
     if optim_cfg.LR_SCHEDULER == "multi_step":
         if not isinstance(stepsize, (list, tuple)):
-            raise TypeError(f"OPTIM.STEPSIZE of multi_step must be a list of epochs, got {stepsize!r}")
+            raise TypeError(f"OPTIM.STEPSIZE of multi_step: {stepsize!r}; expected a list of epochs")
         return MultiStepLR(optimizer, milestones=stepsize, gamma=gamma)
     if isinstance(stepsize, (list, tuple)):
         stepsize = stepsize[-1]
     if not isinstance(stepsize, int):
-        raise TypeError(f"OPTIM.STEPSIZE of single_step must be an integer, got {stepsize!r}")
+        raise TypeError(f"OPTIM.STEPSIZE of single_step: {stepsize!r}; expected an integer")
     return StepLR(optimizer, step_size=stepsize if stepsize > 0 else optim_cfg.MAX_EPOCH, gamma=gamma)

@@ -1,8 +1,7 @@
-"""Checkpoints: `<folder>/model.pth.tar-<epoch>`, `model-best.pth.tar`, and `checkpoint`, naming the last.
+"""Checkpoints: `<folder>/model.pth.tar-<epoch>`, `model-best.pth.tar`, and `checkpoint`, which names the last one.
 
-A checkpoint is a dictionary with `state_dict`, `epoch` (how many are done), `optimizer`, `scheduler`,
-`val_result` (Dassl's layout) and, written by this stand-in's trainers, `random_state`. It is read with
-`weights_only=True`.
+A checkpoint is a dictionary with `state_dict`, `epoch` (the number of finished epochs), `optimizer`, `scheduler` and
+`val_result`, as in Dassl. It is read with `weights_only=True`.
 """
 
 import logging
@@ -10,20 +9,15 @@ import os
 import pickle
 import shutil
 from collections import OrderedDict
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor, nn
 
-from .files import atomic_write, describe_folder
-from .randomness import set_random_state
-
-__all__ = [
-    "load_checkpoint",
-    "load_pretrained_weights",
-    "load_weights",
-    "resume_from_checkpoint",
-    "save_checkpoint",
-]
+from .files import describe_folder
 
 logger = logging.getLogger(__name__)
 
@@ -31,13 +25,13 @@ BEST = "model-best.pth.tar"
 LATEST = "checkpoint"
 
 
-def _strip_module(state_dict):
-    """Without the prefix that `nn.DataParallel` puts before each key."""
+def _strip_module(state_dict: Mapping[str, Tensor]) -> OrderedDict[str, Tensor]:
+    """Remove the prefix that `nn.DataParallel` puts before each key."""
     return OrderedDict((key.removeprefix("module."), value) for key, value in state_dict.items())
 
 
-def _plain(value):
-    """`value` with NumPy's scalars and arrays, which a safe load refuses, as numbers and tensors."""
+def _plain(value: Any) -> Any:
+    """Convert NumPy scalars and arrays, which a safe load rejects, to numbers and tensors."""
     if isinstance(value, np.generic):
         return value.item()
     if isinstance(value, np.ndarray):
@@ -49,57 +43,59 @@ def _plain(value):
     return value
 
 
-def save_checkpoint(state, save_dir, is_best=False, remove_module_from_keys=True, model_name=""):
+def save_checkpoint(
+    state: dict[str, Any],
+    save_dir: str | os.PathLike[str],
+    is_best: bool = False,
+    remove_module_from_keys: bool = True,
+    model_name: str = "",
+) -> None:
     """Write `state` to `<save_dir>/<model_name>` and that name to `<save_dir>/checkpoint`.
 
     Args:
-        state: the dictionary described above; `state_dict` and `epoch` are required. It is not changed.
+        state: the entries listed at the top of this file; `state_dict` and `epoch` are required. It is not changed.
+        save_dir: `<run>/<model>`.
         is_best: also copy the file to `model-best.pth.tar`.
         remove_module_from_keys: drop the prefix that `nn.DataParallel` puts before the keys.
-        model_name: default `model.pth.tar-<epoch>`.
+        model_name: the file's name; empty: `model.pth.tar-<epoch>`.
     """
     weights = state["state_dict"]
     state = {key: value if key == "state_dict" else _plain(value) for key, value in state.items()}
     if remove_module_from_keys:
         state["state_dict"] = _strip_module(weights)
-    model_name = model_name or f"model.pth.tar-{state['epoch']}"
-    path = os.path.join(save_dir, model_name)
-    with atomic_write(path, "wb") as file:
-        torch.save(state, file)
-    with atomic_write(os.path.join(save_dir, LATEST)) as file:
-        file.write(f"{model_name}\n")
+    path = Path(save_dir, model_name or f"model.pth.tar-{state['epoch']}")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    torch.save(state, path)
+    path.with_name(LATEST).write_text(f"{path.name}\n", encoding="utf-8")
     logger.info("Checkpoint saved to %s", path)
     if is_best:
-        best = os.path.join(save_dir, BEST)
-        with open(path, "rb") as source, atomic_write(best, "wb") as file:
-            shutil.copyfileobj(source, file)
-        logger.info("Best checkpoint saved to %s", best)
+        shutil.copyfile(path, path.with_name(BEST))
 
 
-def load_checkpoint(fpath):
-    """The dictionary in checkpoint `fpath`, its tensors on the CPU.
+def load_checkpoint(fpath: str | os.PathLike[str]) -> dict[str, Any]:
+    """Load a checkpoint's dictionary, tensors on the CPU.
 
     Raises:
-        FileNotFoundError: no such file; the message says what the folder has.
-        ValueError: `fpath` is None, or the file is damaged or holds more than plain data and tensors.
+        FileNotFoundError: the file does not exist; the message lists the folder's files.
+        ValueError: `fpath` is None, or the file is damaged or contains other objects than plain data and tensors.
     """
     if fpath is None:
-        raise ValueError("the checkpoint's path is None")
+        raise ValueError("checkpoint path: None; expected a file")
     if not os.path.isfile(fpath):
         raise FileNotFoundError(f"No checkpoint {fpath}: {describe_folder(os.path.dirname(fpath))}")
     try:
         return torch.load(fpath, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise ValueError(
-            f"{fpath} holds Python objects beside plain data and tensors, and reading those could run code. "
+            f"{fpath}: contains Python objects besides plain data and tensors, and loading those could run code. "
             "If you trust the file, load it elsewhere and save its state_dict, epoch and val_result again"
         ) from error
     except (RuntimeError, EOFError) as error:
-        raise ValueError(f"{fpath} is damaged or not a torch file: {error}") from error
+        raise ValueError(f"{fpath}: damaged, or not a torch file ({error}). Copy it again") from error
 
 
-def _mismatch(model, state_dict, limit=5):
-    """How the keys and shapes of `state_dict` differ from the model's, in words; empty if they do not."""
+def _mismatch(model: nn.Module, state_dict: Mapping[str, Any], limit: int = 5) -> str:
+    """Describe how keys and shapes differ from the model's; empty if they do not."""
     own = model.state_dict()
     parts = {
         "missing in the file": [key for key in own if key not in state_dict],
@@ -117,8 +113,8 @@ def _mismatch(model, state_dict, limit=5):
     )
 
 
-def load_weights(model, state_dict, source):
-    """Load all of `state_dict` into `model`.
+def load_weights(model: nn.Module, state_dict: Mapping[str, Any], source: str | os.PathLike[str]) -> None:
+    """Load all of `state_dict` into a model.
 
     Raises:
         RuntimeError: keys or shapes differ; the message names them and `source`, the file.
@@ -132,40 +128,39 @@ def load_weights(model, state_dict, source):
         ) from error
 
 
-def resume_from_checkpoint(fdir, model, optimizer=None, scheduler=None):
-    """Load the checkpoint that `<fdir>/checkpoint` names: weights, optimiser, scheduler, random state.
+def resume_from_checkpoint(
+    fdir: str | os.PathLike[str], model: nn.Module, optimizer: Any = None, scheduler: Any = None
+) -> int:
+    """Load weights, optimiser and scheduler from the checkpoint that `<fdir>/checkpoint` names.
 
     Returns:
-        int: how many epochs are done, which is the index of the next.
+        The number of finished epochs, which is the index of the next one.
 
     Raises:
         FileNotFoundError: `checkpoint`, or the file it names, is missing.
     """
-    pointer = os.path.join(fdir, LATEST)
-    if not os.path.isfile(pointer):
+    pointer = Path(fdir, LATEST)
+    if not pointer.is_file():
         raise FileNotFoundError(
-            f"{pointer} is missing; it must hold one line, the name of the checkpoint to resume from: "
+            f"{pointer} is missing; expected one line with the name of the checkpoint to resume from: "
             f"{describe_folder(fdir)}"
         )
-    with open(pointer, encoding="utf-8") as file:
-        path = os.path.join(fdir, file.readline().strip())
+    path = pointer.with_name(pointer.read_text(encoding="utf-8").strip())
     checkpoint = load_checkpoint(path)
     load_weights(model, checkpoint["state_dict"], path)
     for name, part in (("optimizer", optimizer), ("scheduler", scheduler)):
         if part is None:
             continue
         if checkpoint.get(name) is None:
-            logger.warning("%s has no %s state: it starts afresh", path, name)
+            logger.warning("%s has no %s state: it starts from scratch", path, name)
         else:
             part.load_state_dict(checkpoint[name])
-    if "random_state" in checkpoint:
-        set_random_state(checkpoint["random_state"])
-    logger.info("Resume from %s (%d epochs done)", path, checkpoint["epoch"])
+    logger.info("Resume from %s (%d epochs finished)", path, checkpoint["epoch"])
     return checkpoint["epoch"]
 
 
-def load_pretrained_weights(model, weight_path):
-    """Load what fits, by name and shape, from a checkpoint or plain state dict; log what does not."""
+def load_pretrained_weights(model: nn.Module, weight_path: str | os.PathLike[str]) -> None:
+    """Load the tensors that fit by name and shape from a checkpoint or state dict; log the others."""
     checkpoint = load_checkpoint(weight_path)
     found = _strip_module(checkpoint.get("state_dict", checkpoint))
     weights = model.state_dict()

@@ -1,46 +1,36 @@
-"""Files and folders. What another step reads is written aside, synced and renamed: whole, or not there."""
+"""Files and folders."""
 
 import json
 import logging
 import os
-from contextlib import contextmanager
 from pathlib import Path
-
-__all__ = [
-    "atomic_write",
-    "check_isfile",
-    "describe_folder",
-    "listdir_nohidden",
-    "mkdir_if_missing",
-    "read_json",
-    "write_json",
-]
+from typing import Any
 
 logger = logging.getLogger(__name__)
 
 
-def mkdir_if_missing(dirname):
-    """Create folder `dirname` and its parents; nothing happens if it exists or `dirname` is empty."""
+def mkdir_if_missing(dirname: str | os.PathLike[str]) -> None:
+    """Create a folder and its parents; a no-op if it exists or `dirname` is empty."""
     if dirname:
         os.makedirs(dirname, exist_ok=True)
 
 
-def check_isfile(fpath):
-    """Whether `fpath` is a file; a warning is logged if not."""
+def check_isfile(fpath: str | os.PathLike[str]) -> bool:
+    """Return whether a path is a file; log a warning if it is not."""
     found = os.path.isfile(fpath)
     if not found:
         logger.warning('No file at "%s"', fpath)
     return found
 
 
-def listdir_nohidden(path, sort=False):
-    """Names in folder `path` that do not start with a dot."""
+def listdir_nohidden(path: str | os.PathLike[str], sort: bool = False) -> list[str]:
+    """Return the names in a folder that do not start with a dot."""
     names = [name for name in os.listdir(path) if not name.startswith(".")]
     return sorted(names) if sort else names
 
 
-def describe_folder(path, limit=10):
-    """What is in folder `path`, in words, for an error."""
+def describe_folder(path: str | os.PathLike[str], limit: int = 10) -> str:
+    """Return a clause for an error message that lists at most `limit` names in a folder."""
     path = path or "."
     if not os.path.isdir(path):
         return f"the folder {path} does not exist"
@@ -48,35 +38,16 @@ def describe_folder(path, limit=10):
     if not names:
         return f"the folder {path} is empty"
     more = f" and {len(names) - limit} more" if len(names) > limit else ""
-    return f"{path} has {', '.join(names[:limit])}{more}"
+    return f"{path} contains {', '.join(names[:limit])}{more}"
 
 
-@contextmanager
-def atomic_write(path, mode="w"):
-    """A file to write in, which takes the name `path` once the block is left without an error.
-
-    Until then it stands beside `path`, hidden. A failed block removes it and leaves `path` as it was.
-    """
-    path = Path(path)
-    mkdir_if_missing(path.parent)
-    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with open(aside, mode, encoding=None if "b" in mode else "utf-8") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(aside, path)
-    finally:
-        aside.unlink(missing_ok=True)
+def read_json(fpath: str | os.PathLike[str]) -> Any:
+    """Return the content of a JSON file."""
+    return json.loads(Path(fpath).read_text(encoding="utf-8"))
 
 
-def read_json(fpath):
-    """The object in a JSON file."""
-    with open(fpath, encoding="utf-8") as file:
-        return json.load(file)
-
-
-def write_json(obj, fpath):
-    """Write `obj` as indented JSON, creating the folder."""
-    with atomic_write(fpath) as file:
-        json.dump(obj, file, indent=4, separators=(",", ": "))
+def write_json(obj: Any, fpath: str | os.PathLike[str]) -> None:
+    """Write indented JSON, creating the folder; nothing is written if `obj` cannot be converted."""
+    text = json.dumps(obj, indent=4, separators=(",", ": "))
+    mkdir_if_missing(os.path.dirname(fpath))
+    Path(fpath).write_text(text, encoding="utf-8")

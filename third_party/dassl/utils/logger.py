@@ -1,15 +1,13 @@
-"""The log of a run: everything printed or logged goes to the console and to a file."""
+"""The log of a run: printed text and log records go to the console and to a file."""
 
 import logging
 import os
 import sys
 import time
+from pathlib import Path
+from typing import Any, TextIO
 
 from tqdm import tqdm
-
-from .files import mkdir_if_missing
-
-__all__ = ["Logger", "setup_logger"]
 
 
 class Logger:
@@ -19,84 +17,84 @@ class Logger:
         fpath: the file, appended to; None for the console alone.
     """
 
-    def __init__(self, fpath=None):
+    def __init__(self, fpath: str | os.PathLike[str] | None = None):
         self.console = sys.stdout
-        self.file = None
-        self._line = ""  # printed so far without a line end
+        self.file: TextIO | None = None
+        self._line = ""  # printed text without a line end
         if fpath is not None:
-            mkdir_if_missing(os.path.dirname(fpath))
-            self.file = open(fpath, "a", buffering=1, encoding="utf-8")  # noqa: SIM115
+            Path(fpath).parent.mkdir(parents=True, exist_ok=True)
+            self.file = open(fpath, "a", buffering=1, encoding="utf-8")
 
-    def write(self, text):
-        """Write `text`; the console sees it when its line is complete, or at `flush`."""
+    def write(self, text: str) -> int:
+        """Write text; the console shows it when its line is complete, or at `flush`."""
         if self.file is not None:
             try:
                 self.file.write(text)
-            except OSError as error:  # the disk is full; what is computed is worth more than its log
+            except OSError as error:  # a full disk must not end the run
                 self.file = None
-                self.console.write(f"No more log in the file: {error}\n")
+                self.console.write(f"The log file is no longer written: {error}\n")
         lines, end, self._line = (self._line + text).rpartition("\n")
         if end:
             with tqdm.external_write_mode(file=self):
                 self.console.write(lines + end)
         return len(text)
 
-    def flush(self):
-        """Pass on what is held back."""
+    def flush(self) -> None:
+        """Write buffered text."""
         self.console.write(self._line)
         self._line = ""
         self.console.flush()
         if self.file is not None:
             self.file.flush()
 
-    def close(self):
-        """Close the file; the console stays open."""
+    def close(self) -> None:
+        """Close the file; the console remains open."""
         if not self.console.closed:
             self.flush()
         if self.file is not None:
             self.file.close()
             self.file = None
 
-    def __getattr__(self, name):
+    def __getattr__(self, name: str) -> Any:
         return getattr(self.__dict__["console"], name)  # isatty, encoding, fileno, ...
 
 
 class _Plain(logging.Formatter):
-    """Information as it stands, since scripts reading logs look for whole lines; the rest with its level."""
+    """Format information without a prefix, since scripts parse whole log lines; warnings get their level."""
 
-    def format(self, record):
+    def format(self, record: logging.LogRecord) -> str:
         text = super().format(record)
         return text if record.levelno < logging.WARNING else f"{record.levelname} ({record.name}): {text}"
 
 
-def setup_logger(output=None):
-    """Send `print` and `logging` (from INFO on) to the console and to a file. A second call undoes the first.
+def setup_logger(output: str | os.PathLike[str] | None = None) -> None:
+    """Send printed text and log records from INFO to the console and to a file; a second call undoes the first.
 
     Args:
-        output: a folder, in which the file is `log.txt`, or a file ending in .txt or .log; None: no file. A
-            log that exists is appended to.
+        output: a folder, in which the file is `log.txt`, or a file ending in .txt or .log; None: no file. An
+            existing log is appended to.
     """
     _restore()
-    fpath = output
-    if output is not None and not str(output).endswith((".txt", ".log")):
-        fpath = os.path.join(output, "log.txt")
-    appending = fpath is not None and os.path.exists(fpath) and os.path.getsize(fpath) > 0
+    fpath = None if output is None else Path(output)
+    if fpath is not None and fpath.suffix not in (".txt", ".log"):
+        fpath /= "log.txt"
+    appending = fpath is not None and fpath.is_file() and fpath.stat().st_size > 0
     stream = Logger(fpath)
-    if appending:
+    if appending and stream.file is not None:
         stream.file.write(f"\n===== {time.strftime('%Y-%m-%d %H:%M:%S')} =====\n")
     handler = _Handler(stream)
     handler.setFormatter(_Plain())
     root = logging.getLogger()
     root.addHandler(handler)
     root.setLevel(min(root.level, logging.INFO) or logging.INFO)
-    sys.stdout = stream
+    sys.stdout = stream  # type: ignore[assignment]
 
 
 class _Handler(logging.StreamHandler):
     """The handler that `setup_logger` owns."""
 
 
-def _restore():
+def _restore() -> None:
     """Undo an earlier `setup_logger`."""
     root = logging.getLogger()
     for handler in [h for h in root.handlers if isinstance(h, _Handler)]:

@@ -1,8 +1,8 @@
-"""Names for classes, so that a configuration can ask for one (the convention of fvcore and Dassl)."""
+"""Names for classes, so that a configuration can choose one."""
+
+from typing import Any
 
 from .tools import describe_choices
-
-__all__ = ["Registry"]
 
 
 class Registry:
@@ -10,14 +10,17 @@ class Registry:
 
     Register with `@REGISTRY.register()` above a class or function, or `REGISTRY.register(obj)`; the name is
     `obj.__name__`. Look up with `REGISTRY.get(name)`.
+
+    Args:
+        name: the registry's name in error messages.
     """
 
-    def __init__(self, name):
+    def __init__(self, name: str):
         self._name = name
-        self._obj_map = {}
+        self._obj_map: dict[str, Any] = {}
 
-    def register(self, obj=None, force=False):
-        """Add `obj`, or return a decorator that does.
+    def register(self, obj: Any = None, force: bool = False) -> Any:
+        """Add `obj`, or return a decorator that adds what it decorates.
 
         Raises:
             KeyError: the name is taken and `force` is false.
@@ -26,7 +29,7 @@ class Registry:
             return lambda decorated: self._add(decorated, force)
         self._add(obj, force)
 
-    def _add(self, obj, force):
+    def _add(self, obj: Any, force: bool) -> Any:
         name = obj.__name__
         if name in self._obj_map and not force:
             raise KeyError(
@@ -36,16 +39,16 @@ class Registry:
         self._obj_map[name] = obj
         return obj
 
-    def get(self, name):
-        """The object called `name`.
+    def get(self, name: str) -> Any:
+        """Return the object of a name.
 
         Raises:
-            KeyError: there is none; the message lists what exists and the nearest name.
+            KeyError: the name is not registered; the message lists known names and the most similar one.
         """
         if name not in self._obj_map:
             raise KeyError(f"{self._name} registry: {describe_choices(name, self.registered_names())}")
         return self._obj_map[name]
 
-    def registered_names(self):
-        """All names, in the order of registration."""
+    def registered_names(self) -> list[str]:
+        """Return all names in the order of registration."""
         return list(self._obj_map)

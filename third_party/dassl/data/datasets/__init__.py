@@ -1,4 +1,4 @@
-"""Data sets, by name (`cfg.DATASET.NAME`)."""
+"""Datasets, by name (`cfg.DATASET.NAME`)."""
 
 from .base_dataset import DatasetBase, Datum
 from .build import DATASET_REGISTRY, build_dataset

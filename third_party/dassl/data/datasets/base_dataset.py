@@ -1,27 +1,35 @@
-"""One image (`Datum`) and a data set of them (`DatasetBase`)."""
+"""One image (`Datum`) and a dataset of them (`DatasetBase`)."""
 
 import logging
 import os
 import random
 from collections import defaultdict
+from collections.abc import Sequence
+from typing import Any
 
 logger = logging.getLogger(__name__)
 
 
 class Datum:
-    """An image file, its label, domain and class name. Read-only.
+    """An image file with its label, domain and class name; read-only.
 
-    The module's path and the attributes' names are part of the few-shot files (`shot_<n>-seed_<s>.pkl`) that
-    the family's data sets keep: files written with the real Dassl load here, and the other way round.
+    The module's path and the attributes' names are part of the few-shot files (`shot_<n>-seed_<s>.pkl`) of the family's
+    datasets: files written with the real Dassl load here, and the other way round.
+
+    Args:
+        impath: path of the image.
+        label: the class, counted from 0.
+        domain: the domain, counted from 0.
+        classname: the class's name.
 
     Raises:
         TypeError: `impath` is not a string.
-        FileNotFoundError: there is no such file.
+        FileNotFoundError: the file does not exist.
     """
 
-    def __init__(self, impath="", label=0, domain=0, classname=""):
+    def __init__(self, impath: str = "", label: int = 0, domain: int = 0, classname: str = ""):
         if not isinstance(impath, str):
-            raise TypeError(f"the image's path must be a string, got {impath!r}")
+            raise TypeError(f"image path: {impath!r}; expected a string")
         if not os.path.isfile(impath):
             raise FileNotFoundError(
                 f'No image "{impath}" (label {label}, {classname}): check DATASET.ROOT and the download'
@@ -32,36 +40,55 @@ class Datum:
         self._classname = classname
 
     @property
-    def impath(self):
+    def impath(self) -> str:
+        """Path of the image."""
         return self._impath
 
     @property
-    def label(self):
+    def label(self) -> int:
+        """The class, counted from 0."""
         return self._label
 
     @property
-    def domain(self):
+    def domain(self) -> int:
+        """The domain, counted from 0."""
         return self._domain
 
     @property
-    def classname(self):
+    def classname(self) -> str:
+        """The class's name."""
         return self._classname
+
+
+Items = Sequence[Datum]
 
 
 class DatasetBase:
     """Lists of `Datum`: `train_x`, and optionally `train_u` (unlabelled), `val`, `test`.
 
-    The labels run from 0; `num_classes`, `lab2cname` ({label: name}) and `classnames` (in order of labels)
-    come from `train_x`. A subclass is registered in `DATASET_REGISTRY` and takes `cfg`.
+    A subclass is registered in `DATASET_REGISTRY` and takes `cfg`. `num_classes`, `lab2cname` ({label: name}) and
+    `classnames` (in the order of labels) are those of `train_x`.
+
+    Args:
+        train_x: labelled training images.
+        train_u: unlabelled training images.
+        val: validation images.
+        test: test images.
 
     Raises:
         ValueError: `train_x` is empty.
     """
 
     dataset_dir = ""
-    domains = []
+    domains: Sequence[str] = ()
 
-    def __init__(self, train_x=None, train_u=None, val=None, test=None):
+    def __init__(
+        self,
+        train_x: Items | None = None,
+        train_u: Items | None = None,
+        val: Items | None = None,
+        test: Items | None = None,
+    ):
         if not train_x:
             raise ValueError(f"{type(self).__name__} has no training images, so no classes either")
         self._train_x = train_x
@@ -72,71 +99,65 @@ class DatasetBase:
         self._lab2cname, self._classnames = self.get_lab2cname(train_x)
 
     @property
-    def train_x(self):
+    def train_x(self) -> Items:
+        """Labelled training images."""
         return self._train_x
 
     @property
-    def train_u(self):
+    def train_u(self) -> Items | None:
+        """Unlabelled training images."""
         return self._train_u
 
     @property
-    def val(self):
+    def val(self) -> Items | None:
+        """Validation images."""
         return self._val
 
     @property
-    def test(self):
+    def test(self) -> Items | None:
+        """Test images."""
         return self._test
 
     @property
-    def lab2cname(self):
+    def lab2cname(self) -> dict[int, str]:
+        """{label: class name}, in the order of labels."""
         return self._lab2cname
 
     @property
-    def classnames(self):
+    def classnames(self) -> list[str]:
+        """Class names in the order of labels."""
         return self._classnames
 
     @property
-    def num_classes(self):
+    def num_classes(self) -> int:
+        """The number of classes."""
         return self._num_classes
 
     @staticmethod
-    def get_num_classes(data_source):
-        """The largest label plus one."""
+    def get_num_classes(data_source: Items) -> int:
+        """Return the largest label plus one."""
         return max(item.label for item in data_source) + 1
 
     @staticmethod
-    def get_lab2cname(data_source):
-        """({label: class name}, [class names]), both in order of labels; a label's first name counts."""
-        names = {}
+    def get_lab2cname(data_source: Items) -> tuple[dict[int, str], list[str]]:
+        """Return {label: class name} and the names, in the order of labels; a label's first name counts."""
+        names: dict[int, str] = {}
         for item in data_source:
             if names.setdefault(item.label, item.classname) != item.classname:
                 logger.warning('Label %d is called "%s" and "%s"', item.label, names[item.label], item.classname)
         names = dict(sorted(names.items()))
         return names, list(names.values())
 
-    def check_input_domains(self, source_domains, target_domains):
-        """Raise ValueError unless both lists name some of `self.domains` and nothing else."""
-        for domains in (source_domains, target_domains):
-            if not domains:
-                raise ValueError("DATASET.SOURCE_DOMAINS and TARGET_DOMAINS must each name a domain")
-            self.is_input_domain_valid(domains)
-
-    def is_input_domain_valid(self, input_domains):
-        """Raise ValueError unless every one of `input_domains` is in `self.domains`."""
-        for domain in input_domains:
-            if domain not in self.domains:
-                raise ValueError(f'"{domain}" is no domain of {type(self).__name__}: {self.domains}')
-
-    def generate_fewshot_dataset(self, *data_sources, num_shots=-1, repeat=False):
-        """Draw `num_shots` images a class with `random.sample`, classes in the order of their first image.
+    def generate_fewshot_dataset(self, *data_sources: Items, num_shots: int = -1, repeat: bool = False) -> Any:
+        """Draw `num_shots` images per class with `random.sample`, classes in the order of their first image.
 
         Args:
-            data_sources: lists of `Datum`.
-            num_shots: below 1, the sources are returned as they are.
-            repeat: fill up a class that has fewer images by repetition; else it keeps what it has.
+            data_sources: lists of images.
+            num_shots: below 1, the sources are returned unchanged.
+            repeat: fill up a class that has fewer images by repetition; else all its images are taken.
 
         Returns:
-            a list of `Datum`, or, for several sources, a list of such lists.
+            A list of `Datum`; for several sources, a list of such lists.
         """
         if num_shots < 1:
             return data_sources[0] if len(data_sources) == 1 else data_sources
@@ -152,22 +173,15 @@ class DatasetBase:
         return drawn[0] if len(drawn) == 1 else drawn
 
     @staticmethod
-    def _draw(items, num_shots, repeat):
+    def _draw(items: list[Datum], num_shots: int, repeat: bool) -> list[Datum]:
         if len(items) >= num_shots:
             return random.sample(items, num_shots)
         return random.choices(items, k=num_shots) if repeat else items
 
-    def split_dataset_by_label(self, data_source):
-        """{label: its items}, labels in the order of their first item."""
-        return self._group(data_source, lambda item: item.label)
-
-    def split_dataset_by_domain(self, data_source):
-        """{domain: its items}, domains in the order of their first item."""
-        return self._group(data_source, lambda item: item.domain)
-
     @staticmethod
-    def _group(data_source, key):
-        groups = defaultdict(list)
+    def split_dataset_by_label(data_source: Items) -> dict[int, list[Datum]]:
+        """Return {label: its items}, labels in the order of their first item."""
+        groups: defaultdict[int, list[Datum]] = defaultdict(list)
         for item in data_source:
-            groups[key(item)].append(item)
+            groups[item.label].append(item)
         return groups

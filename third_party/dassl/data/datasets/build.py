@@ -1,6 +1,9 @@
-"""The registry of data sets."""
+"""The registry of datasets."""
 
 import logging
+from typing import Any
+
+from yacs.config import CfgNode
 
 from dassl.utils import Registry, check_availability
 
@@ -9,11 +12,11 @@ logger = logging.getLogger(__name__)
 DATASET_REGISTRY = Registry("DATASET")
 
 
-def build_dataset(cfg):
-    """The data set `cfg.DATASET.NAME`, built with `cfg`.
+def build_dataset(cfg: CfgNode) -> Any:
+    """Build the dataset `cfg.DATASET.NAME` with `cfg`.
 
     Raises:
-        ValueError: no such data set is registered.
+        ValueError: the dataset is not registered.
     """
     check_availability(cfg.DATASET.NAME, DATASET_REGISTRY.registered_names())
     if cfg.VERBOSE:

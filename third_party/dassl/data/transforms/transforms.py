@@ -1,9 +1,10 @@
 """`build_transform`: from the names in `cfg.INPUT.TRANSFORMS` to a torchvision transform.
 
-The names say which steps are taken; the order of the steps is fixed, whatever the order of the names.
+The names select the steps; the order of the steps is fixed, whatever the order of the names.
 """
 
 import logging
+from collections.abc import Callable, Sequence
 
 from torchvision.transforms import (
     CenterCrop,
@@ -20,10 +21,9 @@ from torchvision.transforms import (
     Resize,
     ToTensor,
 )
+from yacs.config import CfgNode
 
 from dassl.utils import check_availability
-
-from .augment import Cutout, GaussianNoise, InstanceNormalization, Random2DTranslation
 
 logger = logging.getLogger(__name__)
 
@@ -32,63 +32,47 @@ INTERPOLATION_MODES = {
     "bicubic": InterpolationMode.BICUBIC,
     "nearest": InterpolationMode.NEAREST,
 }
+Step = Callable[[CfgNode], Callable]  # from `cfg.INPUT` to a transform
 
 
-def interpolation_mode(inp):
-    """torchvision's interpolation mode for `inp.INTERPOLATION` (`inp`: `cfg.INPUT`)."""
-    check_availability(inp.INTERPOLATION, list(INTERPOLATION_MODES))
+def _interpolation(inp: CfgNode) -> InterpolationMode:
+    check_availability(inp.INTERPOLATION, INTERPOLATION_MODES)
     return INTERPOLATION_MODES[inp.INTERPOLATION]
 
 
-def normalization(inp):
-    """The step "normalize" (`inp`: `cfg.INPUT`)."""
-    return Normalize(mean=inp.PIXEL_MEAN, std=inp.PIXEL_STD)
-
-
-# Steps of training in order: on the PIL image, then on the tensor.
-_ON_IMAGE = {
-    "random_translation": lambda inp: Random2DTranslation(inp.SIZE[0], inp.SIZE[1]),
+# Steps of training, in order, on the PIL image.
+_ON_IMAGE: dict[str, Step] = {
     "random_crop": lambda inp: RandomCrop(inp.SIZE, padding=inp.CROP_PADDING),
     "random_resized_crop": lambda inp: RandomResizedCrop(
-        inp.SIZE, scale=inp.RRCROP_SCALE, interpolation=interpolation_mode(inp)
+        inp.SIZE, scale=inp.RRCROP_SCALE, interpolation=_interpolation(inp)
     ),
     "random_flip": lambda inp: RandomHorizontalFlip(),
     "colorjitter": lambda inp: ColorJitter(inp.COLORJITTER_B, inp.COLORJITTER_C, inp.COLORJITTER_S, inp.COLORJITTER_H),
     "randomgrayscale": lambda inp: RandomGrayscale(p=inp.RGS_P),
     "gaussian_blur": lambda inp: RandomApply([GaussianBlur(inp.GB_K)], p=inp.GB_P),
 }
-_ON_TENSOR = {
-    "cutout": lambda inp: Cutout(inp.CUTOUT_N, inp.CUTOUT_LEN),
-    "normalize": normalization,
-    "gaussian_noise": lambda inp: GaussianNoise(inp.GN_MEAN, inp.GN_STD),
-    "instance_norm": lambda inp: InstanceNormalization(),
-}
-_IN_TESTS_TOO = ("normalize", "instance_norm")
-
-# center_crop is accepted and changes nothing: tests always do it, training never does.
-AVAI_CHOICES = [*_ON_IMAGE, *_ON_TENSOR, "center_crop"]
-_LEFT_OUT = (
-    "imagenet_policy",
-    "cifar10_policy",
-    "svhn_policy",
-    "randaugment",
-    "randaugment_fixmatch",
-    "randaugment2",
+# center_crop is accepted and changes nothing: testing always crops, training never does.
+AVAI_CHOICES = [*_ON_IMAGE, "normalize", "center_crop"]
+_ONLY_IN_DASSL = (
+    *("random_translation", "cutout", "gaussian_noise", "instance_norm", "imagenet_policy", "cifar10_policy"),
+    *("svhn_policy", "randaugment", "randaugment_fixmatch", "randaugment2"),
 )
 
 
-def build_transform(cfg, is_train=True, choices=None):
-    """The transform from a PIL image to a tensor (3, H, W), or None with INPUT.NO_TRANSFORM.
+def build_transform(cfg: CfgNode, is_train: bool = True, choices: Sequence[str] | None = None) -> Compose | None:
+    """Build the transform from a PIL image to a tensor (3, H, W); None with INPUT.NO_TRANSFORM.
 
-    Training resizes to INPUT.SIZE unless a random crop does, then takes the chosen steps. Testing resizes the
-    smaller edge to the larger of INPUT.SIZE, crops the centre, and takes only the normalisations.
+    Training resizes to INPUT.SIZE unless a random crop does, then applies the chosen steps. Testing resizes the
+    smaller edge to the larger of INPUT.SIZE, crops the centre, and normalises if that is chosen.
 
     Args:
-        choices: names instead of `cfg.INPUT.TRANSFORMS`.
+        cfg: the whole configuration.
+        is_train: whether the transform is for training.
+        choices: names of steps; None: `cfg.INPUT.TRANSFORMS`.
 
     Raises:
         ValueError: a name is unknown.
-        NotImplementedError: a name is Dassl's, but not here.
+        NotImplementedError: a name exists only in the real Dassl.
     """
     inp = cfg.INPUT
     if inp.NO_TRANSFORM:
@@ -96,29 +80,24 @@ def build_transform(cfg, is_train=True, choices=None):
         return None
     choices = inp.TRANSFORMS if choices is None else choices
     for choice in choices:
-        if choice in _LEFT_OUT:
+        if choice in _ONLY_IN_DASSL:
             raise NotImplementedError(
                 f'INPUT.TRANSFORMS: "{choice}" needs the real Dassl; known here: {", ".join(AVAI_CHOICES)}'
             )
         check_availability(choice, AVAI_CHOICES)
-    steps = _train_steps(inp, choices) if is_train else _test_steps(inp, choices)
+    steps = _train_steps(inp, choices) if is_train else _test_steps(inp)
+    steps.append(ToTensor())
+    if "normalize" in choices:
+        steps.append(Normalize(mean=inp.PIXEL_MEAN, std=inp.PIXEL_STD))
     logger.info("Transform for %s: %s", "training" if is_train else "testing", ", ".join(map(str, steps)))
     return Compose(steps)
 
 
-def _train_steps(inp, choices):
-    steps = []
-    if "random_crop" not in choices and "random_resized_crop" not in choices:
-        steps.append(Resize(inp.SIZE, interpolation=interpolation_mode(inp)))
-    steps += [make(inp) for name, make in _ON_IMAGE.items() if name in choices]
-    return [*steps, ToTensor(), *_tensor_steps(inp, choices)]
+def _train_steps(inp: CfgNode, choices: Sequence[str]) -> list[Callable]:
+    cropped = "random_crop" in choices or "random_resized_crop" in choices
+    resize = [] if cropped else [Resize(inp.SIZE, interpolation=_interpolation(inp))]
+    return [*resize, *(make(inp) for name, make in _ON_IMAGE.items() if name in choices)]
 
 
-def _test_steps(inp, choices):
-    kept = [name for name in choices if name in _IN_TESTS_TOO]
-    resize = Resize(max(inp.SIZE), interpolation=interpolation_mode(inp))
-    return [resize, CenterCrop(inp.SIZE), ToTensor(), *_tensor_steps(inp, kept)]
-
-
-def _tensor_steps(inp, choices):
-    return [make(inp) for name, make in _ON_TENSOR.items() if name in choices]
+def _test_steps(inp: CfgNode) -> list[Callable]:
+    return [Resize(max(inp.SIZE), interpolation=_interpolation(inp)), CenterCrop(inp.SIZE)]
