@@ -179,10 +179,8 @@ class TrainerBase:
 
     # The loop and its hooks
 
-    def train(self, start_epoch: int, max_epoch: int) -> None:
+    def train(self) -> None:
         """Run the epochs from `start_epoch` (which `before_train` may change) up to `max_epoch`."""
-        self.start_epoch = start_epoch
-        self.max_epoch = max_epoch
         self.before_train()
         for epoch in range(self.start_epoch, self.max_epoch):
             self.epoch = epoch
@@ -207,7 +205,7 @@ class TrainerBase:
         """Run one pass over the training data; a hook."""
         raise NotImplementedError
 
-    def test(self) -> float:
+    def test(self, split: str | None = None) -> float:
         """Evaluate and return the first result."""
         raise NotImplementedError
 

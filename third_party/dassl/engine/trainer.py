@@ -78,10 +78,10 @@ class SimpleTrainer(TrainerBase):
             "and a linear classifier) is not part of this stand-in"
         )
 
-    def train(self) -> None:  # type: ignore[override]
+    def train(self) -> None:
         """Train from the last checkpoint, or from scratch, to `max_epoch`; then test."""
         try:
-            super().train(self.start_epoch, self.max_epoch)
+            super().train()
         finally:
             if self._progress is not None:
                 self._progress.close()

@@ -22,11 +22,11 @@ class _WarmupScheduler(LRScheduler):
         self.warmup_epoch = warmup_epoch
         super().__init__(optimizer)
 
-    def warmup_lrs(self) -> list[float]:
+    def warmup_lrs(self) -> list[Any]:
         """Return the learning rate of each parameter group in an epoch of the warm-up."""
         raise NotImplementedError
 
-    def get_lr(self) -> list[float]:
+    def get_lr(self) -> list[Any]:
         """Return the learning rate of each parameter group."""
         if self.last_epoch >= self.warmup_epoch:
             return self.successor.get_last_lr()
@@ -58,7 +58,7 @@ class ConstantWarmupScheduler(_WarmupScheduler):
         self.cons_lr = cons_lr
         super().__init__(optimizer, successor, warmup_epoch)
 
-    def warmup_lrs(self) -> list[float]:
+    def warmup_lrs(self) -> list[Any]:
         return [self.cons_lr for _ in self.base_lrs]
 
 
@@ -69,7 +69,7 @@ class LinearWarmupScheduler(_WarmupScheduler):
         self.min_lr = min_lr
         super().__init__(optimizer, successor, warmup_epoch)
 
-    def warmup_lrs(self) -> list[float]:
+    def warmup_lrs(self) -> list[Any]:
         if self.last_epoch == 0:
             return [self.min_lr for _ in self.base_lrs]
         return [lr * self.last_epoch / self.warmup_epoch for lr in self.base_lrs]
