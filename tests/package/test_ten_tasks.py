@@ -270,10 +270,8 @@ def test_clip_layout(project):
     """trainers/backbones/files.py (one conversion)"""
     state = torch.load(project.folder / "trainers/backbones/weights/shapes-student.pt", weights_only=True)
     state = state.get("state_dict", state)
-    save_file(
-        {f"towers.{key}": value.contiguous() for key, value in state.items()},
-        project.folder.parent / "towers.safetensors",
-    )
+    weights = project.folder.parent / "towers.safetensors"
+    save_file({f"towers.{key}": value.contiguous() for key, value in state.items()}, weights)
     project.edit(
         "trainers/backbones/files.py",
         (
