@@ -20,7 +20,7 @@ SCHEDULES = json.loads((GOLDEN / "lr_schedules.json").read_text())
 
 
 def as_json(node):
-    """A configuration as JSON has it."""
+    """Convert a configuration to the types of JSON."""
     if isinstance(node, dict):
         return {key: as_json(value) for key, value in node.items()}
     return list(node) if isinstance(node, tuple) else node
@@ -33,7 +33,7 @@ def optim_cfg(**values):
 
 
 def schedule(epochs, **values):
-    """(optimiser, scheduler, learning rates of the first `epochs` epochs)."""
+    """Return the optimiser, the scheduler and the learning rates of the first `epochs` epochs."""
     node = optim_cfg(**values)
     optimizer = build_optimizer(torch.nn.Linear(2, 2), node)
     scheduler = build_lr_scheduler(optimizer, node)
@@ -45,7 +45,7 @@ def schedule(epochs, **values):
     return optimizer, scheduler, rates
 
 
-def test_defaults_are_dassls():
+def test_defaults_match_dassl():
     golden = json.loads((GOLDEN / "config_defaults.json").read_text())["defaults"]
     assert as_json(get_cfg_default()) == golden
 
@@ -64,7 +64,7 @@ def test_defaults_are_fresh_each_time():
 
 
 @pytest.mark.parametrize("golden", SCHEDULES, ids=lambda g: f"{g['optim']['LR_SCHEDULER']}-{g['optim']['LR']}")
-def test_schedule_is_dassls(golden):
+def test_schedule_matches_dassl(golden):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         optimizer, _, rates = schedule(len(golden["lr_of_epoch"]), **golden["optim"])
@@ -87,8 +87,8 @@ RESUMED = [
 
 @pytest.mark.parametrize("values", RESUMED, ids=lambda v: f"{v['LR_SCHEDULER']}-{v.get('WARMUP_TYPE')}")
 @pytest.mark.parametrize("stop", [1, 2, 3, 5])
-def test_resumed_schedule_goes_on(values, stop, tmp_path):
-    """State saved after `stop` epochs and read back safely continues the same curve."""
+def test_resumed_schedule_continues(values, stop, tmp_path):
+    """A schedule restored from a safe checkpoint after `stop` epochs continues the same curve."""
     whole = schedule(8, **values)[2]
     assert len(set(whole)) > 2
     optimizer, scheduler, _ = schedule(stop, **values)
@@ -112,7 +112,7 @@ def test_scheduler_state_is_plain_data():
 
 
 def test_schedule_without_recount_starts_later():
-    """WARMUP_RECOUNT False: the cosine continues from the warm-up's epoch, so it ends earlier."""
+    """Without WARMUP_RECOUNT, the cosine continues from the warm-up's epoch and ends earlier."""
     values = {"LR_SCHEDULER": "cosine", "LR": 0.01, "WARMUP_EPOCH": 2, "MAX_EPOCH": 8}
     recounted = schedule(6, **values)[2]
     running = schedule(6, WARMUP_RECOUNT=False, **values)[2]

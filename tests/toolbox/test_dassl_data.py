@@ -1,4 +1,4 @@
-"""The stand-in's data sets, samplers, transforms and loaders.
+"""The stand-in's datasets, samplers, transforms and loaders.
 
 golden/toolbox/dassl_draws.json has transformed pixels and the random generators' next values, recorded from
 Dassl 0.6.3; few_shot_picks.json has its few-shot draws.
@@ -32,7 +32,7 @@ PICKS = json.loads((GOLDEN / "few_shot_picks.json").read_text())
 
 
 def write_pictures(folder, number, classes):
-    """`number` pictures as a list of `Datum`, labels 0, 1, ... in turn; a label's pictures look alike."""
+    """Write `number` images and return them as `Datum`, labels 0, 1, ... in turn; a label's images look alike."""
     rng = np.random.RandomState(0)
     folder.mkdir(parents=True, exist_ok=True)
     items = []
@@ -71,7 +71,7 @@ def pictures_cfg(tmp_path, **dataloader):
 
 @pytest.fixture(scope="module")
 def splits(tmp_path_factory):
-    """{split name: {"train": [Datum], "val": [Datum]}}, for which few_shot_picks.json has the draws."""
+    """{split name: {"train": [Datum], "val": [Datum]}}, whose draws are in few_shot_picks.json."""
     root = tmp_path_factory.mktemp("splits")
     out = {}
     for name, parts in PICKS["splits"].items():
@@ -86,7 +86,7 @@ def splits(tmp_path_factory):
 
 
 def test_few_shot_draws_match_dassl(splits):
-    """All recorded draws over all classes: seed, then train, then val, as the family's data sets call it."""
+    """Draws over all classes: seed, then train, then val, as the family's datasets call it."""
     cases = [case for case in PICKS["cases"] if case["subsample"] == "all"]
     assert {case["shots"] for case in cases} >= {1, 2, 4, 8, 16}
     for case in cases:

@@ -19,9 +19,9 @@ if not dassl.__version__.endswith("+standin"):
 
 
 class Learning:
-    """What the trainers of this file share: a linear model with dropout, and a record of what happened."""
+    """A linear model with dropout and a record of its steps, for the trainers of this file."""
 
-    fail_after = None  # epochs, after which the run is interrupted
+    fail_after = None  # epochs until the run is interrupted
 
     def build_model(self):
         self.events, self.steps, self.results = [], [], []
@@ -66,7 +66,7 @@ def run_cfg(tmp_path, trainer="DasslTestX", out="out", **values):
 
 
 def run(cfg, seed=1, fail_after=None):
-    """A trainer that has trained (to the interruption, if `fail_after`)."""
+    """Return a trainer that has trained, until the interruption if there is one."""
     set_random_seed(seed)
     trainer = build_trainer(cfg)
     trainer.fail_after = fail_after
@@ -87,7 +87,7 @@ def same_weights(one, other):
 
 
 def identical(one, other):
-    """Whether two nested structures of plain data and tensors are equal, bit for bit."""
+    """Return whether two nested structures of plain data and tensors are bit-identical."""
     if isinstance(one, torch.Tensor):
         return torch.equal(one, other)
     if isinstance(one, dict):
@@ -97,7 +97,7 @@ def identical(one, other):
     return one == other
 
 
-def test_hooks_come_in_order(tmp_path, monkeypatch):
+def test_hooks_run_in_order(tmp_path, monkeypatch):
     events = []
     hooks = [
         "before_train",
@@ -125,7 +125,7 @@ def test_hooks_come_in_order(tmp_path, monkeypatch):
     assert trainer.lab2cname == trainer.dm.lab2cname and trainer.train_loader_x is trainer.dm.train_loader_x
 
 
-def test_training_learns_and_leaves_dassls_files(tmp_path):
+def test_training_learns_and_writes_dassl_checkpoints(tmp_path):
     trainer = run(run_cfg(tmp_path, OPTIM__MAX_EPOCH=12, TRAIN__CHECKPOINT_FREQ=8))
     assert trainer.results == [100.0] and trainer.steps[-1][3] < trainer.steps[0][3] / 2
     assert files(tmp_path / "out" / "net") == ["checkpoint", "model.pth.tar-12", "model.pth.tar-8"]
@@ -154,8 +154,8 @@ def test_resumed_run_continues_weights_optimiser_and_schedule(tmp_path, final):
     assert run(elsewhere).steps == []  # all epochs are finished: it only tests
 
 
-def test_best_model(tmp_path, monkeypatch):
-    """TEST.FINAL_MODEL best_val: the best epoch's weights are kept and deployed, if interrupted too."""
+def test_best_model_is_deployed(tmp_path, monkeypatch):
+    """With best_val, the best epoch's weights are saved and deployed, also after an interruption."""
     values = {"TEST__FINAL_MODEL": "best_val", "TRAIN__CHECKPOINT_FREQ": 1}
     scores = iter([10.0, 30.0, 20.0, 30.0, 55.0])
     monkeypatch.setattr(DasslTestX, "test", lambda self, split=None: next(scores))
@@ -166,7 +166,7 @@ def test_best_model(tmp_path, monkeypatch):
     assert (kept["epoch"], kept["val_result"]) == (2, 30.0)
     second = run(run_cfg(tmp_path, **values))
     assert [step[0] for step in second.steps] == [3, 3, 3]
-    assert load_checkpoint(best)["epoch"] == 2  # 30 is no better than what the first part had
+    assert load_checkpoint(best)["epoch"] == 2  # 30 does not exceed the first part's best
     assert torch.equal(second.model[2].weight, kept["state_dict"]["2.weight"])  # deployed
     assert (tmp_path / "out" / "net" / "checkpoint").read_text() == "model.pth.tar-4\n"
 
@@ -212,7 +212,7 @@ def test_resume_errors(tmp_path):
         run(run_cfg(tmp_path))
 
 
-def test_models_of_different_epochs_do_not_resume(tmp_path):
+def test_resume_rejects_models_of_different_epochs(tmp_path):
     trainer = TrainerBase()
     trainer.register_model("a", nn.Linear(1, 1))
     trainer.register_model("b", nn.Linear(1, 1))
@@ -220,7 +220,7 @@ def test_models_of_different_epochs_do_not_resume(tmp_path):
     trainer.save_model(4, tmp_path)
     assert trainer.resume_model_if_exist(tmp_path) == 5
     trainer.register_model("c", nn.Linear(1, 1))
-    assert trainer.resume_model_if_exist(tmp_path) == 0  # not all are there
+    assert trainer.resume_model_if_exist(tmp_path) == 0  # one has no checkpoint
     del trainer._models["c"]
     del trainer._models["b"]
     trainer.save_model(5, tmp_path)
@@ -251,7 +251,7 @@ def test_registered_models():
         TrainerBase.__new__(TrainerBase).register_model("a", models["a"])
 
 
-def test_anomaly_is_named(tmp_path):
+def test_non_finite_loss_names_epoch_and_batch(tmp_path):
     trainer = TrainerBase()
     trainer.detect_anomaly(torch.tensor(1.0))
     trainer.epoch, trainer.batch_idx = 2, 0
@@ -259,7 +259,7 @@ def test_anomaly_is_named(tmp_path):
         trainer.model_backward(torch.tensor(float("nan")))
 
 
-def test_training_needs_a_model_and_batches(tmp_path):
+def test_training_without_model_or_batches_raises(tmp_path):
     with pytest.raises(NotImplementedError, match="SimpleTrainer must define build_model"):
         SimpleTrainer(run_cfg(tmp_path))
     trainer = build_trainer(run_cfg(tmp_path))
@@ -270,14 +270,14 @@ def test_training_needs_a_model_and_batches(tmp_path):
         build_trainer(run_cfg(tmp_path, "DasslTest"))
 
 
-# What a run says
+# The log of a run
 
 
 def lines(caplog, start):
     return [message for message in caplog.messages if message.startswith(start)]
 
 
-def test_one_line_an_epoch(tmp_path, caplog):
+def test_log_has_one_line_per_epoch(tmp_path, caplog):
     caplog.set_level(logging.INFO)
     run(run_cfg(tmp_path, TRAIN__PRINT_FREQ=1))
     told = lines(caplog, "epoch [")
@@ -286,7 +286,7 @@ def test_one_line_an_epoch(tmp_path, caplog):
     assert "Finish training" in caplog.messages and "Evaluate on the *test* set" in caplog.messages
 
 
-def test_batch_lines_where_there_is_no_terminal(tmp_path, caplog, monkeypatch):
+def test_log_has_batch_lines_without_a_terminal(tmp_path, caplog, monkeypatch):
     caplog.set_level(logging.INFO)
     monkeypatch.setattr(progress_module, "SECONDS_BETWEEN_LINES", 0.0)
     run(run_cfg(tmp_path, TRAIN__PRINT_FREQ=2, OPTIM__MAX_EPOCH=1))
@@ -297,8 +297,8 @@ def test_batch_lines_where_there_is_no_terminal(tmp_path, caplog, monkeypatch):
     ]
 
 
-def test_one_bar_on_a_terminal(tmp_path, caplog, monkeypatch):
-    """One bar over the run and one over the evaluation, on stderr; batch lines give way to it."""
+def test_terminal_shows_one_bar(tmp_path, caplog, monkeypatch):
+    """One bar for the run and one for the evaluation, on stderr, and no batch lines."""
     caplog.set_level(logging.INFO)
     monkeypatch.setattr(progress_module, "SECONDS_BETWEEN_LINES", 0.0)
     monkeypatch.setattr(progress_module, "_on_terminal", lambda stream: stream is sys.stderr)
@@ -312,14 +312,14 @@ def test_one_bar_on_a_terminal(tmp_path, caplog, monkeypatch):
     monkeypatch.setattr(progress_module, "tqdm", Bar)
     cfg = run_cfg(tmp_path, TRAIN__PRINT_FREQ=1, TRAIN__CHECKPOINT_FREQ=1)
     first = run(cfg, fail_after=2)
-    assert first._progress is None  # closed, although the run was interrupted
+    assert first._progress is None  # closed despite the interruption
     run(cfg)
     assert bars == [("train", 12, 0, True), ("train", 12, 6, True), ("evaluate test", 3, 0, True)]
-    assert len(lines(caplog, "epoch [")) == 4  # one an epoch, all the same
+    assert len(lines(caplog, "epoch [")) == 4  # one per epoch
 
 
-def test_scalars(tmp_path, monkeypatch):
-    """Without TensorBoard nothing happens; a writer gets losses, learning rate and results."""
+def test_tensorboard_scalars(tmp_path, monkeypatch):
+    """A writer gets losses, learning rate and results; without TensorBoard, logging is a no-op."""
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
     trainer = run(run_cfg(tmp_path, OPTIM__MAX_EPOCH=1))
     assert trainer._writer is None and files(tmp_path / "out") == ["net"]

@@ -1,4 +1,4 @@
-"""The stand-in's evaluator and accuracy, against values worked out by hand."""
+"""The stand-in's evaluator and accuracy, against values computed by hand."""
 
 import dassl
 import pytest
@@ -31,9 +31,9 @@ def test_classification(caplog):
     results = evaluate()
     assert list(results) == ["accuracy", "error_rate", "macro_f1"]
     assert results["accuracy"] == 100 * 5 / 8 and results["error_rate"] == 100 * 3 / 8
-    # F1 of cat 2*3/(4+3), of dog 2*1/(2+3), of ox 2*1/(2+1); fish is never true and does not count
+    # F1 of cat 2*3/(4+3), of dog 2*1/(2+3), of ox 2*1/(2+1); fish never occurs and is not counted
     assert results["macro_f1"] == pytest.approx(100 * (6 / 7 + 2 / 5 + 2 / 3) / 3)
-    # scripts of the family read these lines
+    # scripts of the family parse these lines
     assert caplog.messages[-1].split("\n") == [
         "=> result",
         "* total: 8",

@@ -142,7 +142,7 @@ def test_save_checkpoint_layout(tmp_path):
         "model.pth.tar-3",
     ]
     assert (tmp_path / "net" / "checkpoint").read_text() == "model.pth.tar-3\n"
-    assert list(state["state_dict"]) == keys == ["module.weight", "module.bias"]  # the caller's is untouched
+    assert list(state["state_dict"]) == keys == ["module.weight", "module.bias"]  # the caller's dictionary is unchanged
     saved = utils.load_checkpoint(tmp_path / "net" / "model-best.pth.tar")
     assert list(saved["state_dict"]) == ["weight", "bias"]
     assert torch.equal(saved["state_dict"]["weight"], model.weight)
@@ -168,7 +168,7 @@ def test_load_checkpoint_errors(tmp_path):
         utils.load_checkpoint(tmp_path / "half")
 
 
-def test_loading_code_in_a_checkpoint_does_not_run_it(tmp_path):
+def test_load_checkpoint_does_not_run_pickled_code(tmp_path):
     class Evil:
         def __reduce__(self):
             return (open, (str(tmp_path / "ran"), "w"))
@@ -206,7 +206,7 @@ def test_load_pretrained_weights(tmp_path, caplog):
 
 @pytest.fixture
 def console(capsys):
-    """A function: what has reached the console since its last call. Logging is put back afterwards."""
+    """Return a function that returns the console output since its last call; restore logging afterwards."""
     from dassl.utils import logger
 
     root = logging.getLogger()
@@ -225,26 +225,26 @@ def test_setup_logger(tmp_path, console):
     expected = "printed 1\n=> result\n* accuracy: 50.0%\nWARNING (other): careful\n"
     assert (tmp_path / "run" / "log.txt").read_text() == console() == expected
     sys.stdout.write("no line end")
-    assert console() == ""  # the console waits for the line's end, or a flush
+    assert console() == ""  # the console shows a line when it is complete or flushed
     sys.stdout.flush()
     assert console() == "no line end"
 
 
-def test_an_existing_log_is_kept(tmp_path, console):
+def test_setup_logger_appends_to_existing_log(tmp_path, console):
     utils.setup_logger(str(tmp_path))
     print("first")
     utils.setup_logger(str(tmp_path))
     print("second")
     lines = (tmp_path / "log.txt").read_text().split("\n")
     assert lines[0] == "first" and lines[-2] == "second"
-    assert console() == "first\nsecond\n"  # the second call replaced the first: nothing twice
+    assert console() == "first\nsecond\n"  # the second call replaced the first: no line twice
     utils.setup_logger(str(tmp_path / "eval.txt"))
     print("third")
     assert (tmp_path / "eval.txt").read_text() == "third\n"
     assert "third" not in (tmp_path / "log.txt").read_text()
 
 
-def test_no_log_file(console, tmp_path, monkeypatch):
+def test_setup_logger_without_a_file(console, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     utils.setup_logger(None)
     logging.getLogger("dassl").info("told")
