@@ -199,6 +199,7 @@ def test_teacher(unboosted):
     """trainers/method/teachers/colour.py (one class)"""
     unboosted.write(
         "trainers/method/teachers/colour.py",
+        "from pathlib import Path\n\n"
         "import torch\n"
         "from torch.nn import functional as F\n"
         "from .base import Teacher\n\n\n"
@@ -207,6 +208,7 @@ def test_teacher(unboosted):
         "    size = 48\n\n"
         "    def __init__(self, name, names, template, precision):\n"
         "        super().__init__()\n"
+        "        self.path = Path(__file__)  # no weights\n"
         "        self.directions = torch.nn.Parameter(F.normalize(torch.randn(len(names), 3), dim=1))\n\n"
         "    def image_features(self, image):\n"
         "        return F.normalize(image.float().mean(dim=(2, 3)), dim=1)\n\n"
