@@ -14,6 +14,7 @@ from trainers.version import __version__
 pytestmark = pytest.mark.slow
 
 EPOCH = ["OPTIM.MAX_EPOCH", "1"]
+EPOCHS = [*EPOCH, "--boost", *EPOCH]  # of both phases
 NUMBER = r"\d+\.\d\d"
 
 
@@ -38,7 +39,7 @@ def folder(tmp_path_factory):
 @pytest.fixture(scope="module")
 def trained(installed, folder):
     """Return the output of base2new with one epoch per phase."""
-    return installed.caspl(folder, "base2new", "shapes", 1, "--host", "coop", *EPOCH)
+    return installed.caspl(folder, "base2new", "shapes", 1, "--host", "coop", *EPOCHS)
 
 
 def test_wheel_holds_everything_a_command_needs(wheel):
@@ -97,17 +98,17 @@ def test_base2new(trained, folder):
 
 def test_few_shot(installed, trained, folder):
     assert re.search(
-        rf"CasPL_CoOp +{NUMBER}", installed.caspl(folder, "few-shot", "shapes", 1, 1, "--host", "coop", *EPOCH)
+        rf"CasPL_CoOp +{NUMBER}", installed.caspl(folder, "few-shot", "shapes", 1, 1, "--host", "coop", *EPOCHS)
     )
 
 
 def test_cross_dataset(installed, trained, folder):
-    words = ["cross-dataset", "shapes", 1, "--host", "coop", "--targets", "shapes_v2", *EPOCH]
+    words = ["cross-dataset", "shapes", 1, "--host", "coop", "--targets", "shapes_v2", *EPOCHS]
     assert re.search(rf"CasPL_CoOp +{NUMBER} +{NUMBER}", installed.caspl(folder, *words))
 
 
 def test_reproduce(installed, trained, folder):
-    words = ["reproduce", "base2new", "--datasets", "shapes", "--hosts", "coop", "--seeds", 1, *EPOCH]
+    words = ["reproduce", "base2new", "--datasets", "shapes", "--hosts", "coop", "--seeds", 1, *EPOCHS]
     assert re.search(rf"CasPL_CoOp +\| all +\| {NUMBER}", installed.caspl(folder, *words))
 
 

@@ -20,6 +20,9 @@ for name in ("SIGALRM", "SIGHUP", "SIGKILL", "SIGUSR1"):
 """
 
 
+EPOCHS = ["OPTIM.MAX_EPOCH", "1", "--boost", "OPTIM.MAX_EPOCH", "1"]
+
+
 def run(program, folder):
     """Run a Python program in `folder` on the simulated system and return what it prints."""
     command = [sys.executable, "-W", "ignore", "-c", WITHOUT_POSIX + program]
@@ -37,18 +40,6 @@ def test_import_registers_the_trainers(tmp_path):
 @pytest.mark.slow
 @pytest.mark.skipif(os.name == "nt", reason="simulates a system without POSIX modules on one that has them")
 def test_base2new_prints_its_table(tmp_path):
-    words = [
-        "base2new",
-        "shapes",
-        "1",
-        "--host",
-        "coop",
-        "--data",
-        "data",
-        "--output",
-        "output",
-        "OPTIM.MAX_EPOCH",
-        "1",
-    ]
+    words = ["base2new", "shapes", "1", "--host", "coop", "--data", "data", "--output", "output", *EPOCHS]
     program = f"from trainers.__main__ import main\nsys.exit(main({words}))"
     assert "CasPL_CoOp" in run(program, tmp_path).splitlines()[-1]
