@@ -27,7 +27,7 @@ def activate() -> None:
     """Make `dassl` and `torchvision` importable, and register the trainers with Dassl. Repeating it is a no-op.
 
     Raises:
-        ModuleNotFoundError: neither Dassl nor this package's stand-in for it is available.
+        ModuleNotFoundError: neither Dassl nor this package's substitute for it is available.
     """
     compat = importlib.import_module(".plugin.compat", __name__)
     compat.ensure_torchvision()

@@ -1,4 +1,4 @@
-"""The stand-in's defaults and schedules against numbers recorded from Dassl 0.6.3 (golden/toolbox)."""
+"""The substitute's defaults and schedules against numbers recorded from Dassl 0.6.3 (golden/toolbox)."""
 
 import json
 import warnings
@@ -13,7 +13,7 @@ from dassl.optim import build_lr_scheduler, build_optimizer
 from trainers.training.resume import plain
 
 if not dassl.__version__.endswith("+standin"):
-    pytest.skip("the real Dassl is installed: the stand-in is not in use", allow_module_level=True)
+    pytest.skip("the real Dassl is installed: the substitute is not in use", allow_module_level=True)
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "toolbox"
 SCHEDULES = json.loads((GOLDEN / "lr_schedules.json").read_text())

@@ -1,4 +1,4 @@
-"""The stand-in's datasets, samplers, transforms and loaders.
+"""The substitute's datasets, samplers, transforms and loaders.
 
 golden/toolbox/dassl_draws.json has transformed pixels and the random generators' next values, recorded from
 Dassl 0.6.3; few_shot_picks.json has its few-shot draws.
@@ -24,7 +24,7 @@ from PIL import Image
 from torchvision.transforms import InterpolationMode
 
 if not dassl.__version__.endswith("+standin"):
-    pytest.skip("the real Dassl is installed: the stand-in is not in use", allow_module_level=True)
+    pytest.skip("the real Dassl is installed: the substitute is not in use", allow_module_level=True)
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "toolbox"
 DRAWS = json.loads((GOLDEN / "dassl_draws.json").read_text())

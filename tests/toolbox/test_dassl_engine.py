@@ -1,4 +1,4 @@
-"""Whole training runs of small trainers on the stand-in: hooks, files, resuming, progress."""
+"""Whole training runs of small trainers on the substitute: hooks, files, resuming, progress."""
 
 import logging
 import sys
@@ -15,7 +15,7 @@ from torch import nn
 from torch.nn import functional as F
 
 if not dassl.__version__.endswith("+standin"):
-    pytest.skip("the real Dassl is installed: the stand-in is not in use", allow_module_level=True)
+    pytest.skip("the real Dassl is installed: the substitute is not in use", allow_module_level=True)
 
 
 class Learning:

@@ -1,4 +1,4 @@
-"""The stand-in's evaluator and accuracy, against values computed by hand."""
+"""The substitute's evaluator and accuracy, against values computed by hand."""
 
 import dassl
 import pytest
@@ -8,7 +8,7 @@ from dassl.evaluation import EVALUATOR_REGISTRY, build_evaluator
 from dassl.metrics import compute_accuracy
 
 if not dassl.__version__.endswith("+standin"):
-    pytest.skip("the real Dassl is installed: the stand-in is not in use", allow_module_level=True)
+    pytest.skip("the real Dassl is installed: the substitute is not in use", allow_module_level=True)
 
 TRUE = [0, 0, 0, 0, 1, 1, 3, 3]
 PREDICTED = [0, 0, 0, 1, 1, 2, 1, 3]

@@ -1,4 +1,4 @@
-"""The stand-in's registry, files, checkpoints, log and small helpers."""
+"""The substitute's registry, files, checkpoints, log and small helpers."""
 
 import json
 import logging
@@ -13,7 +13,7 @@ from dassl import utils
 from torch import nn
 
 if not dassl.__version__.endswith("+standin"):
-    pytest.skip("the real Dassl is installed: the stand-in is not in use", allow_module_level=True)
+    pytest.skip("the real Dassl is installed: the substitute is not in use", allow_module_level=True)
 
 
 # Names

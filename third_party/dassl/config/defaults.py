@@ -93,7 +93,7 @@ _TEST = {
     "FINAL_MODEL": "last_step",  # or best_val
 }
 
-# Nodes of trainers that the stand-in does not have: configuration files may still name them.
+# Nodes of trainers that the substitute does not have: configuration files may still name them.
 _CONFIDENT = {"WEIGHT_U": 0.5, "CONF_THRE": 0.95, "STRONG_TRANSFORMS": ()}
 _TRAINER = {
     "NAME": "",

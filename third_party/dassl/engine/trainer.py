@@ -75,7 +75,7 @@ class SimpleTrainer(TrainerBase):
         """Build the model, optimiser and scheduler, and register them; a hook."""
         raise NotImplementedError(
             f"{type(self).__name__} must define build_model(): Dassl's default model (SimpleNet, a backbone "
-            "and a linear classifier) is not part of this stand-in"
+            "and a linear classifier) is not part of this substitute"
         )
 
     def train(self) -> None:
