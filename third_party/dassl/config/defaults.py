@@ -1,6 +1,6 @@
 """Dassl 0.6.3's default configuration, key for key.
 
-A tuple here and a list there is Dassl's choice; yacs converts between the two when a value is merged.
+Some values are tuples and others lists, as in Dassl; yacs converts between the two when a value is merged.
 """
 
 from yacs.config import CfgNode
@@ -146,6 +146,6 @@ _DEFAULTS = {
 }
 
 
-def get_cfg_default():
-    """A fresh, unfrozen `yacs.config.CfgNode` with the defaults; changing it changes no other."""
+def get_cfg_default() -> CfgNode:
+    """Return a new, unfrozen `CfgNode` with the defaults."""
     return CfgNode(_DEFAULTS)
