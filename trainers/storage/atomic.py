@@ -34,7 +34,11 @@ def replacing(path: str | Path) -> Iterator[Path]:
         with open(aside, "r+b") as stream:
             os.fsync(stream.fileno())
         os.replace(aside, path)
-    except (OSError, RuntimeError, SafetensorError) as error:  # torch and safetensors report a full disk in their own ways
+    except (
+        OSError,
+        RuntimeError,
+        SafetensorError,
+    ) as error:  # torch and safetensors report a full disk in their own ways
         raise OSError(
             f"cannot write {path} ({error}): free some space, or give another folder; an existing file is unchanged"
         ) from error

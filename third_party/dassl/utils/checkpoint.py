@@ -65,9 +65,7 @@ def save_checkpoint(
         state["state_dict"] = _strip_module(weights)
     path = Path(save_dir, model_name or f"model.pth.tar-{state['epoch']}")
     path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.tmp")
-    torch.save(state, aside)
-    os.replace(aside, path)
+    torch.save(state, path)
     path.with_name(LATEST).write_text(f"{path.name}\n", encoding="utf-8")
     logger.info("Checkpoint saved to %s", path)
     if is_best:
