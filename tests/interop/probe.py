@@ -73,7 +73,10 @@ def build(cfg, checkpoint="", order="boosting_first"):
     cfg.TRAINER.CASPL.CHECKPOINT, cfg.TRAINER.CASPL.TEXT_ORDER = str(checkpoint), order
     cfg.freeze()
     seed()
-    return TRAINER_REGISTRY.get(cfg.TRAINER.NAME)(cfg)
+    trainer = TRAINER_REGISTRY.get(cfg.TRAINER.NAME)(cfg)
+    if not hasattr(trainer, "model"):  # ALVLM builds one in each of its rounds
+        trainer.build_model()
+    return trainer
 
 
 def tensors(output):

@@ -180,7 +180,9 @@ PUBLISHED = {
         rerun=("vision", "text"),
     ),
     # Five more, and the hosts of MaPLe's and PromptSRC's repositories
-    "AAPL": Published("AAPL", "AAPL", "AAPL/vit_b16_c4_ep10_batch1_ctxv1", prec("AAPL")),
+    "AAPL": Published(
+        "AAPL", "AAPL", "AAPL/vit_b16_c4_ep10_batch1_ctxv1", {**prec("AAPL"), "DATALOADER.TRAIN_X.BATCH_SIZE": 1}
+    ),
     "ALVLM": Published(
         "active-prompt-learning", "ALVLM", "ALVLM/vit_b16", {**prec("COOP"), "TRAINER.COOPAL.METHOD": "random"}
     ),

@@ -265,3 +265,21 @@ def test_text_tower_without_causal_mask_is_rejected():
     text = transformer.TextTransformer(width=64, heads=1, layers=LAYERS, no_causal_mask=True, pool_type="last")
     with pytest.raises(HostError, match="text tower has no causal mask.*DEPTH_TEXT 0"):
         trainers.inject(torch.nn.ModuleDict({"text": text}), boosting(2, 0))
+
+
+def test_forward_of_hugging_face_is_boosted(state, clip_model):
+    """What `pipeline("zero-shot-image-classification")` calls."""
+    model = hugging_face(state).model
+    native = PromptedCLIP(clip_model, Learner(), worded_texts(tokenizer().encode, NAMES, TEMPLATE))
+    native.cascade(boosting(2, 3))
+    ids = token_ids(16)
+    mask = (torch.arange(16) <= ids.argmax(dim=-1)[:, None]).long()
+    with torch.no_grad(), trainers.boosted(model, boosting(2, 3)):
+        output = model(input_ids=ids, attention_mask=mask, pixel_values=IMAGES)
+        torch.testing.assert_close(output.logits_per_image, native(IMAGES), atol=2e-3, rtol=0)
+
+
+def test_model_that_is_used_by_parts_needs_no_other_tower(model):
+    """A model may encode images only, with text tokens in its other tower."""
+    with torch.no_grad(), trainers.boosted(model.model, boosting(2, 3)):
+        assert model.image(IMAGES).isfinite().all()
