@@ -3,6 +3,7 @@
 import importlib
 import sys
 
+from .cli import interrupt
 from .experiments.protocols import PROTOCOLS
 from .version import __version__
 
@@ -33,6 +34,11 @@ def usage() -> str:
 
 def main(argv: list[str] | None = None) -> int:
     """Run a command and return its exit code."""
+    with interrupt.ending_at_once():
+        return _main(argv)
+
+
+def _main(argv: list[str] | None) -> int:
     words = sys.argv[1:] if argv is None else argv
     if not words or words[0] in ("-h", "--help"):
         sys.stdout.write(usage())

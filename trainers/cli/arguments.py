@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 from .. import activate
+from . import interrupt
 
 KEY = re.compile(r"[A-Z][A-Z0-9_]*(\.[A-Z][A-Z0-9_]*)*")  # of the configuration
 _TOP_LEVEL = ("OUTPUT_DIR", "RESUME", "SEED", "USE_CUDA", "VERBOSE", "VERSION")
@@ -48,7 +49,8 @@ def parse(
     args.opts, args.boost, args.adapt = pairs.values()
     if not phases and (args.boost or args.adapt):
         parser.error("--boost and --adapt: this command has a single phase; expected KEY VALUE pairs without them")
-    activate()
+    with interrupt.ending_at_once():
+        activate()
     return args
 
 

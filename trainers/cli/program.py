@@ -2,60 +2,63 @@
 
 import logging
 import os
-import signal
 import sys
 from collections.abc import Callable
+
+from . import interrupt
+
+_BROKEN_PIPE = 128 + 13  # as a shell reports SIGPIPE
 
 
 def guarded(program: Callable[[], object]) -> int:
     """Run a program and return its exit code.
 
-    A mistake in what was asked for is one line on stderr and exit code 2. With CASPL_TRACEBACK set in the environment,
+    A mistake in what was asked for is one line on stderr and exit code 2. If CASPL_TRACEBACK is set in the environment,
     the traceback is shown instead (it is always in the run's log). Ctrl-C and SIGTERM end it with 130 or 143.
+
+    Args:
+        program: returns its exit code, or anything else for 0.
     """
     show_log()
-    before = signal.signal(signal.SIGTERM, _stop)
     try:
-        code = program()
+        with interrupt.unwinding():
+            code = program()
+            sys.stdout.flush()
         return code if isinstance(code, int) else 0
+    except BrokenPipeError:  # the reader of the output has closed it
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return _BROKEN_PIPE
     except (ValueError, OSError, KeyError, FloatingPointError) as error:
         if os.environ.get("CASPL_TRACEBACK"):
             raise
         sys.stderr.write(f"error: {_message(error)}\n")
         return 2
     except KeyboardInterrupt as stop:
-        number = stop.args[0] if stop.args else signal.SIGINT
-        sys.stderr.write(
-            f"stopped by {signal.Signals(number).name}: the same command resumes after the last whole epoch, and "
-            "finished runs stay finished\n"
-        )
-        return 128 + number
-    finally:
-        signal.signal(signal.SIGTERM, before)
+        return interrupt.exit_code(stop)
 
 
 class _Console(logging.Handler):
-    """Prints what is logged outside of a run; a run has handlers of its own."""
+    """Prints what is logged outside of a run; a run has separate handlers."""
 
     def emit(self, record: logging.LogRecord) -> None:
+        """Write a record, unless a run logs it."""
         if not logging.getLogger().handlers:
-            sys.stdout.write(f"{self.format(record)}\n")
-            sys.stdout.flush()
+            stream = sys.stderr if record.levelno >= logging.WARNING else sys.stdout
+            stream.write(f"{self.format(record)}\n")
+            stream.flush()
 
 
 def show_log() -> None:
-    """Show this package's log on the console, once."""
+    """Show this package's log on the console. Repeating it is a no-op."""
     package = logging.getLogger(__package__.partition(".")[0])
     if not any(isinstance(handler, _Console) for handler in package.handlers):
         package.addHandler(_Console(logging.INFO))
         package.setLevel(logging.INFO)
 
 
-def _stop(number: int, frame) -> None:
-    raise KeyboardInterrupt(number)
-
-
 def _message(error: Exception) -> str:
-    """Return the error's message, without the traceback that a data worker puts around it."""
-    message = str(error.args[0] if isinstance(error, KeyError) else error).strip()
-    return message.splitlines()[-1].partition(": ")[2] if "in DataLoader worker process" in message else message
+    """Return an error's message in one line, without the traceback that a data worker puts around it."""
+    message = str(error.args[0] if isinstance(error, KeyError) and error.args else error).strip() or repr(error)
+    if "in DataLoader worker process" in message:
+        return message.splitlines()[-1].partition(": ")[2]
+    return "; ".join(line.strip() for line in message.splitlines() if line.strip())

@@ -149,15 +149,13 @@ def read_finished(setting: Setting, trainer: str, seed: int | None, shots: int |
         ValueError: there is no result, or it belongs to other settings, data or another boosting prompt.
     """
     if seed is None or shots is None:
-        folder = setting.folder(trainer)
         asked, _, boosting = _untrained_configuration(setting, trainer)
-        kept = _kept_result(folder)
-        valid = kept is not None and _unchanged(setting, kept, asked, boosting)
+        folder = setting.folder(trainer)
+        kept = _measured(setting, folder, asked, boosting)
     else:
         asked, folder, boosting = _host_configuration(setting, trainer, seed, shots)
         kept = finished(setting, asked, folder, boosting)
-        valid = kept is not None
-    if kept is None or not valid or not _complete(setting, kept):
+    if kept is None or not _complete(setting, kept):
         raise ValueError(f"{folder / results.FILE_NAME}: not written; the job ended before")
     return kept
 
@@ -175,10 +173,13 @@ def host_run(setting: Setting, trainer: str, seed: int, shots: int) -> Result:
         ConfigError: the folder has a run with other settings, another boosting prompt or other data.
     """
     asked, folder, boosting = _host_configuration(setting, trainer, seed, shots)
+    kept = finished(setting, asked, folder, boosting)  # without the lock: the disk may be read-only
+    if kept is not None and _complete(setting, kept):
+        logger.info("%s is finished: %s", trainer, folder)
+        return kept
     with locked(folder):
         kept = finished(setting, asked, folder, boosting)
         if kept is not None and _complete(setting, kept):
-            logger.info("%s is finished: %s", trainer, folder)
             return kept
         start = time.monotonic()
         first = Run(asked).train()
@@ -195,11 +196,12 @@ def untrained(setting: Setting, trainer: str) -> Result:
         trainer: "ZeroshotCLIP", or "CasPL" for CLIP with the boosting prompt alone.
     """
     folder = setting.folder(trainer)
+    asked, runs, boosting = _untrained_configuration(setting, trainer)
+    if (kept := _measured(setting, folder, asked, boosting)) is not None:
+        logger.info("%s is finished: %s", trainer, folder)
+        return kept
     with locked(folder):
-        asked, runs, boosting = _untrained_configuration(setting, trainer)
-        kept = _kept_result(folder)
-        if kept is not None and _complete(setting, kept) and _unchanged(setting, kept, asked, boosting):
-            logger.info("%s is finished: %s", trainer, folder)
+        if (kept := _measured(setting, folder, asked, boosting)) is not None:
             return kept
         start = time.monotonic()
         evaluations = _measure(setting, trainer, runs, Run(asked).evaluate(runs))
@@ -211,6 +213,13 @@ def _untrained_configuration(setting: Setting, trainer: str) -> tuple[CfgNode, P
     boosting = setting.boosting_file if trainer == "CasPL" else None
     runs = setting.folder(trainer) if boosting is None else setting.boosting_dir
     return _evaluation(setting, trainer, runs, setting.rules.trained_on), runs, boosting
+
+
+def _measured(setting: Setting, folder: Path, asked: CfgNode, boosting: Path | None) -> Result | None:
+    """Return the result of an earlier evaluation with the same settings, boosting prompt and data, or None."""
+    kept = _kept_result(folder)
+    valid = kept is not None and _complete(setting, kept) and _unchanged(setting, kept, asked, boosting)
+    return kept if valid else None
 
 
 def _unchanged(setting: Setting, kept: Result, asked: CfgNode, boosting: Path | None) -> bool:

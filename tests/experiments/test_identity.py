@@ -1,0 +1,239 @@
+"""What a protocol's run belongs to: its data, its settings and its boosting prompt; never answered with another's result."""
+
+import json
+import os
+import pickle
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from children import ALONE, ROOT
+from PIL import Image
+
+from trainers.cli import boost, protocols, results
+from trainers.experiments import runs
+
+CLASSES = {"one": ["circle", "star"], "two": ["square", "triangle"]}
+SMALL = [
+    *("MODEL.BACKBONE.NAME", "shapes-student", "INPUT.SIZE", "(48, 48)"),
+    *("TRAINER.CASPL.TEACHER.BACKBONE", "shapes-teacher", "TRAINER.CASPL.DEPTH_TEXT", "2"),
+    *("TRAINER.CASPL.DEPTH_VISION", "3", "OPTIM.MAX_EPOCH", "1"),
+    *("--boost", "OPTIM.MAX_EPOCH", "1"),
+]
+
+
+def draw(root, names, seed=1, levels=255):
+    """Write two training and two test images for each class; the number of grey levels determines the files' sizes."""
+    rng = np.random.default_rng(seed)
+    for part in ("train", "test"):
+        for name in names:
+            folder = root / part / name
+            folder.mkdir(parents=True)
+            for number in range(2):
+                pixels = rng.integers(0, levels, (48, 48, 3)).astype(np.uint8)
+                Image.fromarray(pixels).save(folder / f"{number}.png")
+    return root
+
+
+@pytest.fixture(scope="module")
+def collections(tmp_path_factory):
+    """Two collections of images, and one with the classes of the first but other images."""
+    root = tmp_path_factory.mktemp("collections")
+    for name, classes in CLASSES.items():
+        draw(root / name, classes)
+    draw(root / "again", CLASSES["one"], seed=2, levels=100)
+    return root
+
+
+@pytest.fixture(scope="module")
+def finished(collections, tmp_path_factory):
+    """The output folder of a few-shot run on the first collection."""
+    output = tmp_path_factory.mktemp("output")
+    assert few_shot(collections / "one", output) == 0
+    return output
+
+
+@pytest.fixture
+def output(finished, tmp_path):
+    """A copy of it."""
+    return shutil.copytree(finished, tmp_path / "output")
+
+
+def few_shot(data, output, *more):
+    """Run the few-shot command on a collection; return its exit code."""
+    return protocols.main(
+        "few_shot",
+        ["image_folder", "1", "1", "--host", "coop", "--data", str(data), "--output", str(output), *SMALL, *more],
+    )
+
+
+def files(folder):
+    """Return the contents of all files in a folder."""
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("other", ["two", "again"])
+@pytest.mark.parametrize("more", [[], ["--baseline"]])
+def test_other_images_are_rejected(collections, output, capsys, other, more):
+    before = files(output)
+    assert few_shot(collections / other, output, *more) == 2
+    error = capsys.readouterr().err.splitlines()
+    assert len(error) == 1 and error[0].startswith("error: ")
+    assert ("square" if other == "two" else "other images") in error[0] and "--output" in error[0]
+    assert files(output) == before
+
+
+def test_other_images_are_rejected_by_boost_and_base2new(collections, output, capsys):
+    places = ["--data", str(collections / "two"), "--output", str(output)]
+    small = [*SMALL[:-3]]
+    assert boost.main(["image_folder", *places, *small]) == 2
+    assert "square" in capsys.readouterr().err
+    assert protocols.main("base2new", ["image_folder", "1", "--host", "coop", *places, *SMALL]) == 2
+    assert "square" in capsys.readouterr().err
+
+
+def test_other_images_are_rejected_after_phase_1_was_removed(collections, output, capsys):
+    shutil.rmtree(output / "boosting")
+    assert few_shot(collections / "again", output) == 2
+    assert "other images of image_folder" in capsys.readouterr().err
+
+
+def test_same_images_in_another_place_are_the_same(collections, output, tmp_path, caplog):
+    moved = shutil.copytree(collections / "one", tmp_path / "moved")
+    assert few_shot(moved, output) == 0
+    assert "CasPL_CoOp is finished" in caplog.text
+
+
+def test_removed_phase_1_is_trained_again_and_runs_stay_valid(collections, output, caplog):
+    (result,) = output.glob("few_shot/*/CasPL_CoOp/*/*/result.json")
+    before, prompt = result.read_bytes(), (output / "boosting/image_folder/boosting.safetensors").read_bytes()
+    shutil.rmtree(output / "boosting")
+    assert few_shot(collections / "one", output) == 0
+    assert "CasPL_CoOp is finished" in caplog.text and result.read_bytes() == before
+    assert (output / "boosting/image_folder/boosting.safetensors").read_bytes() == prompt
+
+
+def test_other_boosting_prompt_is_rejected(collections, output, capsys):
+    shutil.rmtree(output / "boosting")
+    line = [*SMALL, "TRAINER.CASPL.TEMPERATURE", "2.0"]
+    assert few_shot(collections / "one", output, *line[len(SMALL) :]) == 2
+    assert "another boosting prompt" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("damage", ["emptied", "removed"])
+def test_settings_are_compared_without_config_yaml(collections, output, capsys, damage):
+    (kept,) = output.glob("few_shot/*/CasPL_CoOp/*/*/config.yaml")
+    kept.write_text("") if damage == "emptied" else kept.unlink()
+    assert few_shot(collections / "one", output, "--adapt", "OPTIM.LR", "0.5") == 2
+    assert "OPTIM.LR" in capsys.readouterr().err
+
+
+def test_result_records_sizes_in_use(collections, tmp_path, capsys):
+    places = ["--data", str(collections / "one"), "--output", str(tmp_path)]
+    small = SMALL[:-3]
+    assert boost.main(["image_folder", *places, *small, "TRAINER.CASPL.N_CTX_VISION", "4"]) == 0
+    assert few_shot(collections / "one", tmp_path) == 0
+    (path,) = tmp_path.glob("few_shot/*/CasPL_CoOp/*/*/result.json")
+    result = json.loads(path.read_text())
+    assert result["boosting"]["vision_tokens"] == 4 and result["boosting"]["template"]
+
+
+def test_pair_that_does_not_reach_phase_1_is_announced(collections, tmp_path, capsys):
+    arguments = [
+        "image_folder",
+        "1",
+        "1",
+        "--host",
+        "coop",
+        "--data",
+        str(collections / "one"),
+        "--output",
+        str(tmp_path),
+    ]
+    assert protocols.main("few_shot", [*arguments, *SMALL[:-3]]) == 0
+    line = "Not set in phase 1: OPTIM.MAX_EPOCH 1 (to set it there: --boost OPTIM.MAX_EPOCH 1)"
+    assert capsys.readouterr().out.splitlines().count(line) == 1
+    (kept,) = tmp_path.glob("boosting/*/config.yaml")
+    assert "MAX_EPOCH: 1\n" not in kept.read_text()
+
+
+def test_pairs_for_one_phase_reach_it_alone(finished):
+    (boosting,) = finished.glob("boosting/*/config.yaml")
+    assert "MAX_EPOCH: 1\n" in boosting.read_text()
+
+
+def test_finished_protocol_is_read_from_a_read_only_disk(collections, output, monkeypatch):
+    def read_only(folder):
+        raise OSError(f"{folder}: read-only file system")
+
+    monkeypatch.setattr(runs, "locked", read_only)
+    assert few_shot(collections / "one", output) == 0
+    assert results.main([str(output)]) == 0
+
+
+class Bomb:
+    """A pickle that writes a file when it is loaded."""
+
+    def __init__(self, trace):
+        self.trace = trace
+
+    def __reduce__(self):
+        return open, (str(self.trace), "w")
+
+
+def test_killed_job_fails_and_no_planted_pickle_is_loaded(collections, tmp_path):
+    output, trace = tmp_path / "output", tmp_path / "trace"
+    (output / "cluster").mkdir(parents=True)
+    for name in ["1_0_result.pkl", *(f"{os.getpid() + step}_0_result.pkl" for step in range(400))]:
+        (output / "cluster" / name).write_bytes(pickle.dumps(("success", Bomb(trace))))
+    line = ["few_shot", "--datasets", "image_folder", "--hosts", "coop", "--seeds", "1", "--shots-list", "1"]
+    line += ["--cluster", "local", "--jobs", "1", "--data", str(collections / "one"), "--output", str(output), *SMALL]
+    driver = subprocess.Popen(
+        [sys.executable, "-m", "trainers", "reproduce", *line],
+        cwd=ROOT,
+        env=ALONE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        job = job_of(driver.pid)
+        os.kill(job, signal.SIGKILL)
+        printed, _ = driver.communicate(timeout=240)
+    finally:
+        if driver.poll() is None:
+            os.killpg(driver.pid, signal.SIGKILL)
+    assert driver.returncode == 2 and "failed: few_shot image_folder phase 1" in printed
+    assert "Finished: few_shot image_folder phase 1" not in printed and not list(output.rglob("*.safetensors"))
+    assert not trace.exists() and "Traceback" not in printed
+
+
+def job_of(pid, seconds=120):
+    """Return the process that does the first job of a driver: the innermost child, once it has begun."""
+    for _ in range(seconds * 10):
+        time.sleep(0.1)
+        found = [child for child in descendants(pid) if "submitit" in command_of(child)]
+        if found:
+            return found[-1]
+    raise TimeoutError("no job was started")
+
+
+def descendants(pid):
+    """Return a process's children and theirs."""
+    listed = subprocess.run(["ps", "-eo", "pid=,ppid="], capture_output=True, text=True, check=True).stdout
+    parents = {int(child): int(parent) for child, parent in (line.split() for line in listed.splitlines())}
+    found = [pid]
+    for child in sorted(parents):
+        if parents[child] in found:
+            found.append(child)
+    return found[1:]
+
+
+def command_of(pid):
+    """Return the command of a process."""
+    return subprocess.run(["ps", "-o", "args=", "-p", str(pid)], capture_output=True, text=True).stdout
