@@ -80,3 +80,13 @@ def test_run_without_class_vectors_for_any_class_is_rejected(root, run, message)
 def test_missing_run_is_rejected(root):
     with pytest.raises(FileNotFoundError, match="nowhere.*expected the folder of a finished run"):
         load_teacher(f"run:{root / 'nowhere'}", toy.NAMES, "{}", PLAIN)
+
+
+def test_tcp_run_makes_class_tokens_of_other_classes(root):
+    more = BASE | {"TRAINER__TCP__LAYER": 2, "TRAINER__TCP__PREC": "fp32", "OPTIM__NAME": "adam"}
+    train.run(toy.command(root, "TCP", root / "TCP", **more))
+    loaded = classifier.load(root / "TCP")
+    other = loaded.with_classes(toy.NAMES)
+    image = torch.randn(2, 3, 16, 16)
+    assert other.model.prompt_learner.class_tokens().shape == (len(toy.NAMES), 4, 64)
+    assert torch.allclose(other(image)[:, :3], loaded(image), atol=1e-4)  # the base classes are the first three

@@ -1,6 +1,5 @@
 """A finished run as a classifier: `caspl.load(folder).predict(["cat.jpg"])`."""
 
-import copy
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -217,15 +216,15 @@ def _phase_2(cfg: CfgNode, folder: Path, device: torch.device) -> Classifier:
     _cascade(model, boosting, cfg, device)
 
     def remake(other: Sequence[str]) -> PromptedCLIP:
-        if model.distinct:
+        if model.prompt_learner.belongs_to_classes:
             raise ConfigError(
                 f"{cfg.TRAINER.NAME}: its learned context belongs to single classes; expected a context for all classes "
                 "(CSC False). Train one without CSC for new classes"
             )
-        options = {key.lower(): value for key, value in cfg.TRAINER[host.node].items() if key != "PREC"}
         with torch.random.fork_rng(devices=[]):  # its initial values are replaced
-            made = host.make_model(model.clip, other, options).to(device)
-        made.prompt_learner = copy.deepcopy(model.prompt_learner)
+            made = host.make_model(model.clip, other, host.options_of(cfg)).to(device)
+        made.prompt_learner.to(device, precision.prompts)
+        made.prompt_learner.load_state_dict(model.prompt_learner.state_dict())
         _cascade(made, boosting, cfg, device)
         return made.eval().requires_grad_(False)
 

@@ -16,7 +16,13 @@ from .vision import encode_image
 
 
 class Learner(nn.Module):
-    """A host's learned parameters and the prompt tokens computed from them."""
+    """A host's learned parameters and the prompt tokens computed from them.
+
+    Attributes:
+        belongs_to_classes: whether there are separate parameters for each class, which mean nothing for other classes.
+    """
+
+    belongs_to_classes = False
 
     def text_stack(self) -> TextStack:
         """Return the text tokens of each layer, in a shape that `encode_text` accepts."""

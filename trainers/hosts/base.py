@@ -101,6 +101,12 @@ class HostTrainer(PromptTrainer):
         raise NotImplementedError
 
     @classmethod
+    def options_of(cls, cfg: CfgNode) -> dict[str, Any]:
+        """Return the options of `make_model` in a configuration."""
+        options = {key.lower(): value for key, value in cfg.TRAINER[cls.node].items() if key != "PREC"}
+        return options | ({"dataset": cfg.DATASET.NAME} if cls.reads_dataset else {})
+
+    @classmethod
     def prepare_training(cls, model: PromptedCLIP, names: Sequence[str], cfg: CfgNode) -> None:
         """Compute what only the loss needs, in float32; nothing by default.
 
@@ -129,13 +135,10 @@ class HostTrainer(PromptTrainer):
             ConfigError: a value does not fit the backbone.
             BackboneError: the backbone cannot be loaded.
         """
-        options = {key.lower(): value for key, value in cfg.TRAINER[cls.node].items()}
-        precision = choose(options.pop("prec"), device)
-        if cls.reads_dataset:
-            options["dataset"] = cfg.DATASET.NAME
+        precision = choose(cfg.TRAINER[cls.node].PREC, device)
         clip_model = load_clip(cfg.MODEL.BACKBONE.NAME)
         config.check_backbone(cfg, clip_sizes(clip_model))
-        model = cls.make_model(clip_model, names, options)
+        model = cls.make_model(clip_model, names, cls.options_of(cfg))
         if training:
             cls.prepare_training(model, names, cfg)
         cast_clip(model.clip, precision.weights)

@@ -24,6 +24,7 @@ class Context(Learner):
     def __init__(self, ctx: Tensor):
         super().__init__()
         self.ctx = nn.Parameter(ctx)
+        self.belongs_to_classes = ctx.dim() == 3
 
     def text_stack(self) -> Stack:
         """Return one layer: (n, d), or (1, C, n, d) with class-specific context."""

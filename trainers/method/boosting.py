@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torchvision
 from dassl.engine import TRAINER_REGISTRY
 from torch import Tensor
 from yacs.config import CfgNode
@@ -32,19 +31,12 @@ from ..training.trainer import PromptTrainer
 from .identity import boosting_identity, data_fingerprint, weights_fingerprint
 from .losses import LOSSES
 from .prompt_file import FILE_NAME, BoostingInfo, save_boosting
-from .teacher_cache import TeacherCache, described_images
-from .teachers import Teacher, TeacherTransform, load_teacher
+from .taught import Taught, teacher_transform
+from .teacher_cache import TeacherCache
+from .teachers import load_teacher
 from .templates import described, template_for
 
 logger = logging.getLogger(__name__)
-
-
-def teacher_transform(cfg: CfgNode, teacher: Teacher) -> TeacherTransform:
-    """Return the module that turns the student's batches into the teacher's."""
-    mean, std = (0.0,) * 3, (1.0,) * 3
-    if "normalize" in cfg.INPUT.TRANSFORMS:
-        mean, std = cfg.INPUT.PIXEL_MEAN, cfg.INPUT.PIXEL_STD
-    return TeacherTransform(teacher, cfg.INPUT.SIZE[0], mean, std)
 
 
 def build_student(
@@ -92,7 +84,7 @@ def build_student(
 
 
 @TRAINER_REGISTRY.register()
-class CasPL(PromptTrainer):
+class CasPL(Taught, PromptTrainer):
     """Train the boosting prompt and write it to `<OUTPUT_DIR>/boosting.safetensors`; labels are never read."""
 
     reads_labels = False
@@ -169,7 +161,6 @@ class CasPL(PromptTrainer):
         self.model, precision = self.build_classifier(cfg, names, self.device)
         self.teacher = load_teacher(node.TEACHER.BACKBONE, names, self.template, precision).to(self.device)
         self.transform = teacher_transform(cfg, self.teacher).to(self.device)
-        self.cache: TeacherCache | None = None
         self.register_learner("CasPL", self.model.boosting, precision)
 
     def compute_loss(self, batch: dict) -> tuple[Tensor, dict[str, Tensor]]:
@@ -180,21 +171,6 @@ class CasPL(PromptTrainer):
         student = self.model(image)
         agree = (student.argmax(dim=1) == teacher.argmax(dim=1)).float().mean() * 100
         return self.loss(student, teacher, self.temperature), {"agreement": agree}
-
-    def teacher_features(self, index: Tensor, image: Tensor) -> Tensor:
-        """Return the teacher's normalised features (B, E) of a batch, from the cache if there is one.
-
-        Args:
-            index: (B,), the images' indices.
-            image: (B, 3, R, R), the student's images.
-        """
-
-        def compute() -> Tensor:
-            return self.teacher.image_features(self.transform(image))
-
-        if self.cache is None:
-            return compute()
-        return self.cache.features(index, self.train_loader_x.dataset.view, compute).to(self.device)
 
     def before_train(self) -> None:
         """Open the teacher cache.
@@ -219,23 +195,8 @@ class CasPL(PromptTrainer):
         Raises:
             CacheError: it cannot be written or is damaged.
         """
-        cfg, node = self.cfg, self.cfg.TRAINER.CASPL.TEACHER
-        paths = [item.impath for item in self.train_loader_x.dataset.data_source]
-        settings = {
-            "teacher": node.BACKBONE,
-            "teacher_weights": self.teacher.fingerprint(),
-            "view": self.transform.settings(),
-            "dataset": cfg.DATASET.NAME,
-            "image_list": described_images(paths, cfg.DATASET.ROOT),
-            "input": cfg.INPUT,
-            "seed": cfg.SEED,
-            "precision": self.precision.name,
-            "computed_by": [torch.__version__, torchvision.__version__, self.device.type],
-        }
-        with torch.no_grad(), self.precision.context(self.device):
-            size = self.teacher.size
-            width = self.teacher.image_features(torch.zeros(1, 3, size, size, device=self.device)).shape[1]
-        return TeacherCache(node.CACHE, settings, len(paths), node.VIEWS or self.max_epoch, width)
+        node = self.cfg.TRAINER.CASPL.TEACHER
+        return self.cache_in(node.CACHE, node.BACKBONE, node.VIEWS)
 
     def after_train(self) -> None:
         """Write the boosting-prompt file last: its existence marks a finished run."""
