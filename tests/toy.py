@@ -1,5 +1,6 @@
 """A toy dataset and toy CLIPs for the trainers' tests: width 64 like timm's test models, seconds on a CPU."""
 
+import importlib
 import json
 from pathlib import Path
 
@@ -97,6 +98,7 @@ def options(root, **more):
 
 def command(root, trainer, folder, *flags, **more):
     """Return the arguments of train.py that run a trainer on the toys."""
+    importlib.import_module("trainers.hosts")  # declares the keys of each host
     start = ["--root", str(root), "--trainer", trainer, "--seed", "1", "--output-dir", str(folder), *flags]
     pairs = options(root, **more)
     own = config.is_own(trainer)

@@ -209,7 +209,7 @@ def test_resnet_with_text_only_boosting_prompt_runs_in_both_phases(clips, tmp_pa
 def test_depth_beyond_the_backbone_is_named_with_all_other_keys(clips, tmp_path):
     more = {
         "TRAINER__PROMPTSRC__PROMPT_DEPTH_VISION": 9,
-        "TRAINER__PROMPTSRC__PROMPT_DEPTH_TEXT": 2**32,
+        "TRAINER__PROMPTSRC__PROMPT_DEPTH_TEXT": 4,
         "INPUT__SIZE": "(8, 8)",
     }
     with pytest.raises(ConfigError) as caught:
@@ -221,9 +221,8 @@ def test_depth_beyond_the_backbone_is_named_with_all_other_keys(clips, tmp_path)
     train.run(toy.command(clips, "PromptSRC", tmp_path / "run", **more))
 
 
-def test_every_host_declares_its_depths():
+def test_every_host_limits_its_depths():
     for name in TRAINER_REGISTRY.registered_names():
-        host = TRAINER_REGISTRY.get(name)
-        for key in getattr(host, "defaults", {}):
-            if "DEPTH" in key:
-                assert key in host.depths, f"{name}.{key}"
+        for field in getattr(TRAINER_REGISTRY.get(name), "fields", ()):
+            if "DEPTH" in field.name:
+                assert field.limits, f"{name}.{field.name}"

@@ -32,8 +32,6 @@ def backbone_problems(cfg: CfgNode, sizes: "ClipSizes") -> list[str]:
     found = []
     if tuple(cfg.INPUT.SIZE) != size:
         found.append(f"INPUT.SIZE: {tuple(cfg.INPUT.SIZE)}; expected {size} for the backbone {name}")
-    if not sizes.vision_layers:
-        return [*found, f"MODEL.BACKBONE.NAME: {name} is a ResNet; expected a ViT. {cfg.TRAINER.NAME} needs one"]
     most = {
         "text_layers": sizes.text_layers,
         "last_text_layer": sizes.text_layers - 1,
@@ -43,6 +41,9 @@ def backbone_problems(cfg: CfgNode, sizes: "ClipSizes") -> list[str]:
     for field in fields_of(cfg.TRAINER.NAME):
         bound = min((most[limit] for limit in field.limits), default=None)
         if bound is not None and (field.unread is None or not field.unread(cfg)) and value_of(cfg, field.name) > bound:
+            if not sizes.vision_layers and bound == 0:
+                found.append(f"MODEL.BACKBONE.NAME: {name} is a ResNet; expected a ViT, whose tokens {field.name} needs")
+                continue
             what = "positions" if "text_positions" in field.limits else "blocks"
             found.append(
                 f"{field.name}: {value_of(cfg, field.name)}; expected at most {bound}, the {what} of the backbone {name}"
