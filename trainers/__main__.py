@@ -18,6 +18,7 @@ COMMANDS: dict[str, tuple[str, tuple[str, ...], str]] = {
     "classifier": ("classifier", (), "class vectors of a finished run"),
     "export": ("export", (), "export a finished run to ONNX or torch.export"),
     "push": ("push", (), "share a finished run on the Hugging Face hub"),
+    "report": ("report", (), "one HTML page about a finished run"),
     "results": ("results", (), "tables and plots of finished runs"),
     "data": ("data", (), "check or fetch datasets"),
     "verify": ("verify", (), "check real data and weights against published figures"),

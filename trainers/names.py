@@ -12,3 +12,8 @@ def nearest(name: str, known: list[str]) -> str:
     if close:
         return f"did you mean {' or '.join(close)}?"
     return f"known are {', '.join(sorted(known)[:40])}" if known else "there are none here"
+
+
+def trainer_title(trainer: str) -> str:
+    """Return a trainer's name for people: of zero-shot CLIP and of phase 1 alone in words."""
+    return {"ZeroshotCLIP": "CLIP, zero-shot", "CasPL": "CLIP with the boosting prompt alone"}.get(trainer, trainer)

@@ -1,0 +1,1 @@
+"""`caspl report`: one page about a run, self-contained HTML."""

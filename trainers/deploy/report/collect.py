@@ -1,0 +1,196 @@
+"""What a report says of a run, collected from the run's folder and from its siblings'."""
+
+import csv
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ...training import provenance
+from ...training.records import EVALUATIONS, FIGURES, METRICS, PREDICTIONS
+from ..classifier import Classifier
+
+MISTAKES = 24  # pictures of a page
+WORDS = 3  # nearest words of a token
+
+
+@dataclass(frozen=True)
+class Tested:
+    """One row of predictions.csv.
+
+    Attributes:
+        path: the image.
+        label: its class.
+        top: (class, probability) pairs, most likely first.
+    """
+
+    path: Path
+    label: str
+    top: list[tuple[str, float]]
+
+    @property
+    def correct(self) -> bool:
+        """Whether the most likely class is the label."""
+        return self.top[0][0] == self.label
+
+
+@dataclass
+class Evaluation:
+    """One evaluation of the run.
+
+    Attributes:
+        name: dataset and classes, for people.
+        figures: metric name to figure.
+        rows: its predictions.
+    """
+
+    name: str
+    figures: dict[str, float]
+    rows: list[Tested]
+
+    def per_class(self) -> list[tuple[str, int, float, str]]:
+        """Return (class, images, accuracy in %, what it is confused with) of each class."""
+        names = list(dict.fromkeys(row.label for row in self.rows))
+        found = []
+        for name in names:
+            rows = [row for row in self.rows if row.label == name]
+            wrong = Counter(row.top[0][0] for row in rows if not row.correct).most_common(3)
+            accuracy = 100 * sum(row.correct for row in rows) / len(rows)
+            found.append((name, len(rows), accuracy, ", ".join(f"{other} ({count})" for other, count in wrong)))
+        return found
+
+    def confusion(self) -> tuple[list[str], list[list[int]]]:
+        """Return the class names and the matrix [label][prediction] of image counts."""
+        names = list(dict.fromkeys([row.label for row in self.rows] + [row.top[0][0] for row in self.rows]))
+        places = {name: place for place, name in enumerate(names)}
+        matrix = [[0] * len(names) for _ in names]
+        for row in self.rows:
+            matrix[places[row.label]][places[row.top[0][0]]] += 1
+        return names, matrix
+
+    def mistakes(self) -> list[Tested]:
+        """Return the most confident mistakes, `MISTAKES` at most."""
+        wrong = [row for row in self.rows if not row.correct]
+        return sorted(wrong, key=lambda row: -row.top[0][1])[:MISTAKES]
+
+
+@dataclass
+class Story:
+    """Everything that a page shows.
+
+    Attributes:
+        title: trainer and folder.
+        headline: {trainer: {column: figure}} of the run and of what it is compared with.
+        curves: {column: its values by epoch} of metrics.csv.
+        evaluations: of the run.
+        ledger: provenance entries; settings: {key: value}; words: (token, nearest words) pairs.
+    """
+
+    title: str
+    headline: dict[str, dict[str, float]]
+    curves: dict[str, list[float]]
+    evaluations: list[Evaluation]
+    ledger: list[dict]
+    settings: dict[str, object]
+    words: list[tuple[str, str]] = field(default_factory=list)
+
+
+def collect(run: Path, settings: Mapping[str, object], classifier: Classifier | None) -> Story:
+    """Collect a run's story.
+
+    Args:
+        run: its folder.
+        settings: its configuration, flat.
+        classifier: the loaded run, for the nearest words of its text tokens; None leaves them out.
+
+    Raises:
+        FileNotFoundError: the run has not been evaluated.
+    """
+    folders = sorted((run / EVALUATIONS).glob("*")) if (run / EVALUATIONS).is_dir() else []
+    evaluations = [read_evaluation(folder) for folder in folders if (folder / PREDICTIONS).is_file()]
+    if not evaluations:
+        raise FileNotFoundError(
+            f"{run}: no {EVALUATIONS}/*/{PREDICTIONS}; expected a run that was evaluated. Evaluate it"
+        )
+    trainer = str(settings["TRAINER.NAME"])
+    words = [] if classifier is None else nearest_words(classifier)
+    ledger = provenance.kept(run) if (run / provenance.FILE_NAME).is_file() else []
+    return Story(
+        f"{trainer}, {run.name}", headline(run, trainer), curves(run), evaluations, ledger, dict(settings), words
+    )
+
+
+def read_evaluation(folder: Path) -> Evaluation:
+    """Read one evaluation's figures and predictions."""
+    figures = json.loads((folder / FIGURES).read_text()) if (folder / FIGURES).is_file() else {}
+    with open(folder / PREDICTIONS, newline="", encoding="utf-8") as stream:
+        rows = [_tested(row) for row in csv.DictReader(stream)]
+    return Evaluation(folder.name.replace("_", " "), figures, rows)
+
+
+def _tested(row: dict[str, str]) -> Tested:
+    pairs = [(row[f"class_{n}"], row[f"p_{n}"]) for n in range(1, 6) if row.get(f"class_{n}")]
+    return Tested(Path(row["path"]), row["label"], [(name, float(p)) for name, p in pairs])
+
+
+def curves(run: Path) -> dict[str, list[float]]:
+    """Return the columns of metrics.csv that have a number in every epoch."""
+    if not (run / METRICS).is_file():
+        return {}
+    with open(run / METRICS, newline="", encoding="utf-8") as stream:
+        rows = list(csv.DictReader(stream))
+    names = [name for name in (rows[0] if rows else {}) if name != "epoch"]
+    return {name: [float(row[name]) for row in rows] for name in names if all(row[name] for row in rows)}
+
+
+def headline(run: Path, trainer: str) -> dict[str, dict[str, float]]:
+    """Return the figures of the run's result.json, next to zero-shot CLIP's, the boosted student's and the host's.
+
+    Runs of a protocol are in <output>/<protocol>/<dataset>/<trainer>/shots_<N>/seed_<S>.
+    """
+    found = {}
+    host = trainer.removeprefix("CasPL_")
+    if run.parent.name.startswith("shots_"):
+        dataset = run.parents[2]
+        siblings = {name: dataset / name for name in ("ZeroshotCLIP", "CasPL")}
+        siblings |= {name: dataset / name / run.parent.name / run.name for name in (host, trainer)}
+    else:
+        siblings = {trainer: run}
+    for name, folder in siblings.items():
+        path = folder / "result.json"
+        if path.is_file():
+            result = json.loads(path.read_text())
+            columns = ("base", "new", "hm", "accuracy")
+            found[name] = {key: result[key] for key in columns if isinstance(result.get(key), int | float)}
+    return found
+
+
+def nearest_words(classifier: Classifier) -> list[tuple[str, str]]:
+    """Return (token, the vocabulary's words nearest to it) for the text tokens of the first layer."""
+    from ...backbones import tokenizer
+
+    decoder = tokenizer().decoder
+    table = classifier.model.clip.token_embedding.weight.detach().float().cpu()
+    found = []
+    for name, tokens in _first_tokens(classifier).items():
+        for number, token in enumerate(tokens):
+            order = torch.cdist(token[None], table)[0].topk(WORDS, largest=False).indices.tolist()
+            words = ", ".join(decoder[index].replace("</w>", "") for index in order)
+            found.append((f"{name} {number + 1}", words))
+    return found
+
+
+def _first_tokens(classifier: Classifier) -> dict[str, Tensor]:
+    """Return {prompt: its first text layer (n, d)}; class-specific contexts are left out."""
+    model, found = classifier.model, {}
+    groups: dict[str, Sequence[Tensor]] = {"boosting token": [] if model.boosting is None else model.boosting.text}
+    with torch.no_grad():
+        groups["learned token"] = model.prompt_learner.text_stack()
+    for name, stack in groups.items():
+        if len(stack) and stack[0].dim() == 2:
+            found[name] = stack[0].detach().float().cpu()
+    return found

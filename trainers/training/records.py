@@ -1,0 +1,83 @@
+"""What happened in a run, as tables: a row an epoch, and a row an image of every evaluation.
+
+`metrics.csv` in the run's folder has the means of each epoch. `evaluations/<dataset>_<classes>/` has `predictions.csv`
+and `metrics.json` of the last evaluation on these images.
+"""
+
+import csv
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from ..storage.atomic import replacing
+
+METRICS = "metrics.csv"
+EVALUATIONS = "evaluations"
+PREDICTIONS, FIGURES = "predictions.csv", "metrics.json"
+TOP = 5  # classes of an image that are kept
+
+
+class TopClasses:
+    """The most likely classes of each image of an evaluation, collected over its batches."""
+
+    def __init__(self) -> None:
+        self.indices: list[list[int]] = []
+        self.probabilities: list[list[float]] = []
+        self.labels: list[int] = []
+
+    def update(self, logits: Tensor, labels: Tensor) -> None:
+        """Take in a batch: logits (B, C) and labels (B,)."""
+        values, indices = logits.float().softmax(dim=1).topk(min(TOP, logits.shape[1]), dim=1)
+        self.indices += indices.tolist()
+        self.probabilities += values.tolist()
+        self.labels += labels.tolist()
+
+
+def write_evaluation(
+    folder: Path, paths: Sequence[str], names: Mapping[int, str], top: TopClasses, figures: Mapping[str, float]
+) -> None:
+    """Write the predictions and figures of one evaluation.
+
+    Args:
+        folder: of this evaluation; it is created.
+        paths: the images, in the order of the evaluation.
+        names: {label: class name}.
+        top: the most likely classes of each image.
+        figures: metric name to figure.
+    """
+    columns = [f"{what}_{n + 1}" for n in range(TOP) for what in ("class", "p")]
+    with replacing(folder / PREDICTIONS) as aside, open(aside, "w", newline="", encoding="utf-8") as stream:
+        table = csv.writer(stream)
+        table.writerow(["path", "label", *columns])
+        for path, label, order, values in zip(paths, top.labels, top.indices, top.probabilities, strict=True):
+            pairs = [item for index, p in zip(order, values, strict=True) for item in (names[index], f"{p:.6g}")]
+            table.writerow([path, names[label], *pairs])
+    with replacing(folder / FIGURES) as aside:
+        aside.write_text(json.dumps(dict(figures), indent=2) + "\n")
+
+
+def append_epoch(folder: Path, row: Mapping[str, Any]) -> None:
+    """Add an epoch to `metrics.csv`; rows of this epoch and later ones, from before a resume, are replaced.
+
+    Args:
+        folder: the run's.
+        row: {"epoch": counted from 1, column: value}.
+    """
+    path = folder / METRICS
+    kept: list[dict[str, Any]] = []
+    if path.is_file():
+        with open(path, newline="", encoding="utf-8") as stream:
+            kept = [old for old in csv.DictReader(stream) if _number(old.get("epoch")) < row["epoch"]]
+    rows = [*kept, dict(row)]
+    columns = list(dict.fromkeys(name for each in rows for name in each))
+    with replacing(path) as aside, open(aside, "w", newline="", encoding="utf-8") as stream:
+        table = csv.DictWriter(stream, columns, restval="")
+        table.writeheader()
+        table.writerows(rows)
+
+
+def _number(text: object) -> float:
+    return float(text) if isinstance(text, str) and text.isdigit() else float("inf")
