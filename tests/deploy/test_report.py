@@ -1,0 +1,108 @@
+"""The report of a run: what it shows, its size, and that it works in a browser without any network."""
+
+import json
+import re
+
+import pytest
+import torch
+import toy
+from browser import chromium, loaded_page
+
+from trainers.__main__ import main as caspl
+from trainers.cli import train
+from trainers.deploy.report.collect import Evaluation, Tested
+from trainers.training.records import EVALUATIONS, TopClasses, append_epoch, write_evaluation
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory):
+    """The page about a run of both phases on the toys, below a protocol's folder with its siblings' results."""
+    root = tmp_path_factory.mktemp("report")
+    toy.save_clip(root / "student.pt")
+    toy.save_clip(root / "teacher.pt", toy.TEACHER, seed=4)
+    train.run(toy.command(root, "CasPL", root / "boost"))
+    dataset = root / "base2new" / "toy"
+    run = dataset / "CasPL_CoOp" / "shots_16" / "seed_1"
+    train.run(toy.command(root, "CasPL_CoOp", run, TRAINER__CASPL__CHECKPOINT=root / "boost", OPTIM__MAX_EPOCH=3))
+    for name, folder in (("ZeroshotCLIP", dataset / "ZeroshotCLIP"), ("CasPL_CoOp", run)):
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "result.json").write_text(json.dumps({"base": 50.0 + len(name), "new": 40.0, "hm": 44.44}))
+    assert caspl(["report", str(run), str(root / "page.html")]) == 0
+    return root / "page.html"
+
+
+def test_page_shows_figures_classes_mistakes_and_provenance(page):
+    text = page.read_text()
+    assert page.stat().st_size < 5_000_000
+    assert "CLIP, zero-shot" in text and "62.00" in text and "44.44" in text
+    assert all(name.replace("_", " ") in text or name in text for name in toy.NAMES)
+    assert "data:image/jpeg;base64," in text and "Most confident mistakes" in text
+    assert "Phase 1 (boosting) saw 24 images of Toy without any label, and 6 class names." in text
+    assert "Phase 2 (adapting) saw 24 images of Toy with their labels" in text
+    assert "boosting token 1" in text and "learned token 4" in text and "OPTIM.MAX_EPOCH" in text
+    assert "<polyline" in text and "3 epochs" in text
+
+
+def test_page_needs_no_network(page):
+    assert not re.findall(r"""(?:src|href)=["'](?!data:)""", page.read_text())
+    assert "http://" not in page.read_text() and "@import" not in page.read_text()
+
+
+def test_columns_sort_in_a_browser(page, tmp_path):
+    script = """<script>addEventListener("load", () => {
+      document.querySelector("table.sortable").querySelectorAll("th")[2].click();
+      const cells = [...document.querySelectorAll("table.sortable")[0].tBodies[0].rows].map((r) => r.cells[2].textContent);
+      document.body.dataset.sorted = cells.join(" ");
+    });</script></body>"""
+    sorting = tmp_path / "sorting.html"
+    sorting.write_text(page.read_text().replace("</body>", script))
+    found = re.search(r'data-sorted="([^"]*)"', loaded_page(tmp_path, sorting.as_uri()))
+    values = [float(value) for value in found[1].split()]
+    assert len(values) == 6 and values == sorted(values)
+
+
+@pytest.mark.parametrize("width", [1400, 380])
+def test_page_fits_its_window(page, tmp_path, width):
+    probe = (
+        '<script>addEventListener("load", () => document.body.dataset.wide = document.body.scrollWidth)</script></body>'
+    )
+    probed = tmp_path / "probed.html"
+    probed.write_text(page.read_text().replace("</body>", probe))
+    html = chromium(tmp_path, f"--window-size={width},900", "--dump-dom", probed.as_uri())
+    assert int(re.search(r'data-wide="(\d+)"', html)[1]) <= max(width, 500)
+
+
+def test_names_are_escaped_and_order_is_kept(tmp_path):
+    rows = [
+        Tested(tmp_path / "a.png", "<b>", [("x & y", 0.9), ("<b>", 0.1)]),
+        Tested(tmp_path / "b.png", "<b>", [("<b>", 0.8)]),
+    ]
+    evaluation = Evaluation("test", {}, rows)
+    assert evaluation.per_class() == [("<b>", 2, 50.0, "x & y (1)")]
+    assert evaluation.confusion() == (["<b>", "x & y"], [[1, 1], [0, 0]])
+    assert [row.path.name for row in evaluation.mistakes()] == ["a.png"]
+
+
+def test_epoch_rows_after_a_resume_replace_old_ones(tmp_path):
+    for epoch, loss in ((1, 3.0), (2, 2.0), (3, 1.0), (2, 2.5)):
+        append_epoch(tmp_path, {"epoch": epoch, "loss": loss})
+    assert (tmp_path / "metrics.csv").read_text() == "epoch,loss\n1,3.0\n2,2.5\n"
+
+
+def test_predictions_have_path_label_and_top_classes(tmp_path):
+    top = TopClasses()
+    top.update(torch.tensor([[1.0, 3.0], [2.0, -2.0]]), torch.tensor([1, 1]))
+    folder = tmp_path / EVALUATIONS / "Toy_all"
+    write_evaluation(folder, ["a.png", "b.png"], {0: "cat", 1: "dog"}, top, {"accuracy": 50.0})
+    header, first, second = (folder / "predictions.csv").read_text().splitlines()
+    assert header.startswith("path,label,class_1,p_1") and first.startswith("a.png,dog,dog,0.88")
+    assert second.startswith("b.png,dog,cat,0.98") and json.loads((folder / "metrics.json").read_text()) == {
+        "accuracy": 50.0
+    }
+
+
+def test_run_without_evaluation_is_named(tmp_path, capsys):
+    toy.save_clip(tmp_path / "student.pt")
+    train.run(toy.command(tmp_path, "CoOp", tmp_path / "run", TEST__NO_TEST="True"))
+    assert caspl(["report", str(tmp_path / "run"), str(tmp_path / "page.html")]) == 2
+    assert "expected a run that was evaluated" in capsys.readouterr().err and not (tmp_path / "page.html").exists()
