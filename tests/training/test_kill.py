@@ -87,7 +87,7 @@ def test_sigterm_and_ctrl_c_stop_cleanly_and_say_how_to_go_on():
         run = root / "stop" / name
         assert "Stopped: the same command resumes" in (run / "log.txt").read_text()
         assert sorted(path.name for path in run.iterdir() if path.name != "tensorboard") == [
-            *("config.yaml", "ledger.json", "log.txt", "progress.pt")
+            *("config.yaml", "ledger.json", "log.txt", "metrics.csv", "progress.pt")
         ]
     assert "Traceback" not in said
     assert {path.name for path in (root / "stop").glob(".*")} == {".SIGTERM.lock", ".SIGINT.lock"}

@@ -1,6 +1,7 @@
 """One run: train or evaluate what a configuration describes, logged to the run's folder."""
 
 import contextlib
+import functools
 import logging
 import os
 import shutil
@@ -21,6 +22,7 @@ from . import parallel
 from .evaluation import Measuring, Metrics
 from .log import FILE_NAME as LOG
 from .log import announce, logging_to
+from .records import EVALUATIONS, TopClasses, write_evaluation
 from .rng import be_deterministic
 from .trainer import PromptTrainer
 
@@ -102,6 +104,23 @@ class Run:
             )
         return metrics
 
+    def _record(self, trainer: Any, metrics: Metrics, top: TopClasses) -> None:
+        """Write an evaluation's predictions and figures; on a disk that cannot be written to, log that.
+
+        It happens within the test, so before anything marks the run as finished.
+        """
+        if getattr(trainer, "tested_split", self.cfg.TEST.SPLIT) != self.cfg.TEST.SPLIT:
+            return  # the validation of an epoch
+        loader = trainer.val_loader if self.cfg.TEST.SPLIT == "val" else trainer.test_loader
+        paths = [item.impath for item in loader.dataset.data_source]
+        classes = self.cfg.DATASET.get("SUBSAMPLE_CLASSES", "all")
+        folder = self.folder / EVALUATIONS / f"{self.cfg.DATASET.NAME}_{classes}"
+        try:
+            remove_parts(folder)
+            write_evaluation(folder, paths, trainer.lab2cname, top, metrics)
+        except OSError as error:
+            logger.warning("No predictions are kept: %s", error)
+
     def _processes(self) -> contextlib.AbstractContextManager:
         check_device(self.cfg)
         if self.deterministic:
@@ -121,7 +140,7 @@ class Run:
             set_random_seed(self.cfg.SEED)
         parallel.same_randomness()
         trainer = build_trainer(self.cfg)
-        trainer.evaluator = Measuring(trainer.evaluator)
+        trainer.evaluator = Measuring(trainer.evaluator, functools.partial(self._record, trainer))
         return trainer
 
     @contextlib.contextmanager

@@ -19,6 +19,7 @@ from . import loaders, parallel, provenance
 from .checkpoints import find_checkpoint, load_learner, write_checkpoint
 from .dataset import ImageDataset
 from .log import announce
+from .records import append_epoch
 from .resume import DivergedError, Resumable, plain
 from .rng import get_rng_state
 
@@ -88,7 +89,7 @@ class PromptTrainer(Resumable, TrainerX):
         """Measure the time spent waiting for images, and report the epoch's means."""
         loader, start = self.train_loader_x, time.perf_counter()
         self.train_loader_x = timed = loaders.TimedLoader(loader, self.device)
-        self._sums = {}
+        self._sums, rate = {}, self.optim.param_groups[0]["lr"]
         try:
             super().run_epoch()
         finally:
@@ -96,11 +97,13 @@ class PromptTrainer(Resumable, TrainerX):
         seconds = time.perf_counter() - start
         self.waited, self.trained = self.waited + timed.waited, self.trained + seconds
         logger.info("Waited for data: %.1f%% of the epoch's %.1f s", 100 * timed.waited / seconds, seconds)
-        self._report_epoch()
+        self._report_epoch(rate, seconds)
 
-    def _report_epoch(self) -> None:
+    def _report_epoch(self, rate: float, seconds: float) -> None:
         done, last = self.epoch + 1, self.epoch + 1 == self.max_epoch
         means = {name: total / self.num_batches for name, total in self._sums.items()}
+        row = {"epoch": done, **means, "learning_rate": rate, "seconds": round(seconds, 3)}
+        parallel.on_main(lambda: append_epoch(Path(self.output_dir), row))
         figures = [
             f"{_SHARES.get(name, name)} {mean / (100 if name in _SHARES else 1):.2f}" for name, mean in means.items()
         ]
@@ -196,6 +199,7 @@ class PromptTrainer(Resumable, TrainerX):
 
     def test(self, split: str | None = None) -> float:
         """Evaluate; several processes share the images, and all return the result."""
+        self.tested_split = split or self.cfg.TEST.SPLIT
         if parallel.size() == 1:
             return super().test(split)
         evaluator = self.evaluator
