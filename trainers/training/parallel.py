@@ -213,12 +213,12 @@ class GatheringEvaluator:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Print nothing and log only warnings while the block runs: rank 0 reports for all."""
+    """Print nothing and log only errors while the block runs: rank 0 reports the warnings of all."""
     root = logging.getLogger()
     level = root.level
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(logging.Formatter(f"process {rank()}: %(levelname)s (%(name)s): %(message)s"))
-    root.setLevel(logging.WARNING)
+    root.setLevel(logging.ERROR)
     root.addHandler(handler)
     try:
         with open(os.devnull, "w") as nothing, contextlib.redirect_stdout(nothing):
