@@ -66,13 +66,8 @@ def read_image(path: str, upright: bool = False) -> Image.Image:
         DatasetError: the range of its values is not defined (32 bits, floating point) or Pillow cannot convert it to RGB.
     """
     try:
-        with Image.open(path) as file:
-            image = _to_eight_bits(file, path)
-            if upright:
-                image = ImageOps.exif_transpose(image)
-            if image.mode == "P" and "transparency" in image.info:
-                image = image.convert("RGBA")  # avoids Pillow's warning; the colours are the same
-            return image.convert("RGB")
+        with Image.open(path) as image:
+            return to_rgb(image, path, upright)
     except (DatasetError, FileNotFoundError):
         raise
     except Image.DecompressionBombError as error:
@@ -81,6 +76,24 @@ def read_image(path: str, upright: bool = False) -> Image.Image:
         raise OSError(f"{path}: the image does not fit into memory. Shrink it") from error
     except Exception as error:  # Pillow reports damage with many exception types
         raise OSError(f"{path}: cannot decode the image ({error}). Replace the file or remove it") from error
+
+
+def to_rgb(image: Image.Image, name: str, upright: bool = False) -> Image.Image:
+    """Convert an image of any mode to RGB, 8 bits.
+
+    Args:
+        image: an opened file, or an image in memory.
+        name: what error messages call it.
+        upright: apply the EXIF orientation.
+    Raises:
+        DatasetError: the range of its values is not defined (32 bits, floating point) or Pillow cannot convert it to RGB.
+    """
+    image = _to_eight_bits(image, name)
+    if upright:
+        image = ImageOps.exif_transpose(image)
+    if image.mode == "P" and "transparency" in image.info:
+        image = image.convert("RGBA")  # avoids Pillow's warning; the colours are the same
+    return image.convert("RGB")
 
 
 def inspect_image(path: str) -> bool:
@@ -114,6 +127,8 @@ def _value_range(image: Image.Image, path: str) -> tuple[float, float] | None:
         if low < high:
             return low, high
     if image.format in _SCALED_TO_16_BITS and image.mode.startswith("I"):
+        return 0, 65535
+    if image.mode.startswith("I;16") and image.format is None:  # in memory
         return 0, 65535
     if image.mode.startswith("I;16") and tags and _first(tags.get(_SAMPLE_FORMAT, 1)) == 1:
         return 0, 2 ** int(_first(tags.get(_BITS, 16))) - 1

@@ -1,7 +1,6 @@
 """`scripts/data.py`: reports on complete and incomplete datasets, and downloads by a mocked torchvision."""
 
 import hashlib
-import logging
 import sys
 
 import pytest
@@ -9,7 +8,6 @@ from datasets_helpers import golden_folder, kind_of, published, touch
 from PIL import Image
 from test_datasets import FAMILY
 
-import datasets
 from datasets import MissingImagesError
 from datasets.check import check
 from datasets.facts import COLUMNS
@@ -51,15 +49,6 @@ def listing(folder):
 def whole(tmp_path_factory):
     """All mini datasets; do not modify."""
     return golden_folder(tmp_path_factory.mktemp("whole"))
-
-
-@pytest.fixture(autouse=True)
-def log_level():
-    """Restore the log level that the program sets."""
-    logger = logging.getLogger(datasets.__name__)
-    level = logger.level
-    yield
-    logger.setLevel(level)
 
 
 @pytest.fixture(autouse=True)

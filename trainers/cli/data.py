@@ -29,7 +29,16 @@ def data(argv: list[str] | None = None) -> int:
     """Run one of the two commands and return the exit code."""
     parser = add_arguments(arguments.parser("data", __doc__, keys=False))
     args = arguments.parse(parser, argv, keys=False)
-    logging.getLogger(places.datasets_package()).setLevel(logging.ERROR)  # the report contains the readers' warnings
+    readers = logging.getLogger(places.datasets_package())
+    level = readers.level
+    readers.setLevel(logging.ERROR)  # the report contains the readers' warnings
+    try:
+        return _report(args)
+    finally:
+        readers.setLevel(level)
+
+
+def _report(args: argparse.Namespace) -> int:
     lines = fetch_dataset(args.dataset, args.data) if args.command == "fetch" else ()
     for line in lines:
         print(line, flush=True)

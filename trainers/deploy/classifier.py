@@ -21,7 +21,7 @@ from ..method.prompt_file import FILE_NAME, check_fits, load_boosting
 from ..training import provenance
 from ..training.checkpoints import LEARNED, find_checkpoint, load_learner
 from ..training.run import own_class
-from .images import open_image
+from .images import as_rgb, open_image
 from .source import local_folder
 
 logger = logging.getLogger(__name__)
@@ -159,7 +159,7 @@ class Classifier(nn.Module):
         return found
 
     def _tensor(self, given: Input) -> Tensor:
-        return self.preprocess(given.convert("RGB") if isinstance(given, Image.Image) else open_image(given))
+        return self.preprocess(as_rgb(given) if isinstance(given, Image.Image) else open_image(given))
 
 
 def load(what: str | Path, backbone: str = "", device: str | torch.device = "cpu") -> Classifier:

@@ -1,15 +1,17 @@
 """A stream of images from files and folders: decoded in workers, unreadable ones reported instead of raised."""
 
+import importlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 
 import torch
-from dassl.utils import read_image
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from ..experiments.places import datasets_package
 from ..training.loaders import workers as workers_for
 
 
@@ -33,21 +35,31 @@ class Batch:
 
 
 def open_image(path: str | Path) -> Image.Image:
-    """Decode an image file as RGB, turned upright as its EXIF orientation says.
+    """Decode an image file as in evaluation of a user's own images: RGB, upright, more than 8 bits scaled.
 
     Raises:
-        ImageError: it is missing, or not a readable image.
+        ImageError: it is missing or unreadable, or the range of its values is not defined.
     """
     try:
-        image = read_image(str(path))
-        with Image.open(path) as stored:
-            orientation = stored.getexif().get(0x0112, 1)
-    except OSError as error:
+        return _decoding().read_image(str(path), upright=True)
+    except (OSError, ValueError) as error:
         raise ImageError(str(error)) from error
-    if orientation == 1:
-        return image
-    image.getexif()[0x0112] = orientation
-    return ImageOps.exif_transpose(image)
+
+
+def as_rgb(image: Image.Image) -> Image.Image:
+    """Convert an image in memory as `open_image` converts a file.
+
+    Raises:
+        ImageError: the range of its values is not defined.
+    """
+    try:
+        return _decoding().to_rgb(image, "the image", upright=True)
+    except ValueError as error:
+        raise ImageError(str(error)) from error
+
+
+def _decoding() -> ModuleType:
+    return importlib.import_module(f"{datasets_package()}.images")
 
 
 def find_images(paths: Sequence[str | Path]) -> list[Path]:
