@@ -38,7 +38,7 @@ def list_classes(folder: str | os.PathLike[str], skip: Collection[str] = ()) -> 
     """Return the sorted names of the class folders in `folder`, without hidden ones and those in `skip`.
 
     Raises:
-        DatasetError: there is no class folder.
+        DatasetError: no class folder exists.
     """
     with os.scandir(folder) as entries:
         names = sorted(e.name for e in entries if e.is_dir() and not e.name.startswith(".") and e.name not in skip)

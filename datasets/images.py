@@ -61,7 +61,7 @@ def read_image(path: str, upright: bool = False) -> Image.Image:
         path: the file.
         upright: apply the EXIF orientation. The CoOp family does not, so published datasets are read without it.
     Raises:
-        FileNotFoundError: there is no such file.
+        FileNotFoundError: the file does not exist.
         OSError: the file cannot be decoded.
         DatasetError: the range of its values is not defined (32 bits, floating point) or Pillow cannot convert it to RGB.
     """

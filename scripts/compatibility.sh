@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Runs the quick tests at both ends of the range of PyTorch that setup.py states, on the CPU, each in a .venv of its own:
+# Runs the quick tests at both ends of the range of PyTorch that setup.py states, on the CPU, each in a separate .venv:
 #
 #     bash scripts/compatibility.sh [oldest|newest] [arguments for pytest]     (without either name: both)
 #

@@ -1,4 +1,4 @@
-"""What every test needs: the repository on the path, Dassl or its stand-in, `--golden`."""
+"""What every test needs: the repository on the path, Dassl or its substitute, `--golden`."""
 
 import sys
 from pathlib import Path

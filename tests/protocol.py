@@ -1,12 +1,12 @@
 """Both phases and the evaluation on the toys, as `base2new` has them; and children to run it in, which may be killed.
 
-As a program (`play` calls it: a process of its own, since it forks) it does five things:
+As a program (`play` calls it: a separate process, since it forks) it does five things:
 
 - kill: undisturbed in ROOT/kill/undisturbed, then again in ROOT/kill/killed, where the child that does it is killed at
   random points until it gets through.
 - share: seeds 1, 1 and 2 at once in ROOT/share/shared, then seeds 1 and 2 one by one in ROOT/share/alone.
-- stop: runs in ROOT/stop/SIGTERM and ROOT/stop/SIGINT get these signals behind their first epoch.
-- fill: a run in ROOT/fill/run on a disk that is full (a limit on the size of files stands in for it: writing fails in the
+- stop: runs in ROOT/stop/SIGTERM and ROOT/stop/SIGINT get these signals after their first epoch.
+- fill: a run in ROOT/fill/run on a disk that is full (a limit on the size of files replaces it: writing fails in the
   same place, with another number).
 - spoil: a run whose data workers meet a truncated image, ROOT/spoil/toy/train_1_2.png.
 """
@@ -105,7 +105,7 @@ def children_seconds():
 
 
 def killed_at_rename(work, count, ahead):
-    """`work`, which dies at its `count`-th renaming of a file: just ahead of it, or just behind."""
+    """`work`, which dies at its `count`-th renaming of a file: just before it, or just after."""
 
     def until_then():
         left, replace = [count], os.replace

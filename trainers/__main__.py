@@ -52,7 +52,7 @@ def _main(argv: list[str] | None) -> int:
     if name not in COMMANDS:
         from .names import nearest
 
-        sys.stderr.write(f"error: there is no command {words[0]!r}: {nearest(name, list(COMMANDS))}\n")
+        sys.stderr.write(f"error: unknown command {words[0]!r}: {nearest(name, list(COMMANDS))}\n")
         return 2
     module, first, _ = COMMANDS[name]
     return importlib.import_module(f".cli.{module}", __package__).main(*first, words[1:])

@@ -60,7 +60,7 @@ def class_names(count: int) -> list[str]:
 
 def random_clip(size: Size, device: torch.device) -> nn.Module:
     """Build a frozen stock CLIP with random weights in float32."""
-    from clip.model import CLIP  # behind trainers.compat
+    from clip.model import CLIP  # after trainers.compat
 
     text = (77, 49408, size.text_width, max(1, size.text_width // 64), size.text_layers)
     model = CLIP(size.embed, size.image, size.layers, size.width, size.patch, *text)

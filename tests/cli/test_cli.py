@@ -1,4 +1,4 @@
-"""What a user types: mistakes get one clear line, a non-zero exit, and leave nothing behind."""
+"""What a user types: mistakes get one clear line, a non-zero exit, and write nothing."""
 
 import json
 import re
@@ -47,7 +47,7 @@ def fails(capsys, arguments):
     [
         ({"DATASET.NAME": "Toys"}, "unknown dataset 'Toys': did you mean Toy"),
         ({"TRAINER.NAME": "CasPLCoOp"}, "unknown trainer 'CasPLCoOp': did you mean CasPL"),
-        ({"TRAINER.COOP.NCTX": "4"}, "there is no key 'TRAINER.COOP.NCTX': did you mean TRAINER.COOP.N_CTX"),
+        ({"TRAINER.COOP.NCTX": "4"}, "unknown key 'TRAINER.COOP.NCTX': did you mean TRAINER.COOP.N_CTX"),
         ({"OPTIM.LR": "fast"}, r"OPTIM.LR: 'fast' \(the command line\); expected a number above 0"),
         ({"TRAINER.COOP.PREC": "fp8"}, "TRAINER.COOP.PREC: 'fp8'; expected one of 'fp32', 'fp16'"),
         (
@@ -94,7 +94,7 @@ def test_mistakes_in_the_configuration(root, tmp_path, capsys, more, message):
         (["--config-file", "ROOT/broken.yaml"], "broken.yaml: not YAML"),
         (
             ["--config-file", "ROOT/unknown.yaml"],
-            "unknown.yaml: there is no key 'TRAINER.COOP.N_CONTEXT': did you mean",
+            "unknown.yaml: unknown key 'TRAINER.COOP.N_CONTEXT': did you mean",
         ),
     ],
 )

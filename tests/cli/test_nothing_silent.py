@@ -1,4 +1,4 @@
-"""Nothing happens in silence: what is not read is refused, what falls short is said, and nobody reads weights unsafely."""
+"""Nothing happens in silence: what is not read is refused, what falls short is said, and weights are read safely everywhere."""
 
 import ast
 

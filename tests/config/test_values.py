@@ -1,4 +1,4 @@
-"""Odd command lines, and odd files on them: one line names the key or the file, exit code 2, and nothing is left behind."""
+"""Odd command lines, and odd files on them: one line names the key or the file, exit code 2, and nothing is written."""
 
 import dataclasses
 

@@ -90,7 +90,7 @@ def test_stages_are_numbered_with_their_time(first):
         (["shapes", "one"], "'one' is not a whole number"),
         (["shapes", -1], "-1 is below 0"),
         (["shapes", 1, "--host", "mapel"], "unknown host 'mapel': did you mean maple"),
-        (["shapes", 1, "OPTIM.MAX_EPOCHS", "2"], "there is no key 'OPTIM.MAX_EPOCHS': did you mean OPTIM.MAX_EPOCH"),
+        (["shapes", 1, "OPTIM.MAX_EPOCHS", "2"], "unknown key 'OPTIM.MAX_EPOCHS': did you mean OPTIM.MAX_EPOCH"),
         (
             ["shapes", 1, "--host", "coop", "OPTIM.MAX_EPOCH", "2"],
             "holds a run with other settings (OPTIM.MAX_EPOCH: 1 -> 2)",

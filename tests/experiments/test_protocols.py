@@ -305,7 +305,7 @@ def test_grid_continues_after_failures_and_lists_them(fake, capsys):
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        (["all", "OPTIM.LRR", "1"], "there is no key 'OPTIM.LRR'"),
+        (["all", "OPTIM.LRR", "1"], "unknown key 'OPTIM.LRR'"),
         (["base2new", "--cluster", "local", "--jobs", "0"], "--jobs: 0; expected 1 or more"),
         (["base2new", "--cluster", "local", "--slurm", "gpu"], "--slurm: 'gpu'; expected NAME=VALUE"),
         (["base2new", "--cluster", "local", "--slurm", "gpu=1"], "submitit does not accept it"),

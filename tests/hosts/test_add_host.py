@@ -1,4 +1,4 @@
-"""The example host of trainers/README.md, as it stands there."""
+"""The example host of trainers/README.md, unchanged."""
 
 import re
 import types

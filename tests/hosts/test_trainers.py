@@ -57,7 +57,7 @@ BASE, NEW = {"DATASET__SUBSAMPLE_CLASSES": "base"}, {"DATASET__SUBSAMPLE_CLASSES
 
 
 def build(arguments):
-    """The trainer behind a command line of train.py, built and not run."""
+    """The trainer of a command line of train.py, built and not run."""
     cfg = train.setup_cfg(train.parse(arguments))
     set_random_seed(cfg.SEED)
     return build_trainer(cfg)
@@ -325,7 +325,7 @@ def test_the_spelling_with_a_hyphen_is_the_same_trainer(root, trained):
 
 def test_the_host_is_looked_up_when_the_wrapper_is_built(root):
     class LaterHost(TRAINER_REGISTRY.get("CoOp")):
-        """Registered behind its wrapper."""
+        """Registered after its wrapper."""
 
     trainers.wrap("LaterHost")
     trainers.wrap("LaterHost")

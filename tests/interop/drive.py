@@ -74,7 +74,7 @@ def complete_for_late_import():
 
 
 def without_cuda():
-    """Keep everything on the CPU where there is no GPU: `.cuda()` and `.to("cuda")` are no-ops.
+    """Keep everything on the CPU where no GPU exists: `.cuda()` and `.to("cuda")` are no-ops.
 
     `.half()` is one too, unless CASPL_HALF is set in the environment.
     """

@@ -1,4 +1,4 @@
-"""Stand-ins for the toolboxes' own models, one for each way in which their blocks behave; written for these tests.
+"""Small versions of the toolboxes' own models, one for each way in which their blocks behave; written for these tests.
 
 `Fork` wraps one of our hosts: it computes with the same CLIP and the same learner, but in the manner of the CoOp
 family, all 77 places of every text, one block after the other, prompts replaced inside the blocks or passed along in a

@@ -427,7 +427,7 @@ def table(work: Path) -> str:
 
 
 def read(path: Path) -> dict:
-    """Results in a file, none if there is no file."""
+    """Results in a file, none if the file does not exist."""
     return json.loads(path.read_text()) if path.exists() else {}
 
 

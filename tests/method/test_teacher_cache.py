@@ -155,7 +155,7 @@ def small(folder, **what):
 
 
 def refused():
-    """Features that nobody should ask for."""
+    """Features that must not be computed."""
     raise AssertionError("the teacher was asked")
 
 
@@ -263,7 +263,7 @@ class Column:
 
 
 def killing(root, folder):
-    """In a process of its own, which forks: kill runs at random writes until one gets through; exit codes."""
+    """In a separate process, which forks: kill runs at random writes until one gets through; exit codes."""
     rng, codes, write, opened = np.random.default_rng(0), [], TeacherCache._write, []
 
     def counted(cache, *args):

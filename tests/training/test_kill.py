@@ -107,7 +107,7 @@ def test_a_run_that_is_not_finished_is_not_evaluated(killed, tmp_path, monkeypat
 
 
 def stop_at(epoch):
-    """A `before_epoch` at which somebody presses Ctrl-C."""
+    """A `before_epoch` during which Ctrl-C is pressed."""
 
     def before_epoch(trainer):
         if trainer.epoch == epoch:

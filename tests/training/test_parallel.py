@@ -29,7 +29,7 @@ FAILING = {
 
 
 def line(root, trainer, folder, **more):
-    """A command line; validation behind each epoch, and the best model tested, make the processes meet often."""
+    """A command line; validation after each epoch, and the best model tested, make the processes meet often."""
     if trainer == "CasPL_CoOp":
         more = {"TRAINER__CASPL__CHECKPOINT": root / "boost"} | more
     if trainer == "CasPL":

@@ -42,7 +42,9 @@ def backbone_problems(cfg: CfgNode, sizes: "ClipSizes") -> list[str]:
         bound = min((most[limit] for limit in field.limits), default=None)
         if bound is not None and (field.unread is None or not field.unread(cfg)) and value_of(cfg, field.name) > bound:
             if not sizes.vision_layers and bound == 0:
-                found.append(f"MODEL.BACKBONE.NAME: {name} is a ResNet; expected a ViT, whose tokens {field.name} needs")
+                found.append(
+                    f"MODEL.BACKBONE.NAME: {name} is a ResNet; expected a ViT, whose tokens {field.name} needs"
+                )
                 continue
             what = "positions" if "text_positions" in field.limits else "blocks"
             found.append(

@@ -111,7 +111,7 @@ def _best(cfg: CfgNode) -> str:
 def _initial(cfg: CfgNode) -> str:
     path = cfg.MODEL.INIT_WEIGHTS
     missing = path and not Path(path).is_file()
-    return f"MODEL.INIT_WEIGHTS: {path}; expected a checkpoint, there is no such file" if missing else ""
+    return f"MODEL.INIT_WEIGHTS: {path}; expected a checkpoint; the file does not exist" if missing else ""
 
 
 def boosting_tokens(cfg: CfgNode) -> str:
@@ -143,7 +143,7 @@ def _zero_shot_template(cfg: CfgNode) -> str:
 def _class_names(cfg: CfgNode) -> str:
     path = cfg.DATASET.CLASSNAMES
     missing = path and not Path(path).is_file()
-    return f"DATASET.CLASSNAMES: {path}; expected a file of class names, there is no such file" if missing else ""
+    return f"DATASET.CLASSNAMES: {path}; expected a file of class names; the file does not exist" if missing else ""
 
 
 def _cache(cfg: CfgNode) -> str:

@@ -59,7 +59,7 @@ def merge_options(cfg: CfgNode, options: list, source: str = "the command line")
     problems = []
     for key, value in zip(options[::2], options[1::2], strict=True):
         if key not in known:
-            raise ConfigError(f"{source}: there is no key {str(key)[:80]!r}: {nearest(str(key)[:80], sorted(known))}")
+            raise ConfigError(f"{source}: unknown key {str(key)[:80]!r}: {nearest(str(key)[:80], sorted(known))}")
         problems += _merge_value(cfg, key, value, source)
     if problems:
         raise ConfigError("; ".join(problems))

@@ -114,7 +114,7 @@ class Classifier(nn.Module):
 
         Raises:
             ConfigError: the learned prompts belong to single classes (class-specific context).
-            ValueError: there are no names, or one is too long.
+            ValueError: the list is empty, or a name is too long.
         """
         if not names:
             raise ValueError("class names: none given; expected at least one")

@@ -25,7 +25,7 @@ class TextLayout(nn.Module):
         context_length: number of positions of the text tower.
 
     Raises:
-        ValueError: there are no classes, or a sequence has more than `context_length` symbols.
+        ValueError: the list of classes is empty, or a sequence has more than `context_length` symbols.
 
     Attributes:
         prefix: the P shared symbols.

@@ -43,7 +43,7 @@ class PromptedCLIP(nn.Module):
         distinct: groups with separate tokens for each class (see `TextLayout`).
 
     Raises:
-        ValueError: there are no classes, or a class name is too long for the text tower.
+        ValueError: the list of classes is empty, or a class name is too long for the text tower.
     """
 
     def __init__(

@@ -99,7 +99,7 @@ def layout_of(
         distinct: groups with separate tokens for each class.
 
     Raises:
-        ValueError: there are no classes, a sequence is too long, or the order is unknown.
+        ValueError: the list of classes is empty, a sequence is too long, or the order is unknown.
     """
     sequences: list[tuple[Symbol, ...]] = [(SOS, *arrange(text, slots(BOOSTING, boosting), order)) for text in texts]
     return TextLayout(sequences, [text.name for text in texts], distinct)

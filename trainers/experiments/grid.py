@@ -22,8 +22,8 @@ class Job:
     Attributes:
         setting: the protocol and the dataset.
         trainer: `BOOST`, or the trainer of a result.
-        seed: seed of phase 2; None if there is no phase 2.
-        shots: images per class; None if there is no phase 2.
+        seed: seed of phase 2; None without phase 2.
+        shots: images per class; None without phase 2.
     """
 
     setting: Setting

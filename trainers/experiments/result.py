@@ -31,8 +31,8 @@ class Result:
         dataset: name of a file in configs/datasets.
         trainer: a host, `CasPL_<Host>`, `ZeroshotCLIP`, or `CasPL` (CLIP with the boosting prompt alone).
         evaluations: {test set: {metric: value}}; the test sets of the protocol, and the target datasets if it has them.
-        seed: seed of phase 2; None if there is no phase 2.
-        shots: images per class in phase 2; None if there is no phase 2.
+        seed: seed of phase 2; None without phase 2.
+        shots: images per class in phase 2; None without phase 2.
         seconds: duration of training and testing.
         boosting: the boosting prompt in use, as its file records it (see `runs.boosting_record`); None without one.
         data: {dataset: its fingerprint and folder}; empty in files of version 0.1.0.

@@ -142,11 +142,11 @@ def read_finished(setting: Setting, trainer: str, seed: int | None, shots: int |
     Args:
         setting: the protocol and the dataset.
         trainer: the run's trainer.
-        seed: seed of phase 2; None if there is no phase 2.
-        shots: images per class; None if there is no phase 2.
+        seed: seed of phase 2; None without phase 2.
+        shots: images per class; None without phase 2.
 
     Raises:
-        ValueError: there is no result, or it belongs to other settings, data or another boosting prompt.
+        ValueError: no result exists, or it belongs to other settings, data or another boosting prompt.
     """
     if seed is None or shots is None:
         asked, _, boosting = _untrained_configuration(setting, trainer)

@@ -170,7 +170,7 @@ def find_boosting(where: str | Path) -> Path:
         where: a file, or the folder of the run that wrote it.
 
     Raises:
-        CheckpointError: the value is empty, or there is no such file.
+        CheckpointError: the value is empty, or the file does not exist.
     """
     if not str(where):
         raise CheckpointError(

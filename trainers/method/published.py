@@ -28,7 +28,7 @@ def import_published(path: str | Path, **known: Any) -> tuple[PromptGroup, Boost
         known: fields of `BoostingInfo` that the file does not record.
 
     Raises:
-        FileNotFoundError: there is no checkpoint.
+        FileNotFoundError: the checkpoint does not exist.
         RestrictedReadError: the file is damaged or of another format.
         CheckpointError: it has no such prompt, or one that is not finite.
         ValueError: a value in `known` is out of its range.

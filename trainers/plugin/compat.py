@@ -44,7 +44,7 @@ def ensure_torchvision() -> None:
 
 
 def ensure_dassl() -> None:
-    """Make `import dassl` work: the installed Dassl, else the stand-in in `third_party/`.
+    """Make `import dassl` work: the installed Dassl, else the substitute in `third_party/`.
 
     An installed Dassl is patched where it needs that (see `patch_dassl`).
 
@@ -59,10 +59,10 @@ def ensure_dassl() -> None:
     for folder in (package.parent / "third_party" / "dassl", package / "third_party" / "dassl"):
         if folder.is_dir():
             _import_package("dassl", folder)
-            logger.debug("Dassl is not installed: using the stand-in in %s", folder)
+            logger.debug("Dassl is not installed: using the substitute in %s", folder)
             return
     raise ModuleNotFoundError(
-        "No module named 'dassl'; expected Dassl or this project's stand-in for it. Install Dassl.pytorch "
+        "No module named 'dassl'; expected Dassl or this project's substitute for it. Install Dassl.pytorch "
         "(github.com/KaiyangZhou/Dassl.pytorch), or keep the folder third_party/ next to the plug-in"
     )
 
@@ -79,7 +79,7 @@ def _import_package(name: str, folder: Path) -> None:
 
 
 def patch_dassl(folder: Path) -> None:
-    """Patch Dassl 0.6.3, in `folder`, for a current PyTorch. The stand-in and a patched Dassl stay unchanged.
+    """Patch Dassl 0.6.3, in `folder`, for a current PyTorch. The substitute and a patched Dassl stay unchanged.
 
     Dassl was written for PyTorch 1: its schedulers pass `verbose`, which PyTorch has removed, and it saves whole objects,
     which `torch.load` rejects. Its import requires `wilds`, and it logs with `print`. Everything is patched in place, so

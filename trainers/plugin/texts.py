@@ -60,7 +60,7 @@ def eot_rows(x: Tensor, table: Tensor, embedding: nn.Embedding | None) -> Tensor
         embedding: the token embedding; its last row is EOT.
 
     Returns:
-        for each text the row of its first EOT, (N,); None if a text has none or there is no embedding.
+        for each text the row of its first EOT, (N,); None if a text has none or the embedding is missing.
     """
     if embedding is None:
         return None

@@ -69,7 +69,7 @@ def read_runs(
         The runs, and one line for each `result.json` that cannot be read.
 
     Raises:
-        ValueError: there is no result of these protocols.
+        ValueError: these protocols have no results.
     """
     runs: list[Run] = []
     problems: list[str] = []

@@ -61,7 +61,7 @@ class Table:
         columns: base, new, hm (base2new); numbers of shots, 0 where nothing was trained (few_shot); accuracy.
         seeds: the most that any cell has.
         of_paper: whether its datasets (its source) are the paper's.
-        variant: the settings that distinguish its runs from those of another table; empty if there is no other.
+        variant: the settings that distinguish its runs from those of another table; empty without another.
     """
 
     protocol: str
@@ -198,7 +198,7 @@ class _Group:
         return ", ".join(sorted(found))
 
     def averages(self) -> dict[str, list[str]]:
-        """The average rows: label to datasets. A source is no target; its shifted variants have an average of their own."""
+        """The average rows: label to datasets. A source is not a target; its shifted variants have an average of their own."""
         if self.rules.layout != "targets":
             return {AVERAGE: self.datasets}
         shifted = [name for name in self.datasets if name in {self.source + shift for shift in SHIFTS}]

@@ -195,7 +195,7 @@ class _Reader(pickle.Unpickler):
         self.storages: dict[str, Tensor] = {}
 
     def find_class(self, module: str, name: str) -> Any:
-        """Return the stand-in for a class or function that the pickle names."""
+        """Return the placeholder for a class or function that the pickle names."""
         if module == "torch" and name in _DTYPES:
             return _Storage(_DTYPES[name])
         if module.split(".")[0] == "__torch__":

@@ -81,7 +81,7 @@ def load_learner(learner: nn.Module, path: str | Path) -> None:
     """Load a learner's parameters from a checkpoint in Dassl's layout, ours or the original repository's.
 
     Raises:
-        FileNotFoundError: there is no file.
+        FileNotFoundError: the file does not exist.
         ValueError: it cannot be read, or its tensors are not those of the learner.
     """
     content = {"state_dict": _tensors(path)} if Path(path).suffix == ".safetensors" else read_checkpoint(path)

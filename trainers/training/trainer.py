@@ -257,7 +257,7 @@ class PromptTrainer(Resumable, TrainerX):
             epoch: the epoch whose checkpoint is loaded; None: the best one if there is one, else the last.
 
         Raises:
-            FileNotFoundError: there is no checkpoint.
+            FileNotFoundError: the checkpoint does not exist.
             ValueError: it does not fit.
         """
         if self.get_model_names() and not directory:

@@ -39,7 +39,7 @@ def build_data_loader(
         dataset_wrapper: the class that reads items; None: `DatasetWrapper`.
 
     Raises:
-        ValueError: there are no items.
+        ValueError: the list is empty.
     """
     if not data_source:
         kind = "training" if is_train else "evaluation"

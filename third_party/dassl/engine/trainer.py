@@ -170,7 +170,7 @@ class SimpleTrainer(TrainerBase):
         """Run `forward_backward` for each batch of an epoch, with progress and log.
 
         Raises:
-            RuntimeError: there are no batches.
+            RuntimeError: the loader is empty.
         """
         if num_batches == 0:
             raise RuntimeError("nothing to train on: the training loader has no batch")

@@ -28,7 +28,7 @@ class RunTeacher(Teacher, prefix=PREFIX):
         precision: dtypes of its CLIP's weights.
 
     Raises:
-        FileNotFoundError: there is no finished run.
+        FileNotFoundError: the run is not finished.
         ConfigError: the run's class features depend on the image, its prompts belong to single classes, or its trainer is
             not one of this package.
     """
