@@ -8,10 +8,12 @@ import toy
 from dassl.config import get_cfg_default
 from torch.nn import functional as F
 
+from trainers import extend_cfg
 from trainers.backbones import load_clip, tokenizer
 from trainers.config import ConfigError
 from trainers.engine.precision import Precision, choose
 from trainers.method import templates
+from trainers.method.identity import boosting_identity
 from trainers.method.teachers import load_teacher
 from trainers.method.zero_shot import zero_shot_model
 
@@ -121,3 +123,19 @@ def test_recorded_template_identifies_the_content(write):
     first = templates.described(write(["a {}."]))
     assert first.startswith("texts.json (sha256 ") and first != templates.described(write(["the {}."]))
     assert templates.described("a {}.") == "a {}."
+
+
+def test_identity_of_phase_1_depends_on_the_texts(write):
+    cfg = get_cfg_default()
+    extend_cfg(cfg)
+
+    def identity(**keys):
+        changed = cfg.clone()
+        changed.TRAINER.CASPL.TEACHER.TEMPLATE = keys.get("teacher", "")
+        changed.DATASET.TEMPLATE = keys.get("dataset", "")
+        return boosting_identity(changed, "data", "teacher", "student")
+
+    plain = identity()
+    assert identity(dataset="a {}.") == identity(teacher="a {}.") != plain
+    first = identity(dataset=write(["a {}."]))
+    assert identity(dataset=write(["the {}."])) != first != plain

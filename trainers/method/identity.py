@@ -14,6 +14,7 @@ from yacs.config import CfgNode
 
 from ..config import leaves
 from ..storage.atomic import sha256
+from .templates import described
 
 # Sections and keys of the configuration that determine phase 1's numbers.
 _READ = (
@@ -21,7 +22,9 @@ _READ = (
     *("DATASET.NUM_SHOTS", "DATASET.NUM_LABELED", "TRAINER.CASPL."),
 )
 # Files and folders: their contents are fingerprinted instead.
-_PATHS = ("TRAINER.CASPL.CHECKPOINT", "TRAINER.CASPL.TEACHER.BACKBONE", "TRAINER.CASPL.TEACHER.CACHE")
+_PATHS = tuple(
+    f"TRAINER.CASPL.{key}" for key in ("CHECKPOINT", "TEACHER.BACKBONE", "TEACHER.CACHE", "TEACHER.TEMPLATE")
+)
 
 
 def boosting_identity(cfg: CfgNode, data: str, teacher: str, student: str) -> str:
@@ -35,6 +38,9 @@ def boosting_identity(cfg: CfgNode, data: str, teacher: str, student: str) -> st
     """
     settings: dict[str, Any] = {key: value for key, value in leaves(cfg) if key.startswith(_READ) and key not in _PATHS}
     settings["cached"] = bool(cfg.TRAINER.CASPL.TEACHER.CACHE)  # a cache rounds the teacher's features
+    template = cfg.TRAINER.CASPL.TEACHER.TEMPLATE or getattr(cfg.DATASET, "TEMPLATE", "")
+    if template:
+        settings["template"] = described(template)
     content = {"settings": settings, "data": data, "teacher": teacher, "student": student}
     return hashlib.sha256(json.dumps(content, sort_keys=True, default=list).encode()).hexdigest()
 
