@@ -1,7 +1,7 @@
-# Sourced by the other scripts: sets PYTHON to an interpreter that has all that the project needs.
+# Sourced by the other scripts: sets PYTHON to an interpreter that has every package the project needs.
 #
-# A Python that has everything (and `more_modules`, if the sourcing script sets them) is used as it is; otherwise .venv is
-# made from requirements.txt, once.
+# A Python with all packages (and `more_modules`, if the sourcing script sets them) is used; otherwise .venv is created from
+# requirements.txt, once.
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 modules="torch torchvision clip pkg_resources ftfy regex yacs yaml filelock safetensors numpy PIL tqdm scipy tabulate matplotlib submitit open_clip onnx onnxruntime onnxscript huggingface_hub gradio pytest hypothesis ${more_modules:-}"
@@ -24,7 +24,7 @@ find_python() {
 
 make_venv() {
     local venv=$root/.venv
-    echo "Setting up $venv ($("$1" --version)) from requirements.txt; this happens once and takes some minutes." >&2
+    echo "Setting up $venv ($("$1" --version)) from requirements.txt once; this takes some minutes." >&2
     rm -rf "$venv"
     if ! "$1" -m venv "$venv"; then
         echo "error: $1 -m venv failed: install your system's python3-venv package, or set PYTHON to another one" >&2

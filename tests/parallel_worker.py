@@ -5,6 +5,7 @@ python parallel_worker.py '[["name", ["--trainer", ...]], ...]' FOLDER        (t
 
 import contextlib
 import dataclasses
+import importlib
 import json
 import sys
 import traceback
@@ -13,11 +14,12 @@ from unittest import mock
 
 import clip.model
 import torch
-import toy  # noqa: F401  (registers the toys)
 
 from trainers.cli import train
 from trainers.training import parallel
 from trainers.training.trainer import PromptTrainer
+
+importlib.import_module("toy")  # registers the toys
 
 
 class Stopped(Exception):

@@ -15,7 +15,6 @@ import torch
 from recipe import STUDENT, TEACHER, Spec, clip_state_dict, randn
 from torch import nn
 
-import trainers.hosts  # noqa: F401
 from trainers.backbones import build_clip, tokenizer
 from trainers.engine import Learner, PromptedCLIP, PromptGroup, worded_texts
 from trainers.engine.tokens import EOT, SOS

@@ -215,7 +215,7 @@ def test_boosting_file_without_ledger_is_read(root, tmp_path):
         later = ("images", "labels", "identity", "teacher_weights", "checksum")
         metadata = {key: value for key, value in opened.metadata().items() if key not in later}
         metadata["code_version"] = '"0.1.0"'
-        save_file({key: opened.get_tensor(key) for key in opened.keys()}, tmp_path / "old", metadata)  # noqa: SIM118
+        save_file({key: opened.get_tensor(key) for key in opened.keys()}, tmp_path / "old", metadata)
     info = checkpoint.read_info(tmp_path / "old")
     assert (info.images, info.labels, info.dataset) == (0, False, "Toy")
 

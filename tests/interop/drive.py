@@ -65,7 +65,7 @@ def complete_for_late_import():
         if importlib.util.find_spec(name) is None:
             stand_in(name, get_dataset=None)
     try:
-        import torchvision  # noqa: F401
+        importlib.import_module("torchvision")
     except RuntimeError:
         global operators
         operators = torch.library.Library("torchvision", "DEF")

@@ -1,6 +1,6 @@
 """Run published hosts with a boosting prompt, and write what was measured as a table.
 
-    CASPL_INTEROP=FOLDER python tests/interop/published.py --out FOLDER [NAME...]
+    CASPL_INTEROP=FOLDER PYTHONPATH=.:tests python tests/interop/published.py --out FOLDER [NAME...]
 
 See README.md next to this file for the checkouts, the shims and the columns.
 """
@@ -18,12 +18,10 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
+from recipe import Spec, clip_state_dict, randn
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
-sys.path[:0] = [str(ROOT), str(HERE.parent)]
-
-from recipe import Spec, clip_state_dict, randn  # noqa: E402
 
 LAYERS, SHALLOW = 6, 4  # blocks of both towers; depth of the boosting prompt that is shallower
 SMALL = Spec(vision_layers=LAYERS, text_layers=LAYERS, patch=32, grid=3)

@@ -52,7 +52,7 @@ def read_backbone(name: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     with safe_open(path, framework="pt") as opened:
-        state = {key: opened.get_tensor(key) for key in opened.keys()}  # noqa: SIM118 (not iterable)
+        state = {key: opened.get_tensor(key) for key in opened.keys()}
         return state, dict(opened.metadata() or {})
 
 

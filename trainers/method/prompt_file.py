@@ -237,7 +237,7 @@ def _read(path: Path) -> tuple[dict[str, Tensor], BoostingInfo]:
     try:
         with safe_open(path, framework="pt") as opened:
             metadata = opened.metadata() or {}
-            tensors = {key: opened.get_tensor(key) for key in opened.keys()}  # noqa: SIM118 (not iterable)
+            tensors = {key: opened.get_tensor(key) for key in opened.keys()}
     except Exception as error:  # a damaged file can raise any exception
         hint = " (a published .pth.tar must be imported first: caspl convert import)"
         raise CheckpointError(f"{path} is not a safetensors file{hint}: {error}") from error

@@ -57,7 +57,7 @@ class _LogFile(io.TextIOBase):
         path.parent.mkdir(parents=True, exist_ok=True)
         self.console = console
         appending = path.is_file() and path.stat().st_size > 0
-        self.file: TextIO | None = open(path, "a", buffering=1, encoding="utf-8")  # noqa: SIM115
+        self.file: TextIO | None = open(path, "a", buffering=1, encoding="utf-8")
         if appending:
             self.write(f"\n===== {time.strftime('%Y-%m-%d %H:%M:%S')} =====\n")
 
