@@ -16,9 +16,9 @@ from recipe import STUDENT, TEACHER, Spec, clip_state_dict, randn
 from torch import nn
 
 from trainers.backbones import build_clip, tokenizer
-from trainers.engine import Learner, PromptedCLIP, PromptGroup, worded_texts
+from trainers.engine import Learner, PromptedCLIP, PromptGroup, host_texts, worded_texts
 from trainers.engine.tokens import EOT, SOS
-from trainers.hosts import cocoop, coop, kgcoop, maple, promptsrc, tcp
+from trainers.hosts import cocoop, coop, kgcoop, maple, promptkd, promptsrc, tcp
 from trainers.method.boosting import build_student
 from trainers.method.losses import kl_divergence
 
@@ -262,6 +262,71 @@ def check_boosting(case):
     check_training(case, student, student.boosting, terms)
 
 
+def promptkd_teacher(case):
+    """Build the teacher: a larger CLIP with prompts in both towers."""
+    meta, spec = case.meta, Spec(**case.meta["teacher_spec"])
+    stacks = [
+        case.stack(f"promptkd.teacher.{tower}", min(meta["teacher_depth"], layers), meta["teacher_n_ctx"], width)
+        for tower, layers, width in (
+            ("text", spec.text_layers, spec.text_width),
+            ("vision", spec.vision_layers, spec.vision_width),
+        )
+    ]
+    texts = host_texts(tokenizer().encode, case.names, meta["teacher_n_ctx"])
+    return PromptedCLIP(case.clip(spec, meta["teacher_seed"]), promptsrc.IndependentPrompts(*stacks), texts)
+
+
+def promptkd_student(case, class_vectors):
+    meta = case.meta
+    model = promptkd.build(case.clip(), case.names, class_vectors, meta["n_ctx"], meta["depth"])
+    with torch.no_grad():
+        model.prompt_learner.vision.copy_(case.stack("promptkd.vision", meta["depth"], meta["n_ctx"], 768))
+        for name, parameter in model.prompt_learner.projector.named_parameters():
+            scale = 0.1 if name.startswith("1.") else 0.05
+            drawn = randn(case.seed, f"promptkd.projector.{name}", parameter.shape, scale)
+            parameter.copy_(drawn + (name == "1.weight"))
+    return model.eval()
+
+
+def check_promptkd(case):
+    meta, teacher = case.meta, promptkd_teacher(case)
+    with torch.no_grad():
+        classes, targets = teacher.class_features(), teacher(case.images)
+    torch.testing.assert_close(classes, case.tensor("teacher_text_features"), atol=LOGITS, rtol=0)
+    torch.testing.assert_close(targets, case.tensor("teacher_logits"), atol=LOGITS, rtol=0)
+    model = promptkd_student(case, classes)
+    learner = model.prompt_learner
+    with torch.no_grad():
+        torch.testing.assert_close(model(case.images), case.tensor("logits"), atol=LOGITS, rtol=0)
+    optimiser = torch.optim.SGD(
+        learner.parameters(), meta["lr"], momentum=meta["momentum"], weight_decay=meta["weight_decay"]
+    )
+    losses = []
+    for step in range(meta["steps"]):
+        learner.train()
+        logits = model(case.images)
+        loss = promptkd.distillation_loss(logits, targets, meta["temperature"], meta["kd_weight"])
+        optimiser.zero_grad()
+        loss.backward()
+        if step == 0:
+            torch.testing.assert_close(logits.detach(), case.tensor("part.logits_train"), atol=5e-4, rtol=0)
+            assert loss.item() / meta["kd_weight"] == pytest.approx(float(case.data["part.kd"]), rel=LOSS)
+            for name, _, gradient in learned(learner, case):
+                if name != "projector.0.bias":  # batch norm removes it: its gradient is rounding noise
+                    compare(case, "grad", name, gradient)
+        optimiser.step()
+        losses.append(loss.item())
+    assert losses == pytest.approx(case.data["losses"].tolist(), rel=3 * LOSS)
+    for name, tensor, _ in learned(learner, case):
+        compare(case, "param_after", name, tensor.detach())
+    for name in ("running_mean", "running_var"):
+        recorded = case.tensor(f"buffer_after.projector.1.{name}")
+        torch.testing.assert_close(getattr(learner.projector[1], name), recorded, atol=2e-5, rtol=0)
+    learner.eval()
+    with torch.no_grad():
+        torch.testing.assert_close(model(case.images), case.tensor("logits_after"), atol=LOGITS_AFTER, rtol=0)
+
+
 def check_host(case):
     model = HOSTS[case.kind.removeprefix("caspl_")](case, case.meta["n_ctx"])
     if case.kind.startswith("caspl_"):
@@ -276,6 +341,8 @@ def test_parity(fixture_file, path, monkeypatch):
     case = Case(fixture_file)
     if case.kind == "zeroshot":
         check_zeroshot(case)
+    elif case.kind == "promptkd":
+        check_promptkd(case)
     elif case.kind == "boosting":
         check_boosting(case)
     elif case.kind.removeprefix("caspl_") in HOSTS:

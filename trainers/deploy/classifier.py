@@ -222,7 +222,7 @@ def _phase_2(cfg: CfgNode, folder: Path, device: torch.device) -> Classifier:
                 "(CSC False). Train one without CSC for new classes"
             )
         with torch.random.fork_rng(devices=[]):  # its initial values are replaced
-            made = host.make_model(model.clip, other, host.options_of(cfg)).to(device)
+            made = host.remake(model, other, cfg).to(device)
         made.prompt_learner.to(device, precision.prompts)
         made.prompt_learner.load_state_dict(model.prompt_learner.state_dict())
         _cascade(made, boosting, cfg, device)

@@ -107,6 +107,17 @@ class HostTrainer(PromptTrainer):
         return options | ({"dataset": cfg.DATASET.NAME} if cls.reads_dataset else {})
 
     @classmethod
+    def remake(cls, model: PromptedCLIP, names: Sequence[str], cfg: CfgNode) -> PromptedCLIP:
+        """Build the model again for other classes, on the same CLIP and with initial prompts.
+
+        Args:
+            model: the model.
+            names: the other class names.
+            cfg: the whole configuration.
+        """
+        return cls.make_model(model.clip, names, cls.options_of(cfg))
+
+    @classmethod
     def prepare_training(cls, model: PromptedCLIP, names: Sequence[str], cfg: CfgNode) -> None:
         """Compute what only the loss needs, in float32; nothing by default.
 

@@ -52,11 +52,15 @@ class Teacher(nn.Module):
         """Return the factor that turns cosines into logits."""
         raise NotImplementedError
 
-    def logits(self, features: Tensor) -> Tensor:
-        """Return the logits (B, C) of normalised image features (B, E); class features are computed once."""
+    def class_features(self) -> Tensor:
+        """Return normalised class features (C, E), computed once."""
         if self._classes is None:
             self._classes = self._class_features()
-        return self.scale() * features @ self._classes.t()
+        return self._classes
+
+    def logits(self, features: Tensor) -> Tensor:
+        """Return the logits (B, C) of normalised image features (B, E)."""
+        return self.scale() * features @ self.class_features().t()
 
     def forward(self, image: Tensor) -> Tensor:
         """Return the logits (B, C) of images (B, 3, size, size)."""

@@ -1,0 +1,212 @@
+"""PromptKD: a larger prompted teacher taught to a student's image encoder on unlabelled images (arXiv 2403.02781,
+github.com/zhengli97/PromptKD)."""
+
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from dassl.engine import TRAINER_REGISTRY
+from torch import Tensor, nn
+from torch.nn import functional as F
+from yacs.config import CfgNode
+
+from .. import config
+from ..backbones import load_clip, tokenizer
+from ..config import Field
+from ..engine import Learner, PromptedCLIP, PromptGroup, Stack, clip_sizes, encode_image, worded_texts
+from ..engine.blocks import StockModule, at_least_float32
+from ..engine.precision import Precision, cast_clip, choose
+from ..method.losses import kl_divergence
+from ..method.taught import Taught, teacher_transform
+from ..method.teachers import Teacher, load_teacher
+from ..method.templates import template_of
+from ..training import provenance
+from .base import PREC, HostTrainer
+
+logger = logging.getLogger(__name__)
+
+
+class DistilledPrompts(Learner):
+    """Vision prompts, and the projector of the student's image features into the teacher's space.
+
+    Args:
+        vision: (depth, n, d).
+        features: width of the student's image features.
+        class_vectors: (C, E), the teacher's normalised class vectors.
+    """
+
+    class_vectors: Tensor
+
+    def __init__(self, vision: Tensor, features: int, class_vectors: Tensor):
+        super().__init__()
+        width = class_vectors.shape[1]
+        self.vision = nn.Parameter(vision)
+        self.projector = nn.Sequential(
+            nn.Linear(features, width), nn.BatchNorm1d(width), nn.ReLU(), nn.Linear(width, width)
+        )
+        self.register_buffer("class_vectors", class_vectors, persistent=False)
+
+    def vision_stack(self) -> Stack:
+        """Return `depth` layers (n, d)."""
+        return list(self.vision)
+
+
+class DistilledModel(PromptedCLIP):
+    """A classifier of projected image features and the teacher's class vectors; it has no text prompts."""
+
+    prompt_learner: DistilledPrompts
+
+    def image_features(self, image: Tensor) -> Tensor:
+        """Return normalised features (B, E) in the teacher's space of images (B, 3, R, R)."""
+        stacks = self._stacks(self.prompt_learner.vision_stack(), "vision")
+        features = at_least_float32(encode_image(self.clip.visual, image, stacks))  # (B, e)
+        return F.normalize(self.prompt_learner.projector(features), dim=-1)
+
+    def class_features(self) -> Tensor:
+        """Return the teacher's class vectors (C, E)."""
+        return self.prompt_learner.class_vectors
+
+    def cascade(self, group: PromptGroup | None, order: str = "boosting_first") -> None:
+        """Add a boosting prompt; only its vision tokens have an effect, since the student's text tower is not used."""
+        if group is not None and group.text.numel():
+            logger.warning("PromptKD does not use the text tower: the boosting prompt's text tokens have no effect")
+        super().cascade(group, order)
+
+
+def build(
+    clip_model: StockModule,
+    names: Sequence[str],
+    class_vectors: Tensor,
+    n_ctx_vision: int = 4,
+    prompt_depth_vision: int = 9,
+) -> DistilledModel:
+    """Build PromptKD's student.
+
+    Args:
+        clip_model: a frozen stock CLIP.
+        names: the class names.
+        class_vectors: (C, E), the teacher's normalised class vectors.
+        n_ctx_vision: number of tokens in each vision layer.
+        prompt_depth_vision: number of vision blocks with prompts.
+    """
+    sizes = clip_sizes(clip_model)
+    vision = torch.randn(prompt_depth_vision, n_ctx_vision, sizes.vision_width) * 0.02
+    learner = DistilledPrompts(vision, sizes.embedding, class_vectors.detach().float().cpu())
+    return DistilledModel(clip_model, learner, worded_texts(tokenizer().encode, names, "{}."))
+
+
+def distillation_loss(student: Tensor, teacher: Tensor, temperature: float, weight: float) -> Tensor:
+    """Compute weight * T^2 / (B C) * sum of KL(softmax(teacher / T) || softmax(student / T)), as published.
+
+    Args:
+        student: logits (B, C).
+        teacher: logits (B, C).
+        temperature: T.
+        weight: of the loss.
+    """
+    return weight / student.shape[1] * kl_divergence(student, teacher, temperature)
+
+
+@TRAINER_REGISTRY.register()
+class PromptKD(Taught, HostTrainer):
+    """Unsupervised Prompt Distillation, https://arxiv.org/abs/2403.02781
+
+    It trains on the images of all classes, without labels and few-shot sampling, and is tested on those of the
+    configuration. The last epoch is the result (the published code selects an epoch on the test set).
+    """
+
+    reads_labels = False
+    model: Any  # a DistilledModel
+    train_loader_x: Any
+    node = "PROMPTKD"
+    learner_name = "VLPromptLearner"
+    fields = (
+        Field("N_CTX_VISION", 4, "vision tokens in each block", least=1, most=1000),
+        Field("PROMPT_DEPTH_VISION", 9, "vision blocks with tokens", least=1, most=256, limits=("vision_layers",)),
+        Field("TEMPERATURE", 1.0, "temperature of the distillation", above=0, most=10**6),
+        Field("KD_WEIGHT", 1000.0, "weight of the loss", least=0, most=10**6),
+        Field("TEACHER", "ViT-L/14", "the teacher: a backbone, open_clip:..., or run:<folder of a finished run>"),
+        Field("VIEWS", 0, "augmentations of each image; 0: as many as epochs", least=0, most=10**6),
+        Field("CACHE", "", "folder of the teacher's image features; empty: none are kept", path=True, place=True),
+        PREC,
+    )
+
+    @classmethod
+    def build_classifier(
+        cls, cfg: CfgNode, names: Sequence[str], device: torch.device, training: bool = False
+    ) -> tuple[PromptedCLIP, Precision]:
+        """Build the student with the class vectors of its teacher, which is not kept."""
+        precision = choose(cfg.TRAINER[cls.node].PREC, device)
+        with torch.no_grad():
+            vectors = cls._load_teacher(cfg, names, precision, device).class_features()
+        return cls._build_student(cfg, names, vectors, precision, device), precision
+
+    @classmethod
+    def remake(cls, model: PromptedCLIP, names: Sequence[str], cfg: CfgNode) -> PromptedCLIP:
+        """Build the student again for other classes, with their class vectors."""
+        node, device = cfg.TRAINER[cls.node], model.clip.logit_scale.device
+        with torch.no_grad():
+            vectors = cls._load_teacher(cfg, names, choose(node.PREC, device), device).class_features()
+        return build(model.clip, names, vectors, node.N_CTX_VISION, node.PROMPT_DEPTH_VISION)
+
+    @classmethod
+    def _load_teacher(cls, cfg: CfgNode, names: Sequence[str], precision: Precision, device: torch.device) -> Teacher:
+        template = template_of(cfg.DATASET.NAME)
+        return load_teacher(cfg.TRAINER[cls.node].TEACHER, names, template, precision).to(device)
+
+    @classmethod
+    def _build_student(
+        cls, cfg: CfgNode, names: Sequence[str], vectors: Tensor, precision: Precision, device: torch.device
+    ) -> DistilledModel:
+        node, clip_model = cfg.TRAINER[cls.node], load_clip(cfg.MODEL.BACKBONE.NAME)
+        config.check_backbone(cfg, clip_sizes(clip_model))
+        model = build(clip_model, names, vectors, node.N_CTX_VISION, node.PROMPT_DEPTH_VISION)
+        cast_clip(model.clip, precision.weights)
+        return model.to(device)
+
+    def build_data_loader(self) -> None:
+        """Load the configured classes for testing, and the images of all classes for training."""
+        super().build_data_loader()
+        tested = {key: getattr(self, key) for key in ("dm", "val_loader", "test_loader", "num_classes", "lab2cname")}
+        cfg = self.cfg.clone()
+        cfg.defrost()
+        cfg.DATASET.SUBSAMPLE_CLASSES, cfg.DATASET.NUM_SHOTS = "all", -1
+        self.use_data(cfg)
+        self.all_names = list(self.dm.dataset.classnames)
+        for key, value in tested.items():
+            setattr(self, key, value)
+        self.train_loader_x.dataset.views = cfg.TRAINER[self.node].VIEWS
+
+    def data_seen(self) -> list[dict]:
+        """Return the provenance: the images of all classes, without labels."""
+        images = len(self.train_loader_x.dataset)
+        return [provenance.item("adapting", self.cfg.DATASET.NAME, images, False, "all", self.all_names)]
+
+    def build_model(self) -> None:
+        """Build the teacher for all classes, and the student with the class vectors of the tested ones."""
+        precision = choose(self.cfg.TRAINER[self.node].PREC, self.device)
+        self.teacher = self._load_teacher(self.cfg, self.all_names, precision, self.device)
+        self.transform = teacher_transform(self.cfg, self.teacher).to(self.device)
+        names = self.dm.dataset.classnames
+        with torch.no_grad():
+            vectors = self.teacher.class_features()[[self.all_names.index(name) for name in names]]
+        self.model = self._build_student(self.cfg, names, vectors, precision, self.device)
+        self.register_learner(self.learner_name, self.model.prompt_learner, precision)
+
+    def before_train(self) -> None:
+        """Open the teacher cache."""
+        node = self.cfg.TRAINER[self.node]
+        if node.CACHE:
+            self.cache = self.cache_in(node.CACHE, node.TEACHER, node.VIEWS)
+        super().before_train()
+
+    def compute_loss(self, batch: dict) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return the loss of a batch's images, and the share of them on which student and teacher agree."""
+        node, image = self.cfg.TRAINER[self.node], batch["img"].to(self.device)
+        with torch.no_grad():
+            teacher = self.teacher.logits(self.teacher_features(batch["index"], image))  # (B, C)
+            classes = self.teacher.class_features()  # (C, E)
+        student = self.model.clip.logit_scale.exp() * self.model.image_features(image) @ classes.t()  # (B, C)
+        agree = (student.argmax(dim=1) == teacher.argmax(dim=1)).float().mean() * 100
+        return distillation_loss(student, teacher, node.TEMPERATURE, node.KD_WEIGHT), {"agreement": agree}
