@@ -207,3 +207,31 @@ def replace(value, function: Callable):
     if isinstance(value, tuple | list):
         return type(value)(function(item) for item in value)
     return function(value)
+
+
+def sequence(args: tuple, kwargs: dict) -> Tensor:
+    """Return the sequence (T, N, d) among a block's arguments, which may be the first item of a list."""
+    found: list[Tensor] = []
+
+    def keep(x: Tensor) -> Tensor:
+        found.append(x)
+        return x
+
+    on_sequence(args, kwargs, keep)
+    return found[0]
+
+
+def on_sequence(args: tuple, kwargs: dict, function: Callable[[Tensor], Tensor]) -> tuple[tuple, dict]:
+    """Return a block's arguments with a function applied to its sequence."""
+    if not args:
+        name = next(name for name, value in kwargs.items() if isinstance(value, Tensor) and value.dim() == 3)
+        return args, kwargs | {name: function(kwargs[name])}
+    x, *rest = args
+    if isinstance(x, list | tuple):  # MaPLe's blocks take [x, ...]
+        return (type(x)([function(x[0]), *x[1:]]), *rest), kwargs
+    return (function(x), *rest), kwargs
+
+
+def first(output) -> Tensor:
+    """Return the sequence of what a block or an attention returns."""
+    return output[0] if isinstance(output, tuple | list) else output

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from ..engine import PromptGroup
 from .inject import Injection, inject
-from .passes import randomness, set_randomness
+from .randomness import randomness, set_randomness
 from .structure import HostError, NeverRan, NoTower, Tower, find_towers, look_up
 from .trial import try_out
 

@@ -13,19 +13,18 @@ through the rest of the block. Two modes, for each block:
 import contextlib
 import copy
 import logging
-import random
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import partial
 
-import numpy
 import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from .attention import AttentionCall, Place, batch_first, cut
+from .attention import AttentionCall, Place, batch_first, cut, first, on_sequence, sequence
 from .checks import Trace, close, difference
+from .randomness import same_randomness
 from .structure import HostError, Tower
 from .texts import ends_in_padding, eot_rows
 
@@ -389,56 +388,3 @@ def _own(run: Pass) -> Iterator[None]:
         yield
     finally:
         run.own = False
-
-
-def randomness() -> tuple:
-    """Return the state of all random number generators."""
-    devices = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
-    return random.getstate(), numpy.random.get_state(), torch.get_rng_state(), devices
-
-
-def set_randomness(state: tuple) -> None:
-    """Restore what `randomness` returned."""
-    random.setstate(state[0])
-    numpy.random.set_state(state[1])
-    torch.set_rng_state(state[2])
-    if state[3]:
-        torch.cuda.set_rng_state_all(state[3])
-
-
-@contextlib.contextmanager
-def same_randomness() -> Iterator[None]:
-    """Restore all random number generators when the block ends."""
-    state = randomness()
-    try:
-        yield
-    finally:
-        set_randomness(state)
-
-
-def sequence(args: tuple, kwargs: dict) -> Tensor:
-    """Return the sequence (T, N, d) among a block's arguments, which may be the first item of a list."""
-    found: list[Tensor] = []
-
-    def keep(x: Tensor) -> Tensor:
-        found.append(x)
-        return x
-
-    on_sequence(args, kwargs, keep)
-    return found[0]
-
-
-def on_sequence(args: tuple, kwargs: dict, function: Callable[[Tensor], Tensor]) -> tuple[tuple, dict]:
-    """Return a block's arguments with a function applied to its sequence."""
-    if not args:
-        name = next(name for name, value in kwargs.items() if isinstance(value, Tensor) and value.dim() == 3)
-        return args, kwargs | {name: function(kwargs[name])}
-    x, *rest = args
-    if isinstance(x, list | tuple):  # MaPLe's blocks take [x, ...]
-        return (type(x)([function(x[0]), *x[1:]]), *rest), kwargs
-    return (function(x), *rest), kwargs
-
-
-def first(output) -> Tensor:
-    """Return the sequence of what a block or an attention returns."""
-    return output[0] if isinstance(output, tuple | list) else output

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from .inject import Injection
-from .passes import same_randomness
+from .randomness import same_randomness
 from .structure import HostError, NeverRan, unwrap
 
 logger = logging.getLogger(__name__)
