@@ -113,7 +113,7 @@ def test_evaluating_what_was_never_trained(root, tmp_path, capsys):
     line = fails(capsys, toy.command(root, "CoOp", tmp_path, "--eval-only", "--model-dir", tmp_path / "none"))
     assert "no such checkpoint; existing: none" in line
     line = fails(capsys, toy.command(root, "CoOp", tmp_path, "--eval-only"))
-    assert "give the folder of the run to evaluate as --model-dir" in line
+    assert "--model-dir: not given; expected the folder of the run to evaluate" in line
 
 
 def test_a_folder_with_another_run_in_it(root, tmp_path, capsys):
