@@ -37,9 +37,12 @@ def activate() -> None:
 
 
 def _runs_as_command() -> bool:
-    """Return whether this process is the `caspl` command, whose `--help` must not wait for torch."""
+    """Return whether this process is one of this package's programs, whose `--help` must not wait for torch."""
     asked = [sys.orig_argv[i + 1 : i + 2] for i, word in enumerate(sys.orig_argv) if word == "-m"]
-    return asked[:1] == [[__name__]] or Path(sys.argv[0] if sys.argv else "").stem == "caspl"
+    program, checkout = Path(sys.argv[0] if sys.argv else ""), Path(__file__).resolve().parents[1]
+    launchers = (checkout / "train.py", checkout / "scripts" / "data.py", checkout / "scripts" / "results.py")
+    ours = program.resolve() in launchers or program.resolve().parent == checkout / "scripts" / "caspl"
+    return asked[:1] == [[__name__]] or program.stem == "caspl" or ours
 
 
 def __getattr__(name: str) -> Any:

@@ -111,7 +111,7 @@ def test_a_seed_that_is_no_number(capsys):
 
 def test_evaluating_what_was_never_trained(root, tmp_path, capsys):
     line = fails(capsys, toy.command(root, "CoOp", tmp_path, "--eval-only", "--model-dir", tmp_path / "none"))
-    assert "no such checkpoint; existing: none" in line
+    assert f"--model-dir: {tmp_path / 'none'} does not exist; expected the folder of a run" in line
     line = fails(capsys, toy.command(root, "CoOp", tmp_path, "--eval-only"))
     assert "--model-dir: not given; expected the folder of the run to evaluate" in line
 

@@ -4,6 +4,7 @@ from .errors import BackboneError, check_finite
 from .files import BUILT_IN, find_weights, published_hashes, read_backbone, read_state_dict
 from .openai import build_clip, describe, fingerprint, load_clip, projections
 from .package import tokenizer
+from .sizes import sizes_of
 
 __all__ = [
     "BUILT_IN",
@@ -18,5 +19,6 @@ __all__ = [
     "published_hashes",
     "read_backbone",
     "read_state_dict",
+    "sizes_of",
     "tokenizer",
 ]

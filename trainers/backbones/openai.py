@@ -11,7 +11,7 @@ import logging
 import torch
 from torch import Tensor
 
-from ..engine import clip_sizes
+from ..engine import ClipSizes, clip_sizes
 from ..engine.blocks import StockModule
 from .errors import BackboneError, check_finite
 from .files import read_backbone
@@ -98,6 +98,25 @@ def build_clip(state: dict[str, Tensor], head_width: int = HEAD_WIDTH) -> StockM
         for block in model.visual.transformer.resblocks:
             block.attn.num_heads, block.attn.head_dim = _heads(block.attn.embed_dim, head_width), head_width
     return model.requires_grad_(False).eval()
+
+
+def state_sizes(state: dict[str, Tensor]) -> ClipSizes:
+    """Return the sizes of a CLIP with these weights.
+
+    Raises:
+        KeyError, ValueError, IndexError: the weights are not in OpenAI's layout.
+    """
+    vision = _vision_sizes(state)
+    resnet = isinstance(vision["vision_layers"], tuple)
+    return ClipSizes(
+        text_width=state["ln_final.weight"].shape[0],
+        text_layers=_count(state, "transformer.resblocks."),
+        vision_width=0 if resnet else vision["vision_width"],
+        vision_layers=0 if resnet else vision["vision_layers"],
+        embedding=state["text_projection"].shape[1],
+        image=vision["image_resolution"],
+        context=state["positional_embedding"].shape[0],
+    )
 
 
 def _heads(width: int, head_width: int) -> int:

@@ -3,7 +3,9 @@
 import argparse
 import re
 import sys
+from collections.abc import Collection
 from pathlib import Path
+from typing import Any
 
 from .. import activate
 from . import interrupt
@@ -12,7 +14,25 @@ KEY = re.compile(r"[A-Z][A-Z0-9_]*(\.[A-Z][A-Z0-9_]*)*")  # of the configuration
 _TOP_LEVEL = ("OUTPUT_DIR", "RESUME", "SEED", "USE_CUDA", "VERBOSE", "VERSION")
 
 
-def parser(command: str, description: str | None, keys: bool = True, phases: bool = False) -> argparse.ArgumentParser:
+class Parser(argparse.ArgumentParser):
+    """A parser that knows which options take one value, which may look like a KEY.
+
+    Attributes:
+        single: the names of these options.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any):
+        self.single: set[str] = set()
+        super().__init__(*args, **kwargs)
+
+    def add_argument(self, *names: Any, **kwargs: Any) -> argparse.Action:
+        action = super().add_argument(*names, **kwargs)
+        if action.nargs is None:
+            self.single.update(action.option_strings)
+        return action
+
+
+def parser(command: str, description: str | None, keys: bool = True, phases: bool = False) -> Parser:
     """Return the parser of a command.
 
     Args:
@@ -22,10 +42,10 @@ def parser(command: str, description: str | None, keys: bool = True, phases: boo
         phases: whether they can be addressed to one phase.
     """
     shape = argparse.RawDescriptionHelpFormatter
-    epilog = "KEY VALUE: any key of the configuration with its value, anywhere on the command line"
+    epilog = "KEY VALUE: any key of the configuration with its value, anywhere; `caspl train --help` lists them"
     if phases:
         epilog += "\n--boost KEY VALUE ...: for phase 1 alone; --adapt KEY VALUE ...: for phase 2 alone"
-    return argparse.ArgumentParser(
+    return Parser(
         prog=f"caspl {command}", description=description, formatter_class=shape, epilog=epilog if keys else None
     )
 
@@ -44,7 +64,7 @@ def parse(
     words = sys.argv[1:] if argv is None else argv
     pairs: dict[str, list[str]] = {"": [], "--boost": [], "--adapt": []}
     if keys:
-        words, pairs = split_options(words)
+        words, pairs = split_options(words, getattr(parser, "single", ()))
     args = parser.parse_args(words)
     args.opts, args.boost, args.adapt = pairs.values()
     if not phases and (args.boost or args.adapt):
@@ -54,11 +74,15 @@ def parse(
     return args
 
 
-def split_options(argv: list[str]) -> tuple[list[str], dict[str, list[str]]]:
+def split_options(argv: list[str], single: Collection[str] = ()) -> tuple[list[str], dict[str, list[str]]]:
     """Split a command line into the program's arguments and KEY VALUE pairs.
 
     A word in capitals with a dot in it, or one of the configuration's top-level keys, is a KEY; the next one is its value.
     Pairs that directly follow `--boost` or `--adapt` are of this phase alone.
+
+    Args:
+        argv: the command line.
+        single: options that take one value; it is not a KEY.
 
     Returns:
         The arguments, and {"": plain pairs, "--boost": pairs of phase 1, "--adapt": pairs of phase 2}.
@@ -74,7 +98,8 @@ def split_options(argv: list[str]) -> tuple[list[str], dict[str, list[str]]]:
             pairs[phase] += [word, *waiting[:1]]
             waiting = waiting[1:]
         else:
-            words.append(word)
+            words += [word, *(waiting[:1] if word in single else ())]
+            waiting = waiting[word in single :]
             phase = ""
     return words, pairs
 

@@ -1,4 +1,4 @@
-"""Train or evaluate one trainer on one dataset, with the command line of the CoOp family.
+r"""Train or evaluate one trainer on one dataset, with the command line of the CoOp family.
 
     caspl train --root DATA --dataset-config-file configs/datasets/oxford_pets.yaml \
         --trainer CasPL_CoOp --config-file configs/trainers/CasPL_CoOp/vit_b16.yaml --seed 1 --output-dir OUT \
@@ -7,6 +7,8 @@
 """
 
 import argparse
+import itertools
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from . import arguments
@@ -20,7 +22,10 @@ if TYPE_CHECKING:
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
     """Parse the family's command line."""
+    from ..config.describe import help_text
+
     parser = arguments.parser("train", __doc__)
+    parser.epilog = f"{parser.epilog}\n\n{help_text()}"
     parser.add_argument("--root", default="", help="folder of the datasets")
     parser.add_argument("--output-dir", default="", help="folder of the run")
     parser.add_argument("--resume", default="", help="folder to resume from, if not --output-dir")
@@ -45,9 +50,55 @@ def setup_cfg(args: argparse.Namespace) -> "CfgNode":
     """
     from ..experiments.setup import assemble
 
+    check_arguments(args)
     evaluated = args.model_dir if args.eval_only else ""
     files = [args.dataset_config_file, args.config_file]
     return assemble(files, _options(args) + args.opts, evaluated, not args.config_file, not args.eval_only)
+
+
+def check_arguments(args: argparse.Namespace) -> None:
+    """Check the arguments that only an evaluation takes, and the folder that it evaluates.
+
+    Raises:
+        ConfigError: an argument would not be read, or the folder is not a run's.
+    """
+    from ..config import ConfigError
+
+    if not args.eval_only:
+        for name, value in (("--model-dir", args.model_dir), ("--load-epoch", args.load_epoch)):
+            if value:
+                raise ConfigError(f"{name}: {value} is only read with --eval-only; expected both or neither")
+    elif args.model_dir:
+        check_run_folder(Path(args.model_dir), known=bool(args.config_file or args.trainer))
+
+
+def check_run_folder(folder: Path, known: bool) -> None:
+    """Check the folder of the run to evaluate.
+
+    Args:
+        folder: the folder.
+        known: whether the configuration is given, so that the folder needs none.
+
+    Raises:
+        ConfigError: it does not exist or has no configuration; the message names run folders nearby.
+    """
+    from ..config import ConfigError
+
+    if not folder.is_dir():
+        raise ConfigError(f"--model-dir: {folder} does not exist; expected the folder of a run{_runs_near(folder)}")
+    if not known and not (folder / "config.yaml").is_file():
+        raise ConfigError(
+            f"--model-dir: {folder} has no config.yaml; expected the folder of a run{_runs_near(folder)}, or --config-file "
+            "and --trainer"
+        )
+
+
+def _runs_near(folder: Path) -> str:
+    """Return run folders one level above or up to two levels below a folder, as a hint."""
+    inside = (path.parent for pattern in ("*/config.yaml", "*/*/config.yaml") for path in folder.glob(pattern))
+    above = [folder.parent] if (folder.parent / "config.yaml").is_file() else []
+    near = [str(path) for path in (*above, *itertools.islice(inside, 3))]
+    return f" (did you mean {' or '.join(near)}?)" if near else ""
 
 
 def _options(args: argparse.Namespace) -> list:

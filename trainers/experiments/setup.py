@@ -10,6 +10,7 @@ from dassl.engine import TRAINER_REGISTRY
 from yacs.config import CfgNode
 
 from .. import config, hosts
+from ..backbones import sizes_of
 from ..config import ConfigError, nearest
 from ..method.prompt_file import FILE_NAME
 from ..plugin.cascade import cascaded_name, wrap
@@ -116,6 +117,8 @@ def check(cfg: CfgNode, given: Sequence[str] = (), training: bool = True) -> Non
     own = own_class(name)
     if not found and hasattr(own, "node_problems"):
         found = own.node_problems(cfg)
+    if not found and (sizes := sizes_of(cfg.MODEL.BACKBONE.NAME)) is not None:
+        found = config.backbone_problems(cfg, sizes)
     if found:
         raise ConfigError("; ".join(found))
     if training:
