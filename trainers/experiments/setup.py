@@ -96,7 +96,7 @@ def _leave_out_unread(cfg: CfgNode) -> None:
 def check_name(what: str, name: str, known: list[str]) -> None:
     """Raise `ConfigError` with the nearest names unless `name` is registered."""
     if name not in known:
-        raise ConfigError(f"unknown {what} {name!r}: {nearest(name, known)}")
+        raise ConfigError(f"{what.upper()}.NAME: unknown {what} {name[:80]!r}: {nearest(name[:80], known)}")
 
 
 def check(cfg: CfgNode, given: Sequence[str] = (), training: bool = True) -> None:
