@@ -123,16 +123,24 @@ def as_plain(model: PromptedCLIP) -> PromptedCLIP:
     return other
 
 
-def step(model: nn.Module, loss: Callable[[], Tensor]) -> Callable[[], Tensor]:
-    """Return a training step without the optimiser's update: the loss and its gradients."""
+@dataclass(frozen=True)
+class Step:
+    """A training step without the optimiser's update: the loss and its gradients.
 
-    def work() -> Tensor:
-        model.zero_grad(set_to_none=True)
-        value = loss()
+    Attributes:
+        model: the model that is trained.
+        loss: computes its loss.
+    """
+
+    model: nn.Module
+    loss: Callable[[], Tensor]
+
+    def __call__(self) -> Tensor:
+        """Compute the gradients; return the loss."""
+        self.model.zero_grad(set_to_none=True)
+        value = self.loss()
         value.backward()
         return value.detach()
-
-    return work
 
 
 def _cascaded(
@@ -154,7 +162,7 @@ def host_works(host: str, size: Size, classes: int, device: torch.device, dtype:
     image = torch.randn(batch, 3, size.image, size.image, device=device)
     label = torch.arange(batch, device=device) % classes
     models = {"plain": as_plain(model), "engine": model, "host": alone}
-    return {k: step(m, lambda m=m: sum(m.loss_terms(image, label)[0].values())) for k, m in models.items()}
+    return {k: Step(m, lambda m=m: sum(m.loss_terms(image, label)[0].values())) for k, m in models.items()}
 
 
 def boosting_works(size: Size, classes: int, device: torch.device, dtype: torch.dtype, batch: int = 0) -> dict:
@@ -179,7 +187,7 @@ def boosting_works(size: Size, classes: int, device: torch.device, dtype: torch.
         return kl_divergence(student(image), wanted, 1.0)
 
     pairs = {"plain": (as_plain(model), plain_teacher), "engine": (model, teacher), "cached": (model, cached)}
-    return {k: step(student, lambda s=student, g=guide: loss(s, g)) for k, (student, guide) in pairs.items()}
+    return {k: Step(student, lambda s=student, g=guide: loss(s, g)) for k, (student, guide) in pairs.items()}
 
 
 def evaluation_works(

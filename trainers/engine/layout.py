@@ -88,9 +88,7 @@ class TextLayout(nn.Module):
     def rows(self, classes: range | None = None) -> Rows:
         """Return the suffixes of some classes as rows, or of all classes by default."""
         key = classes or range(len(self)), self.prefix_words.device
-        if key not in self._rows:
-            with torch.inference_mode(False):  # cached by an evaluation, they may be used by training later
-                self._rows[key] = rows_of(self.suffixes, self.distinct, *key)
+        self._build_rows(*key)
         return self._rows[key]
 
     def plan(self, depths: tuple[int, ...], layers: int, classes: range | None = None) -> Plan:
@@ -102,10 +100,23 @@ class TextLayout(nn.Module):
             classes: the classes to encode.
         """
         key = depths, layers, classes or range(len(self)), self.prefix_words.device
+        self._build_plan(*key)
+        return self._plans[key]
+
+    @torch.compiler.assume_constant_result
+    def _build_rows(self, classes: range, device: torch.device) -> None:
+        """Build the rows on the first call; a compiler runs it at compile time."""
+        if (classes, device) not in self._rows:
+            with torch.inference_mode(False):  # cached by an evaluation, they may be used by training later
+                self._rows[classes, device] = rows_of(self.suffixes, self.distinct, classes, device)
+
+    @torch.compiler.assume_constant_result
+    def _build_plan(self, depths: tuple[int, ...], layers: int, classes: range, device: torch.device) -> None:
+        """Build the plan on the first call; a compiler runs it at compile time."""
+        key = depths, layers, classes, device
         if key not in self._plans:
             with torch.inference_mode(False):  # cached by an evaluation, it may be used by training later
                 self._plans[key] = Plan(self, *key)
-        return self._plans[key]
 
     def __len__(self) -> int:
         return len(self.suffixes)

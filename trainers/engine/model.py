@@ -59,7 +59,8 @@ class PromptedCLIP(nn.Module):
         self.texts, self.distinct = texts, distinct
         self.layout = layout_of(texts, distinct=distinct)
         self.boosting: PromptGroup | None = None
-        self._cached: tuple | None = None
+        self._cached: Tensor | None = None
+        self._cached_state: list = []
         self._at_a_time: dict[tuple[int, bool], int | None] = {}
 
     def cascade(self, group: PromptGroup | None, order: str = "boosting_first") -> None:
@@ -90,14 +91,24 @@ class PromptedCLIP(nn.Module):
     def class_features(self) -> Tensor:
         """Return normalised class features (C, E), in float32 or float64.
 
-        Without gradients they are cached until a parameter or the layout changes.
+        Without gradients they are cached until a parameter or the layout changes. A compiled model caches them only if it
+        has no trainable parameters.
         """
         if torch.is_grad_enabled():
             return self._class_features()
+        if torch.compiler.is_compiling() and any(parameter.requires_grad for parameter in self.parameters()):
+            return self._class_features()
+        self._refresh_class_features()
+        assert self._cached is not None
+        return self._cached
+
+    @torch.compiler.assume_constant_result
+    def _refresh_class_features(self) -> None:
+        """Compute the cached class features if they are outdated; a compiler runs it at compile time."""
         state = [(p.data_ptr(), p._version) for p in self.parameters()] + [id(self.layout)]
-        if self._cached is None or self._cached[0] != state:
-            self._cached = (state, self._class_features())
-        return self._cached[1]
+        if self._cached is None or self._cached_state != state:
+            with torch.no_grad():
+                self._cached, self._cached_state = self._class_features(), state
 
     def _class_features(self) -> Tensor:
         return self.text_features(self.prompt_learner.text_stack())[0]
@@ -112,11 +123,17 @@ class PromptedCLIP(nn.Module):
         Returns:
             (b, C, E), in float32 or float64.
         """
-        key = images, torch.is_grad_enabled()
+        chunk = self._chunk(images, torch.is_grad_enabled())
+        features = encode_text(self.clip, self.layout, self._stacks(of_host, "text"), chunk)
+        return F.normalize(at_least_float32(features), dim=-1)
+
+    @torch.compiler.assume_constant_result
+    def _chunk(self, images: int, training: bool) -> int | None:
+        """Choose the number of classes to compute at once, on the first call; a compiler runs it at compile time."""
+        key = images, training
         if key not in self._at_a_time:
             self._at_a_time[key] = classes_at_a_time(self.clip, self.layout, *key)
-        features = encode_text(self.clip, self.layout, self._stacks(of_host, "text"), self._at_a_time[key])
-        return F.normalize(at_least_float32(features), dim=-1)
+        return self._at_a_time[key]
 
     def forward(self, image: Tensor) -> Tensor:
         """Return the logits (B, C) of images (B, 3, R, R)."""

@@ -78,7 +78,7 @@ class Plan:
         self._split_prefix(layout)
         bins = self._bins(layout, list(classes))
         self._place(layout, bins)
-        self._masks: dict[tuple, Tensor] = {}
+        self._masks: dict[tuple, list[Tensor]] = {}
 
     def _split_prefix(self, layout: "TextLayout") -> None:
         """Decide which symbols of the prefix have rows: words, and tokens that are carried from some block on."""
@@ -168,27 +168,35 @@ class Plan:
             if layer < self.depths[group] and not self.enters(group, layer)
         ]
 
-    def mask(self, layer: int, dtype: torch.dtype, images: int) -> Tensor:
-        """Return the additive attention mask of a block.
+    def masks(self, dtype: torch.dtype, images: int) -> list[Tensor]:
+        """Return the additive attention mask of each block.
 
         The keys are the R rows of a bin, then the block's passing tokens. If bins share the prefix, the H rows of the
         prefix come first, followed by the passing tokens and the R rows.
 
         Args:
-            layer: the block.
             dtype: the dtype of the queries.
             images: b, the number of images with separate tokens.
 
         Returns:
-            (b * K * G, 1, R, U), 0 where a query sees a key and -inf elsewhere.
+            L masks (b * K * G, 1, R, U), 0 where a query sees a key and -inf elsewhere.
         """
-        passing = tuple(each.group for each in self.passing(layer))
-        carried = tuple(g is None or layer + 1 >= self.depths[g] for g in self._held_groups)
-        key = passing, carried, dtype, images
-        if key not in self._masks:
-            with torch.inference_mode(False):  # cached by an evaluation, it may be used by training later
-                self._masks[key] = self._additive(self._keys(passing, carried), images).to(self.device, dtype)
-        return self._masks[key]
+        self._build_masks(dtype, images)
+        return self._masks[dtype, images]
+
+    @torch.compiler.assume_constant_result
+    def _build_masks(self, dtype: torch.dtype, images: int) -> None:
+        """Build the masks on the first call; a compiler runs it at compile time."""
+        if (dtype, images) in self._masks:
+            return
+        known: dict[tuple, Tensor] = {}
+        with torch.inference_mode(False):  # cached by an evaluation, they may be used by training later
+            for layer in range(self.layers):
+                passing = tuple(each.group for each in self.passing(layer))
+                carried = tuple(g is None or layer + 1 >= self.depths[g] for g in self._held_groups)
+                if (passing, carried) not in known:
+                    known[passing, carried] = self._additive(self._keys(passing, carried), dtype, images)
+                self._masks.setdefault((dtype, images), []).append(known[passing, carried])
 
     def _keys(self, passing: tuple[int, ...], carried: tuple[bool, ...]) -> Tensor:
         """Return (K * G, R, U), True where a query sees a key."""
@@ -203,16 +211,13 @@ class Plan:
         visible[..., self.size - self.held :] = own
         return torch.cat([visible, passed], dim=-1)
 
-    def _additive(self, visible: Tensor, images: int) -> Tensor:
-        *lead, keys = visible.repeat(images, 1, 1).unsqueeze(1).shape
-        mask = torch.zeros(*lead, -(-keys // 8) * 8)  # GPU kernels copy masks whose rows are not aligned
-        mask[..., :keys].masked_fill_(~visible.repeat(images, 1, 1).unsqueeze(1), float("-inf"))
-        return mask
-
-    def width(self, layer: int) -> int:
-        """Return U, the number of keys of a block."""
-        passing = sum(len(each.positions) for each in self.passing(layer))
-        return self.size + passing + (self.held if self.groups > 1 else 0)
+    def _additive(self, visible: Tensor, dtype: torch.dtype, images: int) -> Tensor:
+        """Return the mask of visible keys (K * G, R, U) for all images."""
+        visible = visible.repeat(images, 1, 1).unsqueeze(1)
+        *lead, keys = visible.shape
+        mask = torch.zeros(*lead, _quotient(keys, 8) * 8)  # GPU kernels copy masks whose rows are not aligned
+        mask[..., :keys].masked_fill_(~visible, float("-inf"))
+        return mask.to(self.device, dtype)[..., :keys]
 
 
 def _quotient(a: int, b: int) -> int:

@@ -35,13 +35,12 @@ def encode(model: StockModule, layout: TextLayout, stacks: Sequence[TextStack], 
     position = model.positional_embedding.to(dtype)
     x = model.token_embedding(plan.words).to(dtype) + position[plan.positions]  # (K G R, d)
     x = x.expand(images, *x.shape).reshape(images * plan.copies, -1, x.shape[-1])  # (b K, G R, d)
-    norms = norms_of(blocks, dtype)
+    norms, masks = norms_of(blocks, dtype), plan.masks(dtype, images)
     for i, (block, (norm_1, norm_2)) in enumerate(zip(blocks, norms, strict=True)):
         x = _fill(x, plan, stacks, i, position)
         passing = [_passing(each, plan, stacks[each.group][i], None if i else position) for each in plan.passing(i)]
         projected = project(block, norm_1, x, passing)  # (b K, G R + n, 3 d)
-        mask = plan.mask(i, projected.dtype, images)[..., : plan.width(i)]  # (b K G, 1, R, U)
-        attended = attend(*_split(projected, plan, block.attn.num_heads), mask).view_as(x)  # (b K, G R, d)
+        attended = attend(*_split(projected, plan, block.attn.num_heads), masks[i]).view_as(x)  # (b K, G R, d)
         if i + 1 == len(blocks):
             x, attended = (_rows(each, images)[:, plan.eot] for each in (x, attended))  # (b, c, d)
         x = finish(block, norm_2, x, attended)
