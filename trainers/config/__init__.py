@@ -11,6 +11,7 @@ from .kept import check_kept, differences, differing, keep_config, used
 from .keys import FIELDS, declare, extend_cfg, extend_with_hosts, fields_of, host_of, is_own, reads
 from .merge import leaves, merge_file, merge_kept, merge_options
 from .vocabulary import positions, precisions
+from .yaml_files import read_yaml
 
 __all__ = [
     "FIELDS",
@@ -42,6 +43,7 @@ __all__ = [
     "precisions",
     "problems",
     "put",
+    "read_yaml",
     "reads",
     "shown",
     "unused",
