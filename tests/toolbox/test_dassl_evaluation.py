@@ -15,9 +15,12 @@ PREDICTED = [0, 0, 0, 1, 1, 2, 1, 3]
 NAMES = {0: "cat", 1: "dog", 2: "fish", 3: "ox"}
 
 
-def evaluate(true=TRUE, predicted=PREDICTED):
+def evaluate(true=TRUE, predicted=PREDICTED, folder="", **test):
     """Return the results of two batches."""
-    evaluator = build_evaluator(get_cfg_default(), lab2cname=NAMES)
+    cfg = get_cfg_default()
+    cfg.OUTPUT_DIR = str(folder)
+    cfg.TEST.merge_from_list([item for pair in test.items() for item in pair])
+    evaluator = build_evaluator(cfg, lab2cname=NAMES)
     evaluator.process(torch.eye(4)[[3, 3]], torch.tensor([0, 0]))
     evaluator.reset()
     logits = 5 * torch.eye(4)[predicted] - 1
@@ -46,6 +49,24 @@ def test_classification(caplog):
 
 def test_class_never_predicted_counts_as_zero():
     assert evaluate(true=[0, 1], predicted=[0, 0])["macro_f1"] == pytest.approx(100 * (2 / 3 + 0) / 2)
+
+
+def test_per_class_result_is_logged(caplog):
+    caplog.set_level("INFO")
+    results = evaluate(PER_CLASS_RESULT=True)
+    assert results["perclass_accuracy"] == pytest.approx((75 + 50 + 50) / 3)
+    assert "* class: 3 (ox)\ttotal: 2\tcorrect: 1\tacc: 50.0%" in caplog.text and "fish" not in caplog.text
+    cfg = get_cfg_default()
+    cfg.TEST.PER_CLASS_RESULT = True
+    with pytest.raises(ValueError, match="expected lab2cname"):
+        build_evaluator(cfg)
+
+
+def test_confusion_matrix_is_saved(tmp_path):
+    evaluate(folder=tmp_path / "new", COMPUTE_CMAT=True)
+    matrix = torch.load(tmp_path / "new" / "cmat.pt", weights_only=True)
+    expected = [[0.75, 0.25, 0, 0], [0, 0.5, 0.5, 0], [0, 0, 0, 0], [0, 0.5, 0, 0.5]]
+    assert torch.equal(matrix, torch.tensor(expected, dtype=torch.float64))
 
 
 def test_errors():

@@ -156,7 +156,7 @@ _DATA = (
         "DATALOADER.TRAIN_X.SAMPLER",
         "RandomSampler",
         "order of the training images",
-        choices=("RandomSampler", "SequentialSampler", "RandomClassSampler"),
+        choices=("RandomSampler", "SequentialSampler"),
         read_by=(LEARNING,),
     ),
     Field(
@@ -166,15 +166,6 @@ _DATA = (
         least=1,
         most=2**16,
         read_by=(LEARNING,),
-    ),
-    Field(
-        "DATALOADER.TRAIN_X.N_INS",
-        16,
-        "images of each class in a batch",
-        least=1,
-        most=2**16,
-        read_by=(LEARNING,),
-        unread=OnlyWith("DATALOADER.TRAIN_X.SAMPLER", ("RandomClassSampler",)),
     ),
     Field(
         "DATALOADER.TEST.SAMPLER",
