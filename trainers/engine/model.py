@@ -1,6 +1,7 @@
 """The prompted classifier: a frozen CLIP, a host's prompts and an optional boosting prompt."""
 
 from collections.abc import Sequence
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +14,9 @@ from .symbols import ClassText
 from .text import encode_text
 from .tokens import layout_of
 from .vision import encode_image
+
+
+Layers = TypeVar("Layers", Stack, TextStack)
 
 
 class Learner(nn.Module):
@@ -79,7 +83,7 @@ class PromptedCLIP(nn.Module):
         self.boosting = group
         self._at_a_time.clear()
 
-    def _stacks(self, of_host: TextStack, tower: str) -> list[TextStack]:
+    def _stacks(self, of_host: Layers, tower: str) -> list[Layers]:
         """Return the stacks of both groups, indexed by `HOST` and `BOOSTING`."""
         return [of_host] if self.boosting is None else [of_host, list(getattr(self.boosting, tower))]
 

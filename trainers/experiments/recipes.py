@@ -45,6 +45,15 @@ _BY_DATASET: dict[tuple[str, str, str], dict[str, object]] = {
         (protocol, "imagenet", "CasPL"): {"DATALOADER.TRAIN_X.BATCH_SIZE": 128}
         for protocol in ("base2new", "few_shot", "cross_dataset")
     },
+    **{
+        (protocol, dataset, "TCP"): {"OPTIM.MAX_EPOCH": 25}
+        for protocol in ("base2new", "few_shot", "cross_dataset")
+        for dataset in ("imagenet", "sun397")
+    },
+    **{
+        ("base2new", dataset, "PromptKD"): {"TRAINER.PROMPTKD.KD_WEIGHT": 200.0}
+        for dataset in ("fgvc_aircraft", "oxford_flowers", "dtd")
+    },
 }
 
 

@@ -4,11 +4,11 @@ import logging
 from collections.abc import Sequence
 
 import torch
-import yaml
 from torch import Tensor
 
 from ...backbones import find_weights
 from ...config import ConfigError
+from ...config.yaml_files import read_yaml
 from ...engine import clip_sizes
 from ...engine.precision import Precision, cast_clip
 from .base import KEY, Teacher
@@ -39,7 +39,7 @@ class RunTeacher(Teacher, prefix=PREFIX):
         from ...deploy.source import local_folder
 
         folder = local_folder(name.removeprefix(f"{PREFIX}:"))
-        kept = yaml.safe_load((folder / "config.yaml").read_text())
+        kept = read_yaml(folder / "config.yaml")
         try:
             with torch.random.fork_rng(devices=[]):  # initial values are replaced; the run's seed must not notice
                 classifier = load(folder).with_classes(names)
