@@ -15,7 +15,6 @@ from .text import encode_text
 from .tokens import layout_of
 from .vision import encode_image
 
-
 Layers = TypeVar("Layers", Stack, TextStack)
 
 
