@@ -13,7 +13,7 @@ from typing import Any
 from yacs.config import CfgNode
 
 from ..config import leaves
-from ..storage.atomic import sha256
+from ..storage.fingerprints import file_fingerprint
 from .templates import described
 
 # Sections and keys of the configuration that determine phase 1's numbers.
@@ -73,4 +73,4 @@ def weights_fingerprint(*paths: Path) -> str:
 
 @functools.lru_cache
 def _fingerprint(path: Path, size: int, modified: int) -> str:
-    return sha256(path)
+    return file_fingerprint(path)

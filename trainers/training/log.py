@@ -23,16 +23,20 @@ def announce(message: str, *args: object) -> None:
 
 
 @contextlib.contextmanager
-def logging_to(folder: str | Path) -> Iterator[None]:
+def logging_to(folder: str | Path, needed: bool = True) -> Iterator[None]:
     """Append what is logged, printed and warned about to `<folder>/log.txt` while the block runs.
 
     The console shows only warnings of loggers and what is announced, above any progress bar.
+
+    Args:
+        folder: the run's folder.
+        needed: whether a file that cannot be written is an error; otherwise there is no log.
 
     Raises:
         OSError: the file cannot be written to.
     """
     root, console, level = logging.getLogger(), sys.stdout, logging.getLogger().level
-    with _LogFile(Path(folder) / FILE_NAME, console) as file:
+    with _LogFile(Path(folder) / FILE_NAME, console, needed) as file:
         handlers = [logging.StreamHandler(file), _ConsoleHandler(console)]
         for handler in handlers:
             handler.setFormatter(_Lines())
@@ -53,11 +57,19 @@ def logging_to(folder: str | Path) -> Iterator[None]:
 class _LogFile(io.TextIOBase):
     """A text stream to a log file that survives a full disk: results are worth more than their log."""
 
-    def __init__(self, path: Path, console: TextIO):
-        path.parent.mkdir(parents=True, exist_ok=True)
+    def __init__(self, path: Path, console: TextIO, needed: bool = True):
         self.console = console
-        appending = path.is_file() and path.stat().st_size > 0
-        self.file: TextIO | None = open(path, "a", buffering=1, encoding="utf-8")
+        self.file: TextIO | None = None
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            if path.is_symlink() or (path.exists() and not path.is_file()):
+                raise OSError(f"{path}: not a regular file; expected one or none. Remove it, or give another folder")
+            appending = path.is_file() and path.stat().st_size > 0
+            self.file = open(path, "a", buffering=1, encoding="utf-8")
+        except OSError:
+            if needed:
+                raise
+            return
         if appending:
             self.write(f"\n===== {time.strftime('%Y-%m-%d %H:%M:%S')} =====\n")
 

@@ -3,6 +3,7 @@
 The file exists only while a run is unfinished, so that a half-trained model is never evaluated.
 """
 
+import json
 import logging
 import math
 from pathlib import Path
@@ -50,6 +51,7 @@ class Resumable(_Base):
     skipped = 0
     scaler: torch.amp.GradScaler
     best_result: float
+    run_identity: dict | None
     _resumed_best: float | None = None
 
     def before_train(self) -> None:
@@ -143,6 +145,7 @@ class Resumable(_Base):
             "skipped": self.skipped,
             "best_result": float(self.best_result),
             "random_state": get_rng_state(),
+            "identity": None if getattr(self, "run_identity", None) is None else json.dumps(self.run_identity),
         }
         with replacing(Path(self.output_dir) / PROGRESS) as aside:
             torch.save(content, aside)

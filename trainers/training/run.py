@@ -4,6 +4,7 @@ import contextlib
 import functools
 import logging
 import os
+import re
 import shutil
 import traceback
 from collections.abc import Iterator
@@ -18,7 +19,8 @@ from yacs.config import CfgNode
 from ..config import ConfigError, check_kept, keep_config
 from ..storage.atomic import remove_parts
 from ..storage.locks import locked
-from . import parallel
+from . import identity, parallel, provenance
+from .checkpoints import PROGRESS
 from .evaluation import Measuring, Metrics
 from .log import FILE_NAME as LOG
 from .log import announce, logging_to
@@ -70,7 +72,7 @@ class Run:
                 if build_only:
                     return None
                 check_validation(self.cfg, trainer)
-                parallel.on_main(lambda: keep_config(self.cfg, self.folder / "config.yaml"))
+                trainer.run_identity = parallel.on_main(lambda: self._kept_identity(trainer))
                 trainer.train()
                 return self._reported(trainer)
 
@@ -88,11 +90,40 @@ class Run:
             FileNotFoundError: no checkpoint is there.
             ValueError: the checkpoint does not fit the configuration.
         """
-        with self._processes(), self._logged():
+        with self._processes(), self._logged(evaluating=True):
             trainer = self._build()
+            if folder:
+                parallel.on_main(lambda: self._check_evaluation(trainer, Path(folder), epoch))
             trainer.load_model(str(folder), epoch=epoch)
             trainer.test()
             return self._reported(trainer)
+
+    def _kept_identity(self, trainer: Any) -> dict:
+        """Compare the run with those in its folder and in `RESUME`; write its configuration and identity."""
+        ours = identity.of_trainer(trainer)
+        remedy = "repeat its command unchanged, or give another --output-dir without --resume"
+        for folder in {self.folder, Path(self.cfg.RESUME or self.folder)}:
+            for theirs in (identity.read(folder), *identity.recorded(folder)):
+                identity.check_same(ours, theirs, folder, remedy)
+        keep_config(self.cfg, self.folder / "config.yaml")
+        identity.write(self.folder, ours)
+        return ours
+
+    def _check_evaluation(self, trainer: Any, folder: Path, epoch: int | None) -> None:
+        """Check that the configuration computes what was trained in a folder, and that its training is finished."""
+        if epoch is None and (folder / PROGRESS).is_file():
+            raise ConfigError(
+                f"--model-dir: {folder} is not finished; expected a finished run. Repeat its command to resume it, or give "
+                "--load-epoch to evaluate a checkpoint"
+            )
+        theirs = identity.read(folder)
+        if changed := identity.differences_applied(identity.of_trainer(trainer), theirs):
+            raise ConfigError(
+                f"--model-dir: the run in {folder} was trained with other settings ({'; '.join(changed[:5])}); expected the "
+                "same. Leave out --config-file and --trainer, and the changed keys, to evaluate it with its own"
+            )
+        if class_specific(self.cfg):
+            identity.check_classes(trainer.dm.dataset.classnames, theirs, folder)
 
     def _reported(self, trainer: Any) -> Metrics | None:
         """Announce and return the metrics of the last evaluation."""
@@ -130,8 +161,10 @@ class Run:
     def _prepare(self, stack: contextlib.ExitStack) -> None:
         """Lock the folder until `stack` is closed, and check that the run may resume in it."""
         stack.enter_context(locked(self.folder))
-        check_kept(self.cfg, self.folder / "config.yaml")
         remove_parts(self.folder)
+        if not has_finished_epoch(self.folder):
+            remove_abandoned(self.folder)
+        check_kept(self.cfg, self.folder / "config.yaml")
 
     def _build(self) -> Any:
         """Build the trainer with its evaluator wrapped in `Measuring`."""
@@ -144,9 +177,9 @@ class Run:
         return trainer
 
     @contextlib.contextmanager
-    def _logged(self) -> Iterator[None]:
-        """Log to the folder; an error's traceback goes into its log, and a run that never began leaves nothing."""
-        with logging_to(self.cfg.OUTPUT_DIR) if parallel.is_main() else parallel.quiet():
+    def _logged(self, evaluating: bool = False) -> Iterator[None]:
+        """Log to the folder, which may be read-only if `evaluating`; errors leave a traceback in the log."""
+        with logging_to(self.folder, needed=not evaluating) if parallel.is_main() else parallel.quiet():
             device = "cuda" if torch.cuda.is_available() and self.cfg.USE_CUDA else "cpu"
             where = torch.cuda.get_device_name() if device == "cuda" else "the CPU (no GPU)"
             several = f", {parallel.size()} processes" if parallel.size() > 1 else ""
@@ -167,9 +200,38 @@ class Run:
             remove_if_nothing_began(self.folder)
 
 
+def class_specific(cfg: CfgNode) -> bool:
+    """Return whether the trainer learns separate contexts for each class."""
+    trainer = own_class(cfg.TRAINER.NAME)
+    node = cfg.TRAINER.get(getattr(trainer, "node", ""), {})
+    return bool(node.get("CSC", False)) and not node.get("CTX_INIT", "")
+
+
+def has_finished_epoch(folder: Path) -> bool:
+    """Return whether a run's folder holds progress, a checkpoint, a result, or phase 1's prompt."""
+    if any(folder.glob("*/model*.pth.tar*")) or any((folder / name).exists() for name in (PROGRESS, "result.json")):
+        return True
+    return (folder / "boosting.safetensors").is_file() and not _copies_prompt(folder)
+
+
+def _copies_prompt(folder: Path) -> bool:
+    """Return whether the run in a folder is of phase 2, so that its boosting prompt is a copy."""
+    config_file = folder / "config.yaml"
+    text = config_file.read_text(encoding="utf-8", errors="replace") if config_file.is_file() else ""
+    return re.search(r"^  NAME: ['\"]?CasPL[_-]", text, re.MULTILINE) is not None
+
+
+def remove_abandoned(folder: Path) -> None:
+    """Remove what a run without a finished epoch has left, so that the corrected command can use its folder."""
+    names = ["config.yaml", identity.FILE_NAME, provenance.FILE_NAME]
+    for name in [*names, "boosting.safetensors"] if _copies_prompt(folder) else names:
+        if (folder / name).is_file() and not (folder / name).is_symlink():
+            (folder / name).unlink()
+
+
 def remove_if_nothing_began(folder: Path) -> None:
     """Remove the folder of a run that has only its log."""
-    if [path.name for path in folder.iterdir()] == [LOG]:
+    if folder.is_dir() and [path.name for path in folder.iterdir()] == [LOG]:
         shutil.rmtree(folder, ignore_errors=True)  # another rank may still write to the log
 
 

@@ -1,5 +1,6 @@
 """The base class of this package's trainers: training steps under a precision, data, checkpoints."""
 
+import json
 import logging
 import math
 import time
@@ -38,10 +39,12 @@ class PromptTrainer(Resumable, TrainerX):
     Attributes:
         reads_labels: False if the batches that `compute_loss` receives have no labels.
         precision: the precision of the learner and of its steps.
+        run_identity: what determines the run's numbers, kept with its checkpoints; None outside of a `Run`.
     """
 
     precision: Precision
     evaluator: Any
+    run_identity: dict | None = None
     reads_labels = True
     _sums: dict[str, float]  # of the figures of an epoch
 
@@ -242,6 +245,7 @@ class PromptTrainer(Resumable, TrainerX):
             "scheduler": None if sched is None else plain(sched.state_dict()),
             "val_result": None if val_result is None else float(val_result),
             "random_state": get_rng_state(),
+            **({} if self.run_identity is None else {"identity": json.dumps(self.run_identity)}),
         }
 
     def init_writer(self, log_dir: str) -> None:

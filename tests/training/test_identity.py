@@ -1,0 +1,211 @@
+"""A run's identity: what differs is named, in the same folder, with --resume and --eval-only, and without config.yaml."""
+
+import json
+import shutil
+
+import protocol
+import pytest
+import torch
+import toy
+from PIL import Image
+from test_kill import stop_at
+
+from trainers.cli import train
+from trainers.cli.program import guarded
+from trainers.storage import fingerprints
+from trainers.training import identity
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    """Return a folder with images, CLIPs and a finished run of two epochs."""
+    root = tmp_path_factory.mktemp("identity")
+    protocol.prepare(root)
+    train.run(line(root, root / "run"))
+    return root
+
+
+def line(root, folder, *flags, trainer="CoOp", **more):
+    """Return a command line of two epochs."""
+    return toy.command(root, trainer, folder, *flags, **{"OPTIM__MAX_EPOCH": 2} | more)
+
+
+def error_of(capsys, words):
+    """Run a command that must fail with exit code 2; return its error line."""
+    capsys.readouterr()
+    assert guarded(lambda: train.run([str(word) for word in words])) == 2
+    error = capsys.readouterr().err.strip().splitlines()
+    assert len(error) == 1 and error[0].startswith("error: ")
+    return error[0]
+
+
+def unfinished(root, folder, monkeypatch, **more):
+    """Stop a run of three epochs after the first."""
+    with monkeypatch.context() as patch:
+        patch.setattr("trainers.training.trainer.PromptTrainer.before_epoch", stop_at(1))
+        assert guarded(lambda: train.run(line(root, folder, OPTIM__MAX_EPOCH=3, **more))) == 130
+    assert (folder / "progress.pt").is_file()
+
+
+@pytest.fixture
+def other_data(root, tmp_path):
+    """Return a copy of the data with one image of another size."""
+    shutil.copytree(root / "toy", tmp_path / "data" / "toy")
+    Image.new("RGB", (30, 30)).save(tmp_path / "data" / "toy" / "train_0_0.png")
+    return tmp_path / "data"
+
+
+def test_identity_is_kept_with_run(root):
+    content = identity.read(root / "run")
+    assert content["data"]["classes"] == toy.NAMES and content["settings"]["OPTIM.MAX_EPOCH"] == 2
+    checkpoint = torch.load(root / "run" / "prompt_learner" / "model.pth.tar-2", weights_only=True)
+    assert json.loads(checkpoint["identity"]) == content and len(content["backbone"]) == 64
+
+
+def test_moved_data_are_the_same_run(root, tmp_path):
+    shutil.copytree(root, tmp_path / "moved")
+    words = line(root, tmp_path / "moved" / "run")
+    words[words.index("--root") + 1] = str(tmp_path / "moved")
+    assert train.main(words) == 0
+
+
+def test_other_data_are_named(root, other_data, tmp_path, capsys):
+    shutil.copytree(root / "run", tmp_path / "run")
+    words = line(root, tmp_path / "run")
+    words[words.index("--root") + 1] = str(other_data)
+    assert "run with other settings or data (data's fingerprint: " in error_of(capsys, words)
+
+
+def test_other_backbone_is_named(root, tmp_path, capsys):
+    shutil.copytree(root / "run", tmp_path / "run")
+    toy.save_clip(tmp_path / "other.pt", seed=9)
+    words = line(root, tmp_path / "run", MODEL__BACKBONE__NAME=root / "student.pt")
+    words[words.index(str(root / "student.pt"))] = str(tmp_path / "other.pt")
+    assert "other settings" in error_of(capsys, words)
+
+
+@pytest.mark.parametrize(
+    ("more", "key"),
+    [
+        ({"OPTIM__MAX_EPOCH": 4}, "OPTIM.MAX_EPOCH: 2 -> 4"),
+        ({"OPTIM__LR": 0.1}, "OPTIM.LR: 0.01 -> 0.1"),
+        ({"SEED": 7}, "SEED: 1 -> 7"),
+        ({"DATASET__SUBSAMPLE_CLASSES": "new"}, "data's classes: red_fox -> "),
+        ({"trainer": "CoCoOp"}, "trainer: CoOp -> CoCoOp"),
+    ],
+)
+def test_resume_of_other_run_is_rejected(root, tmp_path, capsys, more, key):
+    error = error_of(capsys, line(root, tmp_path / "new", "--resume", str(root / "run"), **more))
+    assert key in error and str(root / "run") in error
+    assert not (tmp_path / "new" / "config.yaml").exists()
+
+
+def test_resume_of_same_run_in_new_folder_works(root, tmp_path):
+    assert train.main(line(root, tmp_path / "new", "--resume", str(root / "run"))) == 0
+
+
+@pytest.mark.parametrize("lost", [(), ("config.yaml",), ("config.yaml", "identity.json")])
+def test_progress_knows_its_run_without_config(root, tmp_path, monkeypatch, capsys, lost):
+    unfinished(root, tmp_path / "run", monkeypatch)
+    for name in ("config.yaml", "identity.json"):
+        if name in lost:
+            (tmp_path / "run" / name).unlink()
+    if not lost:
+        (tmp_path / "run" / "config.yaml").write_text("")
+    assert "OPTIM.LR: 0.01 -> 0.5" in error_of(capsys, line(root, tmp_path / "run", OPTIM__MAX_EPOCH=3, OPTIM__LR=0.5))
+    assert train.main(line(root, tmp_path / "run", OPTIM__MAX_EPOCH=3)) == 0
+
+
+def test_unfinished_run_with_checkpoints_is_not_evaluated(root, tmp_path, monkeypatch, capsys):
+    unfinished(root, tmp_path / "run", monkeypatch, TRAIN__CHECKPOINT_FREQ=1)
+    assert (tmp_path / "run" / "prompt_learner" / "model.pth.tar-1").is_file()
+    evaluation = ["--eval-only", "--model-dir", tmp_path / "run"]
+    assert "is not finished" in error_of(capsys, evaluation)
+    assert train.main([*map(str, evaluation), "--load-epoch", "1"]) == 0
+
+
+def test_evaluation_with_other_settings_is_rejected(root, capsys):
+    words = ["--eval-only", "--model-dir", root / "run", "TRAINER.COOP.CLASS_TOKEN_POSITION", "front"]
+    assert "TRAINER.COOP.CLASS_TOKEN_POSITION: 'end' -> 'front'" in error_of(capsys, words)
+
+
+def test_evaluation_with_config_file_is_compared_with_training(root, tmp_path, capsys):
+    (tmp_path / "empty.yaml").write_text("")
+    family = ["--config-file", str(tmp_path / "empty.yaml"), "--eval-only", "--model-dir"]
+    assert train.main(line(root, tmp_path / "out", *family, str(root / "run"))) == 0
+    words = line(root, tmp_path / "front", TRAINER__COOP__CLASS_TOKEN_POSITION="front", TRAINER__COOP__CTX_INIT="")
+    train.run(words)
+    error = error_of(capsys, line(root, tmp_path / "out", *family, str(tmp_path / "front")))
+    assert "TRAINER.COOP.CLASS_TOKEN_POSITION: 'front' -> 'end'" in error
+    error = error_of(capsys, line(root, tmp_path / "out", *family, str(root / "run"), trainer="CoCoOp"))
+    assert "trainer: CoOp -> CoCoOp" in error
+
+
+def test_class_contexts_stay_with_their_classes(root, tmp_path, capsys):
+    csc = {"TRAINER__COOP__CSC": True, "TRAINER__COOP__CTX_INIT": "", "DATASET__SUBSAMPLE_CLASSES": "base"}
+    train.run(line(root, tmp_path / "run", **csc))
+    evaluation = ["--eval-only", "--model-dir", tmp_path / "run"]
+    assert train.main([*map(str, evaluation)]) == 0
+    error = error_of(capsys, [*evaluation, "DATASET.SUBSAMPLE_CLASSES", "new"])
+    assert "class-specific contexts (CSC) were trained for 3 classes" in error
+    (tmp_path / "run" / "identity.json").unlink()  # ledger.json has the names too
+    assert "class-specific" in error_of(capsys, [*evaluation, "DATASET.SUBSAMPLE_CLASSES", "new"])
+
+
+def test_best_val_without_validation_images_is_rejected(root, tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(toy.PER_CLASS, "val", 0)
+    for more, key in (({"TEST__FINAL_MODEL": "best_val"}, "TEST.FINAL_MODEL"), ({"TEST__SPLIT": "val"}, "TEST.SPLIT")):
+        assert f"error: {key}: needs validation images" in error_of(capsys, line(root, tmp_path / "run", **more))
+        assert not (tmp_path / "run").exists()
+
+
+def test_failed_first_epoch_does_not_block_corrected_command(root, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr("trainers.training.trainer.PromptTrainer.before_epoch", stop_at(0))
+        assert guarded(lambda: train.run(line(root, tmp_path / "run"))) == 130
+    assert (tmp_path / "run" / "config.yaml").is_file()
+    assert train.main(line(root, tmp_path / "run", OPTIM__LR=0.5)) == 0
+
+
+@pytest.mark.parametrize("damage", ["", "{", "[]", "[" * 100_000, '{"digest": "0", "data": {"classes": []}}'])
+def test_damaged_identity_is_named(root, tmp_path, capsys, damage):
+    shutil.copytree(root / "run", tmp_path / "run")
+    (tmp_path / "run" / "identity.json").write_text(damage)
+    assert f"{tmp_path / 'run' / 'identity.json'}: " in error_of(capsys, line(root, tmp_path / "run"))
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        *(("epochs", value) for value in ("two", None, True, 0, -1, 4, 10**30, 1.5)),
+        *(("skipped", value) for value in ("0", -1)),
+        *(("best_result", value) for value in ("best", None, float("nan"))),
+        *(("random_state", value) for value in (None, {}, {"python": 1})),
+        *(("_models", value) for value in (None, {}, {"prompt_learner": {"ctx": 1}})),
+        *(("_optims", value) for value in ({}, {"prompt_learner": {"state": {}, "param_groups": [{"lr": "x"}]}})),
+    ],
+)
+def test_progress_with_wrong_value_is_named(root, tmp_path, monkeypatch, capsys, key, value):
+    unfinished(root, tmp_path / "run", monkeypatch)
+    path = tmp_path / "run" / "progress.pt"
+    content = torch.load(path, weights_only=True)
+    torch.save(content | {key: value}, path)
+    before = path.read_bytes()
+    assert f"error: {path}: training cannot resume from it" in error_of(
+        capsys, line(root, tmp_path / "run", OPTIM__MAX_EPOCH=3)
+    )
+    assert path.read_bytes() == before
+
+
+def test_fingerprint_of_large_file_is_cached(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(fingerprints, "LARGE", 10)
+    path = tmp_path / "weights"
+    path.write_bytes(bytes(20))
+    first = fingerprints.file_fingerprint(path)
+    monkeypatch.setattr(fingerprints, "sha256", lambda path: "f" * 64)
+    assert fingerprints.file_fingerprint(path) == first
+    path.write_bytes(bytes(21))
+    assert fingerprints.file_fingerprint(path) == "f" * 64
+    fingerprints.cache_file().write_text("[1")
+    assert fingerprints.file_fingerprint(path) == "f" * 64

@@ -1,0 +1,231 @@
+"""The identity of a run: what determines its numbers, compared before its files are used for another command.
+
+`identity.json` in a run's folder, its `progress.pt` and its checkpoints hold the same dictionary: the data's fingerprint
+and class names, the settings, and the fingerprints of backbone, teacher and boosting prompt. It is computed from recipe,
+data and weight files, not from what was trained: training the same phase 1 again leaves later runs valid.
+"""
+
+import hashlib
+import json
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import yaml
+from yacs.config import CfgNode
+
+from ..backbones.files import find_weights
+from ..config import ConfigError, leaves
+from ..method.identity import data_fingerprint, weights_fingerprint
+from ..storage.atomic import replacing
+from ..storage.tensors import RestrictedReadError, read_checkpoint
+from . import provenance
+from .checkpoints import LATEST, PROGRESS, latest_checkpoint
+
+logger = logging.getLogger(__name__)
+
+FILE_NAME = "identity.json"  # in a run's folder
+FORMAT = 1
+MOST_BYTES = 1 << 26  # of identity.json; ImageNet's class names take less than a megabyte
+
+# Where and how a run computes, and files that are compared by their fingerprints.
+_PLACES = (
+    *("OUTPUT_DIR", "RESUME", "DATASET.ROOT", "DATALOADER.NUM_WORKERS", "VERBOSE", "USE_CUDA", "TRAIN.PRINT_FREQ"),
+    *("TRAINER.CASPL.CHECKPOINT", "TRAINER.CASPL.TEACHER.BACKBONE", "TRAINER.CASPL.TEACHER.CACHE", "TRAINER.NAME"),
+    *(
+        "MODEL.BACKBONE.NAME",
+        "MODEL.INIT_WEIGHTS",
+        "TRAIN.CHECKPOINT_FREQ",
+        "TEST.PER_CLASS_RESULT",
+        "TEST.COMPUTE_CMAT",
+    ),
+)
+# Settings that change what a trained prompt computes; of phase 2, only the order of its text tokens.
+_APPLIED = ("TRAINER.", "INPUT.SIZE", "INPUT.PIXEL_", "INPUT.INTERPOLATION")
+_PHASE_1_ONLY = ("TRAINER.CASPL.TEACHER.", "TRAINER.CASPL.CLASSES", "TRAINER.CASPL.TEMPERATURE")
+_FREE = (".PREC",)  # a trained prompt may be evaluated in another precision
+
+
+def of_trainer(trainer: Any) -> dict:
+    """Return the identity of the run of a built Dassl trainer."""
+    cfg, dataset, boosting = trainer.cfg, trainer.dm.dataset, getattr(trainer, "boosting_info", None)
+    teacher = getattr(getattr(trainer, "teacher", None), "paths", ())
+    content = {
+        "format": FORMAT,
+        "trainer": cfg.TRAINER.NAME.replace("-", "_"),
+        "data": {
+            "dataset": cfg.DATASET.NAME,
+            "fingerprint": data_fingerprint(dataset, cfg.DATASET.ROOT),
+            "classes": list(dataset.classnames),
+        },
+        "settings": settings(cfg),
+        "backbone": _backbone(cfg),
+        "teacher": weights_fingerprint(*teacher) if teacher else "",
+        "boosting": getattr(boosting, "identity", ""),
+    }
+    return content | {"digest": digest(content)}
+
+
+def digest(content: dict) -> str:
+    """Return the SHA-256 of an identity without its entry "digest"."""
+    text = json.dumps({key: value for key, value in content.items() if key != "digest"}, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def settings(cfg: CfgNode) -> dict[str, Any]:
+    """Return the settings that determine numbers, as JSON stores them."""
+    found = {key: value for key, value in leaves(cfg) if key not in _PLACES}
+    if "CASPL" in cfg.TRAINER:
+        found["TRAINER.CASPL.TEACHER.CACHE"] = bool(cfg.TRAINER.CASPL.TEACHER.CACHE)  # it rounds the teacher's features
+    return json.loads(json.dumps(found, default=list))
+
+
+def _backbone(cfg: CfgNode) -> str:
+    try:
+        return weights_fingerprint(find_weights(cfg.MODEL.BACKBONE.NAME))
+    except (ValueError, OSError):  # another toolbox's backbone, which this package does not load
+        return ""
+
+
+def differences(ours: dict, theirs: dict) -> list[str]:
+    """Return what differs between two identities, as "what: theirs -> ours"; entries that one of them lacks do not count."""
+    changed = _changed(ours, theirs, ("trainer", "backbone", "teacher", "boosting"))
+    our_data, their_data = ours.get("data", {}), theirs.get("data", {})
+    changed += _changed(our_data, their_data, ("dataset", "classes", "fingerprint"), "data's ")
+    return changed + _changed_settings(ours, theirs)
+
+
+def differences_applied(ours: dict, theirs: dict) -> list[str]:
+    """Return what differs between an evaluation and the training of its checkpoint in what the trained prompt computes."""
+    changed = _changed(ours, theirs, ("trainer", "backbone", "boosting"))
+    phase_2 = ours.get("trainer", "").startswith("CasPL_")
+
+    def applied(key: str) -> bool:
+        if not key.startswith(_APPLIED) or key.endswith(_FREE) or key.startswith(_PHASE_1_ONLY):
+            return False
+        return not (phase_2 and key.startswith("TRAINER.CASPL.")) or key == "TRAINER.CASPL.TEXT_ORDER"
+
+    return changed + [line for line in _changed_settings(ours, theirs) if applied(line.partition(":")[0])]
+
+
+def _changed(ours: dict, theirs: dict, keys: tuple[str, ...], prefix: str = "") -> list[str]:
+    pairs = [(key, theirs.get(key), ours.get(key)) for key in keys]
+    return [f"{prefix}{key}: {_short(old, new)}" for key, old, new in pairs if old and new and old != new]
+
+
+def _changed_settings(ours: dict, theirs: dict) -> list[str]:
+    current, kept = ours.get("settings", {}), theirs.get("settings", {})
+    return [f"{key}: {kept[key]!r} -> {current[key]!r}" for key in current if key in kept and kept[key] != current[key]]
+
+
+def _short(old: Any, new: Any) -> str:
+    """Describe a change; of long lists only the first difference."""
+    if isinstance(old, list) and isinstance(new, list):
+        pairs = zip(old, new, strict=False)
+        first = next((pair for pair in pairs if pair[0] != pair[1]), (f"{len(old)} names", f"{len(new)} names"))
+        return f"{first[0]} -> {first[1]}"
+    return f"{str(old)[:40]} -> {str(new)[:40]}"
+
+
+def check_same(ours: dict, theirs: dict, where: Path, remedy: str) -> None:
+    """Raise `ConfigError` with the first differences between two identities."""
+    if changed := differences(ours, theirs):
+        raise ConfigError(f"{where} holds a run with other settings or data ({'; '.join(changed[:5])}): {remedy}")
+
+
+def check_classes(names: list[str], theirs: dict, folder: Path) -> None:
+    """Check that class-specific contexts are used for the classes that they were trained for, in their order.
+
+    Args:
+        names: the current class names.
+        theirs: the identity of the training.
+        folder: the run's folder, whose provenance names the classes where the identity does not.
+
+    Raises:
+        ConfigError: the classes differ.
+    """
+    trained = theirs.get("data", {}).get("classes")
+    if not trained and (folder / provenance.FILE_NAME).is_file():
+        trained = provenance.kept(folder)[-1].get("class_names")
+    if trained and list(trained) != list(names):
+        more = [name for name in names if name not in trained] or ["the same classes in another order"]
+        raise ConfigError(
+            f"{folder}: its class-specific contexts (CSC) were trained for {len(trained)} classes ({', '.join(trained[:3])}, "
+            f"...), but are evaluated on {len(names)} ({', '.join(more[:3])}); expected the same classes in the same order. "
+            "Evaluate on them, or train without CSC"
+        )
+
+
+def write(folder: Path, content: dict) -> None:
+    """Write a run's identity to its folder."""
+    with replacing(folder / FILE_NAME) as aside:
+        aside.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+
+
+def read(folder: Path) -> dict:
+    """Return the identity of the run in a folder; of version 0.1.0, which kept none, that of its config.yaml.
+
+    Raises:
+        ConfigError: the file is damaged.
+    """
+    path, config_file = folder / FILE_NAME, folder / "config.yaml"
+    if path.is_file():
+        return parse(_text(path), path)
+    if config_file.is_file() and config_file.stat().st_size:
+        logger.warning("%s: no %s, as in version 0.1.0; data and backbone are not compared", folder, FILE_NAME)
+        return _of_config(config_file)
+    return {}
+
+
+def recorded(folder: Path) -> Iterator[dict]:
+    """Yield the identities in a run's progress and last checkpoints, which know their run without its other files."""
+    latest = [latest_checkpoint(pointer.parent) for pointer in folder.glob(f"*/{LATEST}")]
+    for path in (folder / PROGRESS, *latest):
+        if path is None or not path.is_file():
+            continue
+        try:
+            content = read_checkpoint(path)
+        except RestrictedReadError:  # loading it reports the damage
+            continue
+        kept = content.get("identity") if isinstance(content, dict) else None
+        if isinstance(kept, str):
+            yield parse(kept, path)
+
+
+def _text(path: Path) -> str:
+    if path.stat().st_size > MOST_BYTES:
+        raise ConfigError(f"{path}: {path.stat().st_size:,} bytes; expected at most {MOST_BYTES:,}. Remove the folder")
+    return path.read_text(encoding="utf-8", errors="replace")
+
+
+def parse(text: str, source: Path) -> dict:
+    """Return the identity in a file's text, its digest checked.
+
+    Raises:
+        ConfigError: it is damaged.
+    """
+    try:
+        content = json.loads(text)
+        intact = content["digest"] == digest(content) and isinstance(content["data"]["classes"], list)
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise ConfigError(f"{source}: not an identity ({error!r}). Remove the folder to train again") from error
+    if not intact:
+        raise ConfigError(
+            f"{source}: its digest does not fit its content, so it was changed. Remove the folder to train again"
+        )
+    return content
+
+
+def _of_config(path: Path) -> dict:
+    try:
+        kept = dict(leaves(yaml.safe_load(_text(path)) or {}))
+    except (yaml.YAMLError, RecursionError, AttributeError) as error:
+        raise ConfigError(
+            f"{path}: not a configuration ({type(error).__name__}). Remove the folder to train again"
+        ) from error
+    found = {key: value for key, value in kept.items() if key not in _PLACES}
+    if "TRAINER.CASPL.TEACHER.CACHE" in kept:
+        found["TRAINER.CASPL.TEACHER.CACHE"] = bool(kept["TRAINER.CASPL.TEACHER.CACHE"])
+    name = str(kept.get("TRAINER.NAME", "")).replace("-", "_")
+    return {"trainer": name, "settings": json.loads(json.dumps(found, default=list))}
