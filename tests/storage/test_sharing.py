@@ -38,7 +38,7 @@ def test_concurrent_runs_match_separate_runs(shared, seed):
     ours, theirs = (
         json.loads((shared[0] / place / RUN.format(seed) / "result.json").read_text()) for place in ("shared", "alone")
     )
-    for key in ("base", "new", "hm", "boosting", "seeds"):
+    for key in ("base", "new", "hm", "boosting", "seed"):
         assert ours[key] == theirs[key]
 
 

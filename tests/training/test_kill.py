@@ -87,7 +87,7 @@ def test_sigterm_and_ctrl_c_stop_cleanly_and_say_how_to_go_on():
         run = root / "stop" / name
         assert "Stopped: the same command resumes" in (run / "log.txt").read_text()
         assert sorted(path.name for path in run.iterdir() if path.name != "tensorboard") == [
-            *("config.yaml", "ledger.json", "log.txt", "metrics.csv", "progress.pt")
+            *("config.yaml", "identity.json", "ledger.json", "log.txt", "metrics.csv", "progress.pt")
         ]
     assert "Traceback" not in said
     assert {path.name for path in (root / "stop").glob(".*")} == {".SIGTERM.lock", ".SIGINT.lock"}
@@ -101,7 +101,7 @@ def test_a_run_that_is_not_finished_is_not_evaluated(killed, tmp_path, monkeypat
     capsys.readouterr()
     evaluation = ["--eval-only", "--model-dir", str(tmp_path / "run")]
     assert guarded(lambda: train.run(evaluation)) == 2
-    assert "the run is not finished. Repeat its command to resume it" in capsys.readouterr().err
+    assert "is not finished; expected a finished run. Repeat its command to resume it" in capsys.readouterr().err
     train.run(line)
     assert train.main(evaluation) == 0
 

@@ -67,7 +67,8 @@ def outcomes(tmp_path_factory):
     lines = [(name, line(root, name, root / "two" / name)) for name in TRAINERS]
     lines.append(("diverging", line(root, "CoOp", root / "two" / "diverging")))
     lines.append(("indivisible", line(root, "CoOp", root / "two" / "indivisible", DATALOADER__TRAIN_X__BATCH_SIZE=3)))
-    (root / "two" / "kept_otherwise").mkdir(parents=True)
+    (root / "two" / "kept_otherwise" / "prompt_learner").mkdir(parents=True)
+    (root / "two" / "kept_otherwise" / "prompt_learner" / "model.pth.tar-1").touch()  # an epoch was finished
     other = line(root, "CoOp", root / "two" / "kept_otherwise", OPTIM__LR=7)
     cfg = train.setup_cfg(train.parse(other))
     keep_config(cfg, root / "two" / "kept_otherwise" / "config.yaml")

@@ -47,9 +47,14 @@ _PHASE_1_ONLY = ("TRAINER.CASPL.TEACHER.", "TRAINER.CASPL.CLASSES", "TRAINER.CAS
 _FREE = (".PREC",)  # a trained prompt may be evaluated in another precision
 
 
-def of_trainer(trainer: Any) -> dict:
-    """Return the identity of the run of a built Dassl trainer."""
-    cfg, dataset, boosting = trainer.cfg, trainer.dm.dataset, getattr(trainer, "boosting_info", None)
+def of_trainer(trainer: Any, cfg: CfgNode) -> dict:
+    """Return the identity of the run of a built Dassl trainer.
+
+    Args:
+        trainer: the trainer, whose own `cfg` may name the host only.
+        cfg: the run's configuration.
+    """
+    dataset, boosting = trainer.dm.dataset, getattr(trainer, "boosting_info", None)
     teacher = getattr(getattr(trainer, "teacher", None), "paths", ())
     content = {
         "format": FORMAT,

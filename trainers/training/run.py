@@ -100,7 +100,7 @@ class Run:
 
     def _kept_identity(self, trainer: Any) -> dict:
         """Compare the run with those in its folder and in `RESUME`; write its configuration and identity."""
-        ours = identity.of_trainer(trainer)
+        ours = identity.of_trainer(trainer, self.cfg)
         remedy = "repeat its command unchanged, or give another --output-dir without --resume"
         for folder in {self.folder, Path(self.cfg.RESUME or self.folder)}:
             for theirs in (identity.read(folder), *identity.recorded(folder)):
@@ -117,7 +117,7 @@ class Run:
                 "--load-epoch to evaluate a checkpoint"
             )
         theirs = identity.read(folder)
-        if changed := identity.differences_applied(identity.of_trainer(trainer), theirs):
+        if changed := identity.differences_applied(identity.of_trainer(trainer, self.cfg), theirs):
             raise ConfigError(
                 f"--model-dir: the run in {folder} was trained with other settings ({'; '.join(changed[:5])}); expected the "
                 "same. Leave out --config-file and --trainer, and the changed keys, to evaluate it with its own"
