@@ -168,8 +168,8 @@ PUBLISHED = {
     "SubPT": Published(
         "Subspace-Prompt-Learning/CoOp",
         "CoOp_nfl",
-        "CoOp/vit_b16",
-        prec("COOP"),
+        "",
+        {**prec("COOP"), **COOP},
         dassl="Subspace-Prompt-Learning/Dassl.pytorch",
     ),
     "MMRL++": Published(
