@@ -1,0 +1,1 @@
+"""Random kills, damaged files and wrong values for `scripts/torture.py`."""
