@@ -112,7 +112,7 @@ def prepare(folder: Path) -> dict[str, dict | None]:
 def _copy(folder: Path) -> Path:
     """Return a copy of the intact folder, whose runs name its own weights."""
     root = copied(folder / "intact", folder / "damaged")
-    for path in root.rglob("config.yaml"):
+    for path in (*root.rglob("config.yaml"), *root.rglob("result.json")):
         path.write_text(path.read_text().replace(str(folder / "intact"), str(root)))
     return root
 

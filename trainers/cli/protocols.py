@@ -65,7 +65,7 @@ def one_run(rules: Protocol, argv: list[str] | None) -> None:
 
     setting, cascaded = _setting(args, args.dataset, rules.name, getattr(args, "targets", [])), f"CasPL_{args.host}"
     setting.check_options(["CasPL", cascaded])
-    _announce_unreached(setting, [cascaded])
+    _announce_unreached(setting)
     baseline = args.baseline or args.dataset == "shapes"
     stages, results = Stages(5 if baseline else 4), []
     with stages.next(f"{'render' if args.dataset.startswith('shapes') else 'read'} data: {args.dataset}"):
@@ -87,13 +87,10 @@ def _setting(args: argparse.Namespace, dataset: str = "", protocol: str = "base2
     return Setting(dataset, args.data, args.output, args.opts, protocol, list(targets), args.boost, args.adapt)
 
 
-def _announce_unreached(setting: "Setting", trainers: list[str]) -> None:
-    """Print one line about plain KEY VALUE pairs that do not reach a phase."""
-    phases = {"--boost": "phase 1", "--adapt": "phase 2"}
-    for option, pairs in setting.unreached(trainers).items():
-        print(
-            f"Not set in {phases[option]}: {' '.join(pairs)} (to set it there: {option} {' '.join(pairs)})", flush=True
-        )
+def _announce_unreached(setting: "Setting") -> None:
+    """Print one line about plain KEY VALUE pairs that do not reach phase 1."""
+    if pairs := " ".join(setting.unreached()):
+        print(f"Not set in phase 1: {pairs} (to set it there: --boost {pairs})", flush=True)
 
 
 def _table(results: "list[Result]") -> str:
@@ -116,7 +113,7 @@ def reproduce(argv: list[str] | None) -> None:
     names = list(PROTOCOLS) if args.protocol == "all" else [args.protocol]
     shared = _setting(args)
     grid = Grid([_plan(PROTOCOLS[name], args) for name in names], shared)
-    _announce_unreached(shared, list(dict.fromkeys(job.trainer for job in grid.jobs if job.seed is not None)))
+    _announce_unreached(shared)
     kind = args.cluster or ("local" if args.miniature else "none")  # the models of the miniature keep one core busy
     if kind == "none":
         grid.run()

@@ -114,16 +114,11 @@ class Setting:
         pairs = _pairs(self.options) + _pairs(self.adapt_options)
         return _flat([pair for pair in pairs if _reads(trainer, pair[0])])
 
-    def unreached(self, trainers: Sequence[str]) -> dict[str, list[str]]:
-        """Return {"--boost" or "--adapt": plain pairs that do not reach this phase, though it reads such keys}."""
-        found: dict[str, list[str]] = {}
+    def unreached(self) -> list[str]:
+        """Return the plain KEY VALUE pairs that phase 1 reads but that are understood as phase 2's."""
         taken = set(self.options_for("CasPL")[::2])
-        for pair in _pairs(self.options):
-            if pair[0] not in taken and _reads("CasPL", pair[0]) and pair[0] != "TRAINER.CASPL.CHECKPOINT":
-                found.setdefault("--boost", []).extend(pair)
-            if not any(_reads(trainer, pair[0]) for trainer in trainers):
-                found.setdefault("--adapt", []).extend(pair)
-        return found
+        pairs = [pair for pair in _pairs(self.options) if pair[0] not in taken and _reads("CasPL", pair[0])]
+        return _flat([pair for pair in pairs if pair[0] != "TRAINER.CASPL.CHECKPOINT"])
 
     def check_options(self, trainers: Sequence[str]) -> None:
         """Check that each option exists and reaches a phase.
