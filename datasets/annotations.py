@@ -1,6 +1,7 @@
 """Helpers for the annotation files that come with datasets: space-separated fields, class lists, Matlab files."""
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +62,21 @@ def read_matlab(path: Path, variable: str) -> Any:
         raise DatasetError(
             f"{path}: reading it needs SciPy. Run pip install scipy, or download the published split file"
         ) from error
-    try:
+    with parsing(path, f'a Matlab file with "{variable}"'):
         return loadmat(path)[variable]
-    except (KeyError, TypeError, ValueError) as error:
-        raise DatasetError(f'{path}: not a Matlab file with "{variable}" ({error}). Download it again') from error
+
+
+@contextlib.contextmanager
+def parsing(path: Path, expected: str) -> Iterator[None]:
+    """Turn whatever a damaged file makes the block raise into one error.
+
+    Raises:
+        DatasetError: the block has raised an exception.
+    """
+    try:
+        yield
+    except (DatasetError, OSError):
+        raise
+    except Exception as error:  # SciPy and NumPy report damage with many exception types
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        raise DatasetError(f"{path}: not {expected} ({reason}). Download it again") from error

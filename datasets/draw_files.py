@@ -91,7 +91,7 @@ def _check_sizes(path: Path, part: str, items: list[Datum], pool: list[Datum], s
 def _picks_of(path: Path, content: Any) -> Picks:
     try:
         return {part: [(str(image), int(label)) for image, label, _ in items] for part, items in content.items()}
-    except (AttributeError, TypeError, ValueError) as error:
+    except (AttributeError, TypeError, ValueError, OverflowError) as error:
         raise DatasetError(f"{path}: not a few-shot draw ({error}). Delete it to draw again") from error
 
 

@@ -2,7 +2,7 @@
 
 import hashlib
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from dassl.data.datasets import DatasetBase, Datum
@@ -21,7 +21,7 @@ def fingerprint(dataset: DatasetBase) -> str:
     return fingerprint_items(parts, dataset.dataset_dir or os.curdir)
 
 
-def fingerprint_items(parts: Mapping[str, list[Datum] | None], root: str | os.PathLike[str]) -> str:
+def fingerprint_items(parts: Mapping[str, Sequence[Datum] | None], root: str | os.PathLike[str]) -> str:
     """Return the SHA-256 digest of lists of images, in their order, which determines few-shot draws.
 
     Args:

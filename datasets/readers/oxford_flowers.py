@@ -4,7 +4,7 @@ from pathlib import Path
 
 from dassl.data.datasets import DATASET_REGISTRY
 
-from ..annotations import read_matlab
+from ..annotations import parsing, read_matlab
 from ..errors import DatasetError
 from ..facts import Download, Facts
 from ..listed import SplitFileDataset
@@ -35,8 +35,10 @@ class OxfordFlowers(SplitFileDataset):
         """Read the Matlab vector `labels`, from 1, of image_00001.jpg and so on, and the names by label."""
         labels, names = (self.require(name) for name in self.annotations)
         name_of = read_json(names)
+        with parsing(labels, "the labels of Oxford Flowers"):
+            numbers = [int(number) for number in read_matlab(labels, "labels")[0].tolist()]
         entries = []
-        for number, label in enumerate(read_matlab(labels, "labels")[0].tolist(), start=1):
+        for number, label in enumerate(numbers, start=1):
             if not isinstance(name_of, dict) or str(label) not in name_of:
                 raise DatasetError(f"{names}: no name for label {label} of {labels}; expected one per label")
             entries.append((f"image_{number:05d}.jpg", label - 1, str(name_of[str(label)])))

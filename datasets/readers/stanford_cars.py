@@ -4,7 +4,7 @@ from pathlib import Path
 
 from dassl.data.datasets import DATASET_REGISTRY
 
-from ..annotations import read_matlab
+from ..annotations import parsing, read_matlab
 from ..class_folders import Entry
 from ..errors import DatasetError
 from ..facts import Facts
@@ -30,7 +30,8 @@ class StanfordCars(SplitFileDataset):
     def list_raw(self) -> tuple[Split, Path]:
         """Read Matlab structures: `annotations` with `fname` and `class` from 1, and `class_names`."""
         train, meta, test = (self.require(name) for name in self.annotations)
-        names = [_year_first(str(cell[0])) for cell in read_matlab(meta, "class_names")[0]]
+        with parsing(meta, "the class names of Stanford Cars"):
+            names = [_year_first(str(cell[0])) for cell in read_matlab(meta, "class_names")[0]]
         return {
             "trainval": _entries(train, "cars_train", names),
             "test": _entries(test, "cars_test", names),
@@ -38,13 +39,12 @@ class StanfordCars(SplitFileDataset):
 
 
 def _entries(path: Path, folder: str, names: list[str]) -> list[Entry]:
-    entries = []
-    for row in read_matlab(path, "annotations")[0]:
-        label = int(row["class"][0, 0]) - 1
-        if not 0 <= label < len(names):
-            raise DatasetError(f"{path}: class {label + 1}; expected 1 to {len(names)}")
-        entries.append((f"{folder}/{row['fname'][0]}", label, names[label]))
-    return entries
+    with parsing(path, "annotations of Stanford Cars"):
+        rows = [(str(row["fname"][0]), int(row["class"][0, 0])) for row in read_matlab(path, "annotations")[0]]
+    for _, number in rows:
+        if not 0 < number <= len(names):
+            raise DatasetError(f"{path}: class {number}; expected 1 to {len(names)}")
+    return [(f"{folder}/{image}", number - 1, names[number - 1]) for image, number in rows]
 
 
 def _year_first(name: str) -> str:

@@ -271,3 +271,36 @@ def test_named_pipe_as_image_is_not_opened(own, tmp_path):
 def test_broken_link_is_reported(own):
     (own / "test/star/4.png").symlink_to(own / "nowhere.png")
     assert "test/star/4.png" in fails("ImageFolder", own)
+
+
+@pytest.mark.parametrize("label", ["Infinity", "NaN", "[]", '"x"', "null"])
+def test_draw_with_an_impossible_label_is_rejected(own, label):
+    path = own / "split_fewshot/shot_1-seed_1.json"
+    path.parent.mkdir()
+    path.write_text(f'{{"train": [["train/star/1.png", {label}, "star"]]}}')
+    assert str(path) in fails("ImageFolder", own, shots=1)
+
+
+@pytest.mark.parametrize("value", [[[1, 2]], "text", [[]], 3, [["a", "b"]]])
+@pytest.mark.parametrize("name", ["StanfordCars", "OxfordFlowers"])
+def test_matlab_file_with_other_content_is_rejected(tmp_path, name, value):
+    savemat = pytest.importorskip("scipy.io").savemat
+    root = golden_folder(tmp_path, kind_of(name).dataset_dir)
+    folder = root / kind_of(name).dataset_dir
+    (folder / f"split_zhou_{name}.json").unlink()
+    for path in kind_of(name).annotations:
+        (folder / path).parent.mkdir(exist_ok=True)
+        (folder / path).write_text("{}")
+        if path.endswith(".mat"):
+            savemat(folder / path, {"labels": value, "annotations": value, "class_names": value})
+    assert str(folder) in fails(name, root)
+
+
+@pytest.mark.parametrize("content", [b"", b"MATLAB 7.3 MAT-file" + bytes(200), bytes(range(256)) * 3])
+def test_damaged_matlab_file_is_rejected(tmp_path, content):
+    pytest.importorskip("scipy.io")
+    root = golden_folder(tmp_path, "oxford_flowers")
+    (root / "oxford_flowers/split_zhou_OxfordFlowers.json").unlink()
+    (root / "oxford_flowers/imagelabels.mat").write_bytes(content)
+    (root / "oxford_flowers/cat_to_name.json").write_text("{}")
+    assert "imagelabels.mat" in fails("OxfordFlowers", root)
