@@ -208,7 +208,7 @@ def test_teacher(unboosted):
         "    size = 48\n\n"
         "    def __init__(self, name, names, template, precision):\n"
         "        super().__init__()\n"
-        "        self.path = Path(__file__)  # no weights\n"
+        "        self.paths = (Path(__file__),)  # no weights\n"
         "        self.directions = torch.nn.Parameter(F.normalize(torch.randn(len(names), 3), dim=1))\n\n"
         "    def image_features(self, image):\n"
         "        return F.normalize(image.float().mean(dim=(2, 3)), dim=1)\n\n"

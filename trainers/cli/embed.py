@@ -5,6 +5,7 @@ caspl embed RUN IMAGE|FOLDER ... --out FILE.safetensors
 
 import json
 from pathlib import Path
+from typing import Any
 
 from . import arguments
 from .predict import add_run, check_positive, loaded, report
@@ -29,7 +30,9 @@ def embed(argv: list[str] | None = None) -> int:
     check_positive("--batch-size", args.batch_size)
     files = find_images(args.images)
     classifier = loaded(args)
-    features, paths, failed = [], [], {}
+    features: list[Any] = []
+    paths: list[Any] = []
+    failed: dict[Any, Any] = {}
     with tqdm(total=len(files), unit=" images", disable=None) as bar:
         for batch in batches(files, classifier.preprocess, args.batch_size):
             failed.update(batch.unreadable)

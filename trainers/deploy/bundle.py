@@ -74,8 +74,8 @@ def bundle(run: Path, target: Path) -> list[Path]:
 def _share_boosting(source: Path, target: Path) -> None:
     """Copy a boosting prompt; of weights in files, only the files' names stay."""
     group, info = load_boosting(source)
-    names = {key: _name_of(getattr(info, key)) for key in ("student", "teacher")}
-    save_boosting(target, group, dataclasses.replace(info, **names))
+    names_only = dataclasses.replace(info, student=_name_of(info.student), teacher=_name_of(info.teacher))
+    save_boosting(target, group, names_only)
 
 
 def _name_of(weights: str) -> str:

@@ -9,6 +9,7 @@ import torch
 from dassl.data.transforms import build_transform
 from PIL import Image
 from torch import Tensor, nn
+from torchvision.transforms import Compose
 from yacs.config import CfgNode
 
 from ..config import ConfigError
@@ -57,7 +58,7 @@ class Classifier(nn.Module):
         self,
         model: PromptedCLIP,
         class_names: Sequence[str],
-        preprocess: Callable[[Image.Image], Tensor],
+        preprocess: Compose,
         precision: Precision,
         remake: Callable[[Sequence[str]], PromptedCLIP],
     ):
@@ -197,7 +198,7 @@ def _phase_1(cfg: CfgNode, folder: Path, device: torch.device) -> Classifier:
     model, precision = CasPL.build_classifier(cfg, info.class_names, device)
     check_fits(folder / FILE_NAME, group, info, model.clip.visual, model.clip)
     model.cascade(group.to(device), cfg.TRAINER.CASPL.TEXT_ORDER)
-    return Classifier(model, info.class_names, build_transform(cfg, is_train=False), precision, remake)
+    return Classifier(model, info.class_names, _preprocess(cfg), precision, remake)
 
 
 def _phase_2(cfg: CfgNode, folder: Path, device: torch.device) -> Classifier:
@@ -228,7 +229,15 @@ def _phase_2(cfg: CfgNode, folder: Path, device: torch.device) -> Classifier:
         _cascade(made, boosting, cfg, device)
         return made.eval().requires_grad_(False)
 
-    return Classifier(model, names, build_transform(cfg, is_train=False), precision, remake)
+    return Classifier(model, names, _preprocess(cfg), precision, remake)
+
+
+def _preprocess(cfg: CfgNode) -> Compose:
+    """Return the transform of the run's evaluation."""
+    transform = build_transform(cfg, is_train=False)
+    if transform is None:
+        raise ConfigError("INPUT.NO_TRANSFORM: True; expected False, a classifier needs tensors of one size")
+    return transform
 
 
 def _learned(folder: Path, host: type[HostTrainer]) -> Path:

@@ -4,6 +4,7 @@ import json
 import logging
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -106,7 +107,9 @@ def pt2_runner(path: Path) -> Run:
 def _write_onnx(program: torch.export.ExportedProgram, path: Path, metadata: dict[str, str]) -> None:
     onnx = _imported("onnx")
     _imported("onnxscript")
-    made = torch.onnx.export(program, (), input_names=["images"], output_names=["logits"], dynamo=True, verbose=False)
+    made: Any = torch.onnx.export(
+        program, (), input_names=["images"], output_names=["logits"], dynamo=True, verbose=False
+    )
     model = made.model_proto
     for key, value in metadata.items():
         entry = model.metadata_props.add()

@@ -21,6 +21,8 @@ class PlainBlock(nn.Module):
         joined: how many of these tokens were in the sequence before this block.
     """
 
+    tokens: Tensor | None
+
     def __init__(self, block: StockModule, tokens: Tensor | None, joined: int):
         super().__init__()
         attn, d = block.attn, block.attn.embed_dim

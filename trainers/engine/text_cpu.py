@@ -5,6 +5,7 @@ suffix attends to its own tokens only.
 """
 
 from collections.abc import Sequence
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -48,7 +49,7 @@ def encode(model: StockModule, layout: TextLayout, stacks: Sequence[TextStack], 
             if i >= len(stacks[group]):
                 continue
             index, places = layout.prefix_slots(group)
-            tokens = stacks[group][i][:, 0, index].to(x.dtype)  # (b, n, d)
+            tokens = cast(Tensor, stacks[group][i])[:, 0, index].to(x.dtype)  # (b, n, d)
             if i == 0:
                 tokens = tokens + position[places]
             if i + 1 < len(stacks[group]) and not last:
@@ -105,7 +106,7 @@ class _Suffixes:
         for group, slot in self.rows.slots.items():
             if not _has_tokens(stacks[group], layer):
                 continue
-            tokens, classes = stacks[group][layer].to(x.dtype), self.rows.classes  # (b, c, n, d), (N,)
+            tokens, classes = cast(Tensor, stacks[group][layer]).to(x.dtype), self.rows.classes  # (b, c, n, d), (N,)
             of_class = classes if tokens.shape[1] > 1 else torch.zeros_like(classes)
             x = torch.where((slot >= 0)[:, None], tokens[:, of_class, slot.clamp(min=0)], x)  # (b, N, d)
         return x

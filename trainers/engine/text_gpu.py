@@ -5,6 +5,7 @@ next block replaces are appended to a block's input and dropped after its attent
 """
 
 from collections.abc import Sequence
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -38,7 +39,10 @@ def encode(model: StockModule, layout: TextLayout, stacks: Sequence[TextStack], 
     norms, masks = norms_of(blocks, dtype), plan.masks(dtype, images)
     for i, (block, (norm_1, norm_2)) in enumerate(zip(blocks, norms, strict=True)):
         x = _fill(x, plan, stacks, i, position)
-        passing = [_passing(each, plan, stacks[each.group][i], None if i else position) for each in plan.passing(i)]
+        passing = [
+            _passing(each, plan, cast(Tensor, stacks[each.group][i]), None if i else position)
+            for each in plan.passing(i)
+        ]
         projected = project(block, norm_1, x, passing)  # (b K, G R + n, 3 d)
         attended = attend(*_split(projected, plan, block.attn.num_heads), masks[i]).view_as(x)  # (b K, G R, d)
         if i + 1 == len(blocks):
@@ -71,7 +75,9 @@ def _fill(x: Tensor, plan: Plan, stacks: Sequence[TextStack], layer: int, positi
     """Put the tokens of a layer into their rows of x (b K, G R, d): in the suffixes, and where prefix tokens enter."""
     for group, rows in plan.prefix.items():
         if plan.enters(group, layer):
-            tokens = _passing(plan.token_of(group), plan, stacks[group][layer], None if layer else position)
+            tokens = _passing(
+                plan.token_of(group), plan, cast(Tensor, stacks[group][layer]), None if layer else position
+            )
             x = x.index_copy(1, rows, tokens.expand(len(x), -1, -1))
     for group, filled in plan.suffix.items():
         new = stacks[group][layer] if layer < len(stacks[group]) else None

@@ -65,7 +65,9 @@ class Cluster:
             jobs: the jobs.
             failures: failed jobs are added to it; the others are still done.
         """
-        waiting, running, results = list(jobs), {}, {}
+        waiting = list(jobs)
+        running: dict[Any, Job] = {}
+        results: dict[int, Result | None] = {}
         try:
             while waiting or running:
                 waiting = [job for job in waiting if not failures.hopeless(job)]
@@ -87,7 +89,7 @@ class Cluster:
             for started in running:
                 started.cancel()
             raise
-        return [results[id(job)] for job in jobs if results.get(id(job)) is not None]
+        return [result for job in jobs if (result := results.get(id(job))) is not None]
 
 
 def _parameters(kind: str, given: list[str]) -> dict[str, Any]:

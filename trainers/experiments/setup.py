@@ -59,7 +59,7 @@ def assemble(
         config.merge_kept(cfg, config_file)
         cfg.OUTPUT_DIR = str(evaluated)
         _leave_out_unread(cfg)
-    for path in filter(None, files):
+    for path in (file for file in files if file):
         config.merge_file(cfg, path)
     config.merge_options(cfg, list(options))
     if evaluated and (Path(evaluated) / FILE_NAME).is_file() and _may_cascade(cfg):
@@ -115,7 +115,7 @@ def check(cfg: CfgNode, given: Sequence[str] = (), training: bool = True) -> Non
     name = cfg.TRAINER.NAME
     found = [*_unread(cfg, given), *config.problems(cfg, training)]
     own = own_class(name)
-    if not found and hasattr(own, "node_problems"):
+    if not found and own is not None and hasattr(own, "node_problems"):
         found = own.node_problems(cfg)
     if not found and (sizes := sizes_of(cfg.MODEL.BACKBONE.NAME)) is not None:
         found = config.backbone_problems(cfg, sizes)
