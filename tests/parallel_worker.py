@@ -1,4 +1,4 @@
-"""What each process of test_parallel.py does: run command lines of train.py, and write what came of them, or the error.
+"""Run command lines of train.py in one rank of test_parallel.py, and write their outcomes or errors.
 
 python parallel_worker.py '[["name", ["--trainer", ...]], ...]' FOLDER        (torchrun's variables in the environment)
 """
@@ -27,7 +27,7 @@ class Stopped(Exception):
 
 
 class Recorder:
-    """The gradients of a run's first step, its parameters at the end, the figures of its steps, its evaluations' logits.
+    """Record a run: gradients of the first step, final parameters, figures of all steps, logits of evaluations.
 
     `nan_on`: the process whose first loss is to be no number; `stop_at`: the step that no process takes.
     """
@@ -37,7 +37,7 @@ class Recorder:
         self.gradients, self.steps, self.trainer, self.evaluated, self.nan_on = {}, [], None, [], nan_on
 
     def forward_backward(self, trainer, batch):
-        """One step, remembered."""
+        """Record one step."""
         if self.nan_on == parallel.rank():
             batch = batch | {"img": batch["img"] * float("nan")}
         if len(self.steps) == self.stop_at:
@@ -53,7 +53,7 @@ class Recorder:
         return figures
 
     def outcome(self, metrics):
-        """All of it, to be compared."""
+        """Return everything recorded."""
         (learner,) = self.trainer._models.values()
         parameters = {name: p.detach().clone() for name, p in learner.named_parameters()}
         logits = torch.cat(self.evaluated) if self.evaluated else None
@@ -71,14 +71,14 @@ _STEP, _REGISTER = PromptTrainer.forward_backward, PromptTrainer.register_learne
 
 
 def register_in_double(trainer, name, learner, precision):
-    """Compute in float64, where rounding, which differs with the batch, hides nothing."""
+    """Register a learner in float64, where rounding, which depends on the batch size, is negligible."""
     for model in (trainer.model, getattr(trainer, "teacher", trainer.model)):
         model.double()
     _REGISTER(trainer, name, learner, dataclasses.replace(precision, prompts=torch.float64))
 
 
 def recorded(line, **options):
-    """What a command line of train.py gives, in float64 (CLIP's LayerNorms, which cast to float32, included)."""
+    """Return the outcome of a command line of train.py in float64 (including CLIP's LayerNorms, which cast to float32)."""
     recorder = Recorder(**options)
     with (
         mock.patch.object(PromptTrainer, "forward_backward", lambda *args: recorder.forward_backward(*args)),
@@ -89,7 +89,7 @@ def recorded(line, **options):
 
 
 def main():
-    """Each line's outcome, or its error, goes to FOLDER/<name>.<rank>.pt."""
+    """Write each line's outcome or error to FOLDER/<name>.<rank>.pt."""
     lines, folder = json.loads(sys.argv[1]), Path(sys.argv[2])
     before = threads()
     with parallel.processes(cuda=False):
@@ -110,7 +110,7 @@ def main():
 
 
 def threads():
-    """How many this process has; on Linux."""
+    """Return the number of threads of this process (Linux only)."""
     return len(list((Path("/proc/self") / "task").iterdir()))
 
 

@@ -1,4 +1,4 @@
-"""Both phases and the evaluation on the toys, as `base2new` has them; and children to run it in, which may be killed.
+"""Run both phases and the evaluation of `base2new` on the toys, in child processes that may be killed.
 
 As a program (`play` calls it: a separate process, since it forks) it does five things:
 
@@ -38,33 +38,33 @@ HOST = "PromptSRC"  # it has the most to remember
 
 @dataclass
 class ToySetting(setting.Setting):
-    """The protocol's setting, on the toys."""
+    """The setting of the protocol on the toys."""
 
     epochs: int = 3
 
     def configuration(self, trainer, seed, folder, options=(), dataset=""):
-        """The toys' in place of a recipe's."""
+        """Return a configuration for the toys instead of a recipe's."""
         more = {"OPTIM__MAX_EPOCH": self.epochs, "TRAINER__PROMPTSRC__GPA_MEAN": 2, "SEED": seed}
         line = toy.command(self.data, trainer, folder, **more)
         return train.setup_cfg(train.parse([*line, *options]))
 
 
 def prepare(root):
-    """Pictures and CLIPs."""
+    """Write images and CLIPs."""
     toy.draw(root / "toy")
     toy.save_clip(root / "student.pt")
     toy.save_clip(root / "teacher.pt", toy.TEACHER, seed=4)
 
 
 def run(root, output, seed=1):
-    """Phase 1, phase 2, evaluation."""
+    """Run phase 1, phase 2 and the evaluation."""
     toys = ToySetting("toy", root, output)
     runs.boost(toys)
     runs.host_run(toys, f"CasPL_{HOST}", seed, 2)
 
 
 def forked(work):
-    """The process number of a child that does `work()`, which returns its exit code or None."""
+    """Return the process id of a child that runs `work()`, whose result is its exit code."""
     pid = os.fork()
     if pid == 0:
         code = 1
@@ -77,17 +77,17 @@ def forked(work):
 
 
 def exit_code(pid):
-    """Wait for a child; its exit code (-9: killed)."""
+    """Wait for a child; return its exit code (-9: killed)."""
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
 def child(work):
-    """Do `work()` in a child; its exit code."""
+    """Run `work()` in a child; return its exit code."""
     return exit_code(forked(work))
 
 
 def killed_after(work, seconds):
-    """`work`, which dies after some time on the processor: that of the clock would depend on who else is at work."""
+    """Return `work`, killed after some CPU time, which does not depend on the machine's load."""
 
     def until_then():
         signal.signal(signal.SIGPROF, lambda *_: os.kill(os.getpid(), signal.SIGKILL))
@@ -99,13 +99,13 @@ def killed_after(work, seconds):
 
 
 def children_seconds():
-    """The time on the processor of all children so far."""
+    """Return the CPU time of all children so far."""
     usage = resource.getrusage(resource.RUSAGE_CHILDREN)
     return usage.ru_utime + usage.ru_stime
 
 
 def killed_at_rename(work, count, ahead):
-    """`work`, which dies at its `count`-th renaming of a file: just before it, or just after."""
+    """Return `work`, killed at its `count`-th renaming of a file, just before or after it."""
 
     def until_then():
         left, replace = [count], os.replace
@@ -125,7 +125,7 @@ def killed_at_rename(work, count, ahead):
 
 
 def share(root):
-    """See above."""
+    """Run seeds 1, 1 and 2 concurrently, then 1 and 2 one by one."""
     pids = [forked(lambda seed=seed: run(root, root / "shared", seed)) for seed in (1, 1, 2)]
     codes = [exit_code(pid) for pid in pids]
     shutil.rmtree(root / "toy" / "split_fewshot")
@@ -133,7 +133,7 @@ def share(root):
 
 
 def stop(root):
-    """See above."""
+    """Send SIGTERM and SIGINT to runs after their first epoch."""
     codes = []
     for number in (signal.SIGTERM, signal.SIGINT):
         line = toy.command(root, "CoOp", root / number.name, OPTIM__MAX_EPOCH=5000)
@@ -146,13 +146,13 @@ def stop(root):
 
 
 def interruptible(line):
-    """Run `train.py`; Ctrl-C reaches it even where these tests were started in the background, which ignores it."""
+    """Run `train.py` with Ctrl-C enabled, which background processes ignore."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
     return guarded(lambda: train.run(line))
 
 
 def fill(root):
-    """See above."""
+    """Run with a limit on file sizes."""
 
     def work():
         resource.setrlimit(resource.RLIMIT_FSIZE, (12_000, resource.RLIM_INFINITY))
@@ -162,7 +162,7 @@ def fill(root):
 
 
 def spoil(root):
-    """See above."""
+    """Run with a truncated image."""
     bad = root / "toy" / "train_1_2.png"
     bad.write_bytes(bad.read_bytes()[:200])
     line = toy.command(root, "CoOp", root / "run", DATALOADER__NUM_WORKERS=2)
@@ -170,7 +170,7 @@ def spoil(root):
 
 
 def kill(root):
-    """See above."""
+    """Kill a run at random points until it finishes."""
     rng = random.Random(1)
     start = children_seconds()
     if child(lambda: run(root, root / "undisturbed")):
@@ -196,7 +196,7 @@ def kill(root):
 
 @functools.cache
 def play():
-    """Run the program, once for all tests; returns (ROOT, {what: its children's exit codes}, what it wrote on stderr)."""
+    """Run the program once for all tests; return (ROOT, {part: its children's exit codes}, its stderr)."""
     root = Path(tempfile.mkdtemp(prefix="protocol-"))
     atexit.register(shutil.rmtree, root, ignore_errors=True)
     command = program(__file__, root)

@@ -1,4 +1,4 @@
-"""A training that leaves the finite numbers stops, says where, and keeps the last good state; amp's overflows are counted."""
+"""A diverging training stops with its epoch and batch and keeps the last finite state; AMP's overflows are counted."""
 
 import itertools
 
@@ -46,7 +46,7 @@ def at_batch(epoch, batch, change):
 
 
 @pytest.mark.parametrize("value", ["nan", "inf"])
-def test_a_loss_that_is_not_finite(root, tmp_path, monkeypatch, capsys, value):
+def test_non_finite_loss_stops_run(root, tmp_path, monkeypatch, capsys, value):
     with monkeypatch.context() as patch:
         patch.setattr(TRAINER_REGISTRY.get("CoOp"), "compute_loss", at_batch(2, 3, lambda x: x * float(value)))
         assert guarded(lambda: train.run(line(root, tmp_path / "run"))) == 2
@@ -58,7 +58,7 @@ def test_a_loss_that_is_not_finite(root, tmp_path, monkeypatch, capsys, value):
     assert_same(*(torch.load(run / CHECKPOINT, weights_only=True) for run in runs))
 
 
-def test_a_parameter_that_is_not_finite_is_not_saved(root, tmp_path, monkeypatch, capsys):
+def test_non_finite_parameter_is_not_saved(root, tmp_path, monkeypatch, capsys):
     def finish_epoch(trainer, finish=PromptTrainer.finish_epoch):
         finish(trainer)
         if trainer.epoch == 2:
@@ -86,7 +86,7 @@ def scaled(root, folder, scale, overflowing):
     return trainer, seen
 
 
-def test_an_overflow_under_amp_is_skipped_and_counted(root, tmp_path, capsys):
+def test_amp_overflow_is_skipped_and_counted(root, tmp_path, capsys):
     trainer, seen = scaled(root, tmp_path, 1024.0, {2, 9})
     with logging_to(str(tmp_path)):
         trainer.train()
@@ -96,7 +96,7 @@ def test_an_overflow_under_amp_is_skipped_and_counted(root, tmp_path, capsys):
     assert "Skipped 1 steps so far: their gradients overflowed float16" in log and "Skipped 2 steps" in log
 
 
-def test_gradients_that_never_become_finite_stop_the_run(root, tmp_path):
+def test_gradients_that_stay_non_finite_stop_run(root, tmp_path):
     trainer, _ = scaled(root, tmp_path, 4.0, range(100))
     with pytest.raises(DivergedError, match=r"gradients are not finite, however .* \(epoch 1, batch 3 of 6\)"):
         trainer.train()

@@ -1,4 +1,4 @@
-"""A run that is killed at random points, again and again, ends as one that was left alone: bit by bit, with the same files."""
+"""A run that is killed repeatedly at random points ends with the same bits and files as an undisturbed one."""
 
 import json
 import signal
@@ -44,19 +44,19 @@ def assert_same(ours, theirs):
         assert same, f"{place}: {value} {other}"
 
 
-def test_it_was_killed_several_times(killed):
+def test_run_was_killed_several_times(killed):
     assert killed[1] >= 4
 
 
 @pytest.mark.parametrize("file", FINAL)
-def test_parameters_optimiser_schedule_sums_and_random_state_are_the_same_bits(killed, file):
+def test_killed_run_checkpoint_is_bit_identical(killed, file):
     ours, theirs = (torch.load(killed[0] / run / file, weights_only=True) for run in ("killed", "undisturbed"))
     assert {"state_dict", "optimizer", "scheduler", "random_state"} <= ours.keys()
     assert ("VLPromptLearner" in file) == any(key.endswith("_sum") for key in ours["state_dict"])
     assert_same(ours, theirs)
 
 
-def test_the_boosting_prompt_the_draw_and_the_results_are_the_same(killed):
+def test_killed_run_prompt_draw_and_results_are_identical(killed):
     root = killed[0]
     ours, theirs = (
         (root / run / "boosting/toy/boosting.safetensors").read_bytes() for run in ("killed", "undisturbed")
@@ -70,7 +70,7 @@ def test_the_boosting_prompt_the_draw_and_the_results_are_the_same(killed):
     assert all("seconds" in place or "killed" in str(leaves(ours)[place]) for place in differing), differing
 
 
-def test_nothing_is_left_lying_about(killed):
+def test_killed_run_leaves_no_temporary_files(killed):
     names = [
         sorted(str(path.relative_to(killed[0] / run)) for path in (killed[0] / run).rglob("*"))
         for run in ("killed", "undisturbed")
@@ -79,7 +79,7 @@ def test_nothing_is_left_lying_about(killed):
     assert not [name for name in names[0] if "progress" in name or ".part" in name or ".tmp" in name]
 
 
-def test_sigterm_and_ctrl_c_stop_cleanly_and_say_how_to_go_on():
+def test_sigterm_and_ctrl_c_stop_with_resume_hint():
     root, codes, said = protocol.play()
     assert codes["stop"] == [143, 130]
     for name in ("SIGTERM", "SIGINT"):
@@ -93,7 +93,7 @@ def test_sigterm_and_ctrl_c_stop_cleanly_and_say_how_to_go_on():
     assert {path.name for path in (root / "stop").glob(".*")} == {".SIGTERM.lock", ".SIGINT.lock"}
 
 
-def test_a_run_that_is_not_finished_is_not_evaluated(killed, tmp_path, monkeypatch, capsys):
+def test_unfinished_run_is_not_evaluated(killed, tmp_path, monkeypatch, capsys):
     line = toy.command(killed[0], "CoOp", tmp_path / "run", OPTIM__MAX_EPOCH=2)
     with monkeypatch.context() as patch:
         patch.setattr("trainers.training.trainer.PromptTrainer.before_epoch", stop_at(1))
@@ -117,7 +117,7 @@ def stop_at(epoch):
 
 
 @pytest.mark.parametrize("damage", [b"", b"nothing like it", None])
-def test_a_damaged_progress_is_named_and_left_as_it_was(killed, tmp_path, monkeypatch, capsys, damage):
+def test_damaged_progress_is_named_and_unchanged(killed, tmp_path, monkeypatch, capsys, damage):
     line = toy.command(killed[0], "CoOp", tmp_path / "run", OPTIM__MAX_EPOCH=2)
     with monkeypatch.context() as patch:
         patch.setattr("trainers.training.trainer.PromptTrainer.before_epoch", stop_at(1))

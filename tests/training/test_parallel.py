@@ -1,6 +1,6 @@
-"""Two processes (gloo, on the CPU) give what one gives with the same global batch; both are started once for all tests.
+"""Two processes (gloo, on the CPU) match one process with the same global batch; both are started once for all tests.
 
-Gradients, parameters and logits are compared in float64: what differs by more than 1e-9 there is no rounding.
+Gradients, parameters and logits are compared in float64: a difference above 1e-9 there is not due to rounding.
 """
 
 import json
@@ -89,7 +89,7 @@ def outcomes(tmp_path_factory):
 
 
 @pytest.mark.parametrize("trainer", TRAINERS)
-def test_gradients_parameters_and_figures_are_those_of_one_process(outcomes, trainer):
+def test_gradients_parameters_and_figures_match_one_process(outcomes, trainer):
     one = outcomes["one"][trainer]
     for ours in outcomes["two"][trainer]:
         for what in ("gradients", "parameters"):
@@ -103,7 +103,7 @@ def test_gradients_parameters_and_figures_are_those_of_one_process(outcomes, tra
 
 
 @pytest.mark.parametrize("trainer", TRAINERS)
-def test_a_steps_images_are_those_of_one_process(outcomes, trainer):
+def test_images_of_a_step_match_one_process(outcomes, trainer):
     shares = [ours["images"] for ours in outcomes["two"][trainer]]
     together = [first + second for first, second in zip(*shares, strict=True)]
     assert together == [list(batch) for batch in outcomes["one"][trainer]["images"]]
@@ -111,7 +111,7 @@ def test_a_steps_images_are_those_of_one_process(outcomes, trainer):
 
 
 @pytest.mark.parametrize("trainer", TRAINERS)
-def test_every_test_image_counts_once_and_in_its_place(outcomes, trainer):
+def test_every_test_image_counts_once_in_order(outcomes, trainer):
     main, other = outcomes["two"][trainer]
     one = outcomes["one"][trainer]
     assert other["logits"] is None and len(one["logits"][-TEST_IMAGES:]) == TEST_IMAGES
@@ -119,7 +119,7 @@ def test_every_test_image_counts_once_and_in_its_place(outcomes, trainer):
     assert main["metrics"] == other["metrics"] == pytest.approx(one["metrics"])
 
 
-def test_one_process_writes_and_the_other_is_silent(outcomes):
+def test_only_rank_0_writes_and_logs(outcomes):
     for trainer in TRAINERS:
         there, expected = (
             sorted(
@@ -133,12 +133,12 @@ def test_one_process_writes_and_the_other_is_silent(outcomes):
 
 
 @pytest.mark.parametrize("rank", (0, 1))
-def test_no_thread_of_the_group_outlives_it(outcomes, rank):
+def test_no_thread_outlives_process_group(outcomes, rank):
     before, during, after = json.loads((outcomes["root"] / f"threads.{rank}.json").read_text())
     assert during > before == after  # one that is left can abort the process as it exits, or hang it
 
 
-def test_a_run_that_was_stopped_goes_on_as_one_process_would_have(outcomes):
+def test_stopped_run_resumes_like_one_process(outcomes):
     one = outcomes["one"]["resumed"]
     for ours in outcomes["two"]["resumed"]:
         assert len(ours["images"]) == 6 and len(one["images"]) == 12  # the second epoch alone
@@ -147,6 +147,6 @@ def test_a_run_that_was_stopped_goes_on_as_one_process_would_have(outcomes):
 
 
 @pytest.mark.parametrize("name", FAILING)
-def test_what_stops_one_process_stops_both_with_the_same_words(outcomes, name):
+def test_error_stops_both_ranks_with_same_message(outcomes, name):
     for ours in outcomes["two"][name]:
         assert ours["error"].startswith(FAILING[name])

@@ -46,18 +46,18 @@ def final(root, trainer, folder):
 
 
 @pytest.mark.parametrize("trainer", FINAL)
-def test_the_same_seed_twice_in_one_process(root, tmp_path, trainer):
+def test_same_seed_repeats_in_one_process(root, tmp_path, trainer):
     train.run(line(root, trainer, tmp_path / "run"))
     assert_same(*final(root, trainer, tmp_path / "run"))
 
 
-def test_another_seed_gives_other_bits(root, tmp_path):
+def test_other_seed_changes_bits(root, tmp_path):
     train.run([*line(root, "CasPL", tmp_path / "run"), "SEED", "2"])
     ours, theirs = final(root, "CasPL", tmp_path / "run")
     assert not torch.equal(ours["state_dict"]["text"], theirs["state_dict"]["text"])
 
 
-def test_the_same_seed_in_another_process(root, tmp_path):
+def test_same_seed_repeats_in_other_process(root, tmp_path):
     script = "import json, sys, trainers, toy; from trainers.cli import train; train.run(json.loads(sys.argv[1]))"
     arguments = json.dumps([str(item) for item in line(root, "CoCoOp", tmp_path / "run")])
     environment = {**os.environ, "PYTHONHASHSEED": "7", "PYTHONPATH": children.PATH}
@@ -66,12 +66,12 @@ def test_the_same_seed_in_another_process(root, tmp_path):
 
 
 @pytest.mark.parametrize("trainer", FINAL)
-def test_four_data_workers_give_the_bits_of_none(root, tmp_path, trainer):
+def test_four_data_workers_match_none(root, tmp_path, trainer):
     train.run(line(root, trainer, tmp_path / "run", DATALOADER__NUM_WORKERS=4))
     assert_same(*final(root, trainer, tmp_path / "run"))
 
 
-def test_an_image_is_augmented_otherwise_in_every_epoch_and_run(root, tmp_path):
+def test_augmentation_differs_by_epoch_and_seed(root, tmp_path):
     def image(epoch, seed):
         cfg = train.setup_cfg(train.parse(line(root, "CasPL", tmp_path / "run", SEED=seed)))
         loader = build_trainer(cfg).train_loader_x
@@ -83,7 +83,7 @@ def test_an_image_is_augmented_otherwise_in_every_epoch_and_run(root, tmp_path):
     assert not torch.equal(first, image(1, 1)) and not torch.equal(first, image(0, 2))
 
 
-def test_drawing_from_numbers_is_not_noticed_outside():
+def test_drawing_from_restores_rng_state():
     def draws():
         return random.random(), np.random.rand(), torch.rand(1).item()
 
@@ -99,7 +99,7 @@ def test_drawing_from_numbers_is_not_noticed_outside():
         assert all(one != other for one, other in zip(draws(), inside, strict=True))
 
 
-def test_deterministic_switches_pytorch(root, tmp_path, monkeypatch):
+def test_deterministic_configures_pytorch(root, tmp_path, monkeypatch):
     monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
     try:
         train.run(line(root, "CasPL", tmp_path / "run", "--deterministic"))
@@ -111,7 +111,7 @@ def test_deterministic_switches_pytorch(root, tmp_path, monkeypatch):
     assert_same(*final(root, "CasPL", tmp_path / "run"))
 
 
-def test_the_price_of_it_is_small():
+def test_seeded_augmentation_costs_under_a_millisecond():
     start = time.process_time()
     for index in range(100):
         with randomness.drawing_from(1, 2, index):

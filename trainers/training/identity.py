@@ -127,8 +127,8 @@ def _changed_settings(ours: dict, theirs: dict) -> list[str]:
 def _short(old: Any, new: Any) -> str:
     """Describe a change; of long lists only the first difference."""
     if isinstance(old, list) and isinstance(new, list):
-        pairs = zip(old, new, strict=False)
-        first = next((pair for pair in pairs if pair[0] != pair[1]), (f"{len(old)} names", f"{len(new)} names"))
+        places = [i for i in range(min(len(old), len(new))) if old[i] != new[i]]
+        first = (old[places[0]], new[places[0]]) if places else (f"{len(old)} names", f"{len(new)} names")
         return f"{first[0]} -> {first[1]}"
     return f"{str(old)[:40]} -> {str(new)[:40]}"
 

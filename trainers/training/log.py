@@ -30,7 +30,7 @@ def logging_to(folder: str | Path, needed: bool = True) -> Iterator[None]:
 
     Args:
         folder: the run's folder.
-        needed: whether a file that cannot be written is an error; otherwise there is no log.
+        needed: whether a file that cannot be written is an error; if not, the log is left out.
 
     Raises:
         OSError: the file cannot be written to.
