@@ -8,7 +8,7 @@ while `torch.backends.mkldnn.enabled` is False.
 from typing import Any, TypeAlias
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
@@ -28,22 +28,60 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     return _onednn(x, weight, bias)  # (..., N)
 
 
+def activation_of(module: StockModule) -> str:
+    """Return the activation of a block's MLP: "quick" for QuickGELU, else GELU's approximation, "none" or "tanh".
+
+    Raises:
+        ValueError: the MLP has another activation.
+    """
+    layer = module.gelu
+    if isinstance(layer, nn.GELU):
+        return layer.approximate
+    if type(layer).__name__ == "QuickGELU":
+        return "quick"
+    raise ValueError(f"MLP activation: {type(layer).__name__}; expected QuickGELU or GELU. Use another backbone")
+
+
 def mlp(module: StockModule, x: Tensor) -> Tensor:
     """Compute a block's MLP of x (..., T, d); returns (..., T, d).
 
     QuickGELU's two factors are folded into the linear layers. The stock module makes three passes over the hidden units
     and saves two tensors for the backward pass; this makes one pass and saves one tensor, or none without gradients.
+
+    Raises:
+        ValueError: the activation is neither QuickGELU nor GELU.
     """
-    first, second = module.c_fc, module.c_proj
+    first, second, kind = module.c_fc, module.c_proj, activation_of(module)
     if not _by_onednn(x, *module.parameters()):
         if _is_learning(x) and not _is_trained(module) and not _autocasts(x.device):
-            return _FrozenMLP.apply(x, first.weight, first.bias, second.weight, second.bias)
-        hidden = torch.addmm(first.bias, x.flatten(0, -2), first.weight.t(), beta=QUICK, alpha=QUICK)  # (rows, 4 d)
-        return torch.addmm(second.bias, F.silu(hidden), second.weight.t(), alpha=1 / QUICK).view(x.shape)
+            return _FrozenMLP.apply(x, first.weight, first.bias, second.weight, second.bias, kind)
+        hidden = _blas(x.flatten(0, -2), first.weight, first.bias, _factor(kind), _factor(kind))  # (rows, 4 d)
+        return _blas(_activate(hidden, kind), second.weight, second.bias, 1, 1 / _factor(kind)).view(x.shape)
     if _is_learning(x):
-        return _MLP.apply(x, first.weight, first.bias, second.weight, second.bias)
-    hidden = _onednn(x * QUICK, first.weight, first.bias * QUICK, "swish")  # (..., T, 4 d)
-    return _onednn(hidden, second.weight, second.bias * QUICK).mul_(1 / QUICK)
+        return _MLP.apply(x, first.weight, first.bias, second.weight, second.bias, kind)
+    if kind == "quick":
+        hidden = _onednn(x * QUICK, first.weight, first.bias * QUICK, "swish")  # (..., T, 4 d)
+        return _onednn(hidden, second.weight, second.bias * QUICK).mul_(1 / QUICK)
+    return _onednn(_activate(_onednn(x, first.weight, first.bias), kind), second.weight, second.bias)
+
+
+def _factor(kind: str) -> float:
+    """Return f of an activation a(f x) / f: a is SiLU for QuickGELU and GELU itself for GELU."""
+    return QUICK if kind == "quick" else 1
+
+
+def _activate(x: Tensor, kind: str) -> Tensor:
+    return F.silu(x) if kind == "quick" else F.gelu(x, approximate=kind)
+
+
+def _activate_backward(grad: Tensor, x: Tensor, kind: str) -> Tensor:
+    if kind == "quick":
+        return torch.ops.aten.silu_backward(grad, x)
+    return torch.ops.aten.gelu_backward(grad, x, approximate=kind)
+
+
+def _blas(x: Tensor, weight: Tensor, bias: Tensor, beta: float, alpha: float) -> Tensor:
+    return torch.addmm(bias, x, weight.t(), beta=beta, alpha=alpha)
 
 
 def _is_learning(x: Tensor) -> bool:
@@ -92,34 +130,44 @@ class _Linear(torch.autograd.Function):
 
 
 class _MLP(torch.autograd.Function):
-    """A frozen MLP; QuickGELU's two factors cancel in the backward pass."""
+    """A frozen MLP by oneDNN's kernels; QuickGELU's two factors cancel in the backward pass."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, into: Tensor, into_bias: Tensor, out: Tensor, out_bias: Tensor) -> Tensor:
+    def forward(
+        ctx: Any, x: Tensor, into: Tensor, into_bias: Tensor, out: Tensor, out_bias: Tensor, kind: str
+    ) -> Tensor:
+        ctx.kind = kind
+        if kind != "quick":
+            hidden = _onednn(x, into, into_bias)  # (..., 4 d)
+            ctx.save_for_backward(hidden, into, out)
+            return _onednn(_activate(hidden, kind), out, out_bias)
         hidden = _onednn(x * QUICK, into, into_bias * QUICK)  # (..., 4 d)
         ctx.save_for_backward(hidden, into, out)
-        return _onednn(F.silu(hidden), out, out_bias * QUICK).mul_(1 / QUICK)
+        return _onednn(_activate(hidden, kind), out, out_bias * QUICK).mul_(1 / QUICK)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None, None]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         hidden, into, out = ctx.saved_tensors
-        grad = torch.ops.aten.silu_backward(_onednn(grad.contiguous(), out.t(), None), hidden)  # (..., 4 d)
-        return _onednn(grad, into.t(), None), None, None, None, None  # (..., d)
+        grad = _activate_backward(_onednn(grad.contiguous(), out.t(), None), hidden, ctx.kind)  # (..., 4 d)
+        return _onednn(grad, into.t(), None), None, None, None, None, None  # (..., d)
 
 
 class _FrozenMLP(torch.autograd.Function):
-    """A frozen MLP by PyTorch's own kernels; see `_MLP`."""
+    """A frozen MLP by PyTorch's own kernels; QuickGELU's two factors cancel in the backward pass."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, into: Tensor, into_bias: Tensor, out: Tensor, out_bias: Tensor) -> Tensor:
-        hidden = torch.addmm(into_bias, x.flatten(0, -2), into.t(), beta=QUICK, alpha=QUICK)  # (rows, 4 d)
+    def forward(
+        ctx: Any, x: Tensor, into: Tensor, into_bias: Tensor, out: Tensor, out_bias: Tensor, kind: str
+    ) -> Tensor:
+        hidden = _blas(x.flatten(0, -2), into, into_bias, _factor(kind), _factor(kind))  # (rows, 4 d)
         ctx.save_for_backward(hidden, into, out)
-        return torch.addmm(out_bias, F.silu(hidden), out.t(), alpha=1 / QUICK).view(x.shape)
+        ctx.kind = kind
+        return _blas(_activate(hidden, kind), out, out_bias, 1, 1 / _factor(kind)).view(x.shape)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None, None]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         hidden, into, out = ctx.saved_tensors
-        inner = torch.ops.aten.silu_backward(grad.reshape(-1, grad.shape[-1]) @ out, hidden)  # (rows, 4 d)
-        return (inner @ into).view(grad.shape), None, None, None, None
+        inner = _activate_backward(grad.reshape(-1, grad.shape[-1]) @ out, hidden, ctx.kind)  # (rows, 4 d)
+        return (inner @ into).view(grad.shape), None, None, None, None, None

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .blocks import StockModule, at_least_float32
+from .layout import TextLayout
 from .memory import classes_at_a_time
 from .prompts import PromptGroup, Stack, TextStack
 from .symbols import ClassText
@@ -60,7 +61,7 @@ class PromptedCLIP(nn.Module):
         self.clip: StockModule = clip_model
         self.prompt_learner = learner
         self.texts, self.distinct = texts, distinct
-        self.layout = layout_of(texts, distinct=distinct)
+        self.layout = self._layout()
         self.boosting: PromptGroup | None = None
         self._cached: Tensor | None = None
         self._cached_state: list = []
@@ -77,10 +78,14 @@ class PromptedCLIP(nn.Module):
             ValueError: a class name becomes too long for the text tower, or the order is unknown.
         """
         tokens = group.text.shape[1] if group is not None and len(group.text) else 0
-        layout = layout_of(self.texts, tokens, order, self.distinct)
-        self.layout = layout.to(self.clip.logit_scale.device)
+        self.layout = self._layout(tokens, order).to(self.clip.logit_scale.device)
         self.boosting = group
         self._at_a_time.clear()
+
+    def _layout(self, boosting: int = 0, order: str = "boosting_first") -> TextLayout:
+        """Build the layout for this text tower; SOS and EOT are the last two entries of its vocabulary."""
+        positions, vocabulary = len(self.clip.positional_embedding), len(self.clip.token_embedding.weight)
+        return layout_of(self.texts, boosting, order, self.distinct, positions, sos=vocabulary - 2)
 
     def _stacks(self, of_host: Layers, tower: str) -> list[Layers]:
         """Return the stacks of both groups, indexed by `HOST` and `BOOSTING`."""

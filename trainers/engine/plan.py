@@ -12,7 +12,7 @@ from .tree import Tree, tree_of
 if TYPE_CHECKING:
     from .layout import TextLayout
 
-ROWS_WITH_PREFIX = 160  # suffix rows that share a copy of the prefix; balances attention against repeated prefixes
+ROWS_WITH_PREFIX = 128  # suffix rows that share a copy of the prefix; balances attention against repeated prefixes
 COPIES = 8  # with more copies than this, groups share a single one, which takes more launches and fewer operations
 ROWS = 96  # suffix rows of such a group
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from .blocks import StockModule
-from .layout import TextLayout
+from .layout import CONTEXT_LENGTH, TextLayout
 from .symbols import ClassText, Slot, Symbol, arrange, slots
 
 logger = logging.getLogger(__name__)
@@ -25,7 +25,7 @@ def plain_name(name: str) -> str:
 
 
 def host_texts(
-    encode: Encode, names: Sequence[str], tokens: int, words: str = "", position: str = "end"
+    encode: Encode, names: Sequence[str], tokens: int, words: str = "", position: str = "end", eot: int = EOT
 ) -> list[ClassText]:
     """Build a host's sequence for each class: context tokens, class name, full stop and EOT.
 
@@ -38,6 +38,7 @@ def host_texts(
         tokens: n, the number of context tokens.
         words: the words that initialise the context; empty for a random context.
         position: position of the class name, one of `POSITIONS`: after, within or before the context.
+        eot: id of the last token of every sequence.
 
     Raises:
         ValueError: the position is unknown, or a class name is empty.
@@ -46,11 +47,11 @@ def host_texts(
         raise ValueError(f"position: {position!r}; expected one of {', '.join(POSITIONS)}")
     context = slots(HOST, tokens)
     fixed = tuple(encode(words)[tokens:])
-    return [_host_text(encode, name, context, fixed, position) for name in names]
+    return [_host_text(encode, name, context, fixed, position, eot) for name in names]
 
 
 def _host_text(
-    encode: Encode, name: str, context: tuple[Slot, ...], fixed: tuple[int, ...], position: str
+    encode: Encode, name: str, context: tuple[Slot, ...], fixed: tuple[int, ...], position: str, eot: int
 ) -> ClassText:
     length = len(encode(plain_name(name)))
     if not length:
@@ -58,17 +59,18 @@ def _host_text(
     rest = (*fixed, *encode(plain_name(name) + "."))
     cut = {"end": len(context), "middle": len(context) // 2, "front": 0}[position]
     if position == "end":
-        return ClassText(name, (*context, *fixed), (*rest[len(fixed) :], EOT))
-    return ClassText(name, context[:cut], (*rest[:length], *context[cut:], *rest[length:], EOT))
+        return ClassText(name, (*context, *fixed), (*rest[len(fixed) :], eot))
+    return ClassText(name, context[:cut], (*rest[:length], *context[cut:], *rest[length:], eot))
 
 
-def worded_texts(encode: Encode, names: Sequence[str], template: str) -> list[ClassText]:
+def worded_texts(encode: Encode, names: Sequence[str], template: str, eot: int = EOT) -> list[ClassText]:
     """Build sequences without context tokens from a template such as "a photo of a {}.".
 
     Args:
         encode: CLIP's byte-pair encoder.
         names: the class names.
         template: a text with {} for the class name.
+        eot: id of the last token of every sequence.
 
     Raises:
         ValueError: the template has no {}.
@@ -83,12 +85,17 @@ def worded_texts(encode: Encode, names: Sequence[str], template: str) -> list[Cl
         text = encode(template.replace("{}", plain_name(name)))
         head = encode(before)
         cut = len(head) if text[: len(head)] == head else 0
-        texts.append(ClassText(name, tuple(text[:cut]), (*text[cut:], EOT)))
+        texts.append(ClassText(name, tuple(text[:cut]), (*text[cut:], eot)))
     return texts
 
 
 def layout_of(
-    texts: Sequence[ClassText], boosting: int = 0, order: str = "boosting_first", distinct: Sequence[int] = ()
+    texts: Sequence[ClassText],
+    boosting: int = 0,
+    order: str = "boosting_first",
+    distinct: Sequence[int] = (),
+    context_length: int = CONTEXT_LENGTH,
+    sos: int = SOS,
 ) -> TextLayout:
     """Build the layout of the texts with a boosting prompt.
 
@@ -97,12 +104,14 @@ def layout_of(
         boosting: number of boosting tokens.
         order: their position, one of `ORDERS` (see `arrange`).
         distinct: groups with separate tokens for each class.
+        context_length: number of positions of the text tower.
+        sos: id of the first token of every sequence.
 
     Raises:
         ValueError: the list of classes is empty, a sequence is too long, or the order is unknown.
     """
-    sequences: list[tuple[Symbol, ...]] = [(SOS, *arrange(text, slots(BOOSTING, boosting), order)) for text in texts]
-    return TextLayout(sequences, [text.name for text in texts], distinct)
+    sequences: list[tuple[Symbol, ...]] = [(sos, *arrange(text, slots(BOOSTING, boosting), order)) for text in texts]
+    return TextLayout(sequences, [text.name for text in texts], distinct, context_length)
 
 
 def initial_context(model: StockModule, encode: Encode, tokens: int, words: str = "", std: float = 0.02) -> Tensor:
