@@ -64,9 +64,10 @@ def one_run(rules: Protocol, argv: list[str] | None) -> None:
     from ..experiments.runs import boost, host_run, untrained
 
     setting, cascaded = _setting(args, args.dataset, rules.name, getattr(args, "targets", [])), f"CasPL_{args.host}"
-    setting.check_options(["CasPL", cascaded])
-    _announce_unreached(setting)
     baseline = args.baseline or args.dataset == "shapes"
+    setting.check_options(["CasPL", cascaded])
+    setting.check_runs(["CasPL", cascaded, *([args.host, "ZeroshotCLIP"] if baseline else [])], args.seed, args.shots)
+    _announce_unreached(setting)
     stages, results = Stages(5 if baseline else 4), []
     with stages.next(f"{'render' if args.dataset.startswith('shapes') else 'read'} data: {args.dataset}"):
         setting.data_of()

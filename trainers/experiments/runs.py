@@ -306,7 +306,7 @@ def _changed(asked: CfgNode, kept: Mapping[str, Any]) -> list[str]:
             for name in nodes:
                 node = node[name]
             node[last] = tuple(value) if isinstance(node[last], tuple) and isinstance(value, list) else value
-    return config.differences(asked, theirs)
+    return config.differences(config.used(asked), theirs)
 
 
 def _measure(setting: Setting, trainer: str, folder: Path, first: Metrics | None) -> dict[str, dict[str, float]]:

@@ -139,6 +139,15 @@ class Setting:
                 if not any(_reads(trainer, key) for trainer in readers):
                     raise config.ConfigError(f"{key}: set, but none of {', '.join(readers)} reads it. Leave it out")
 
+    def check_runs(self, trainers: Sequence[str], seed: int, shots: int) -> None:
+        """Check the configurations of all runs before the first one starts.
+
+        Raises:
+            ConfigError: a value is out of range or does not fit the backbone; the message names each key.
+        """
+        for trainer in trainers:
+            self.configuration(trainer, seed, self.folder(trainer, seed, shots), self.options_for(trainer))
+
     def configuration(
         self, trainer: str, seed: int, folder: Path, options: Sequence[str] = (), dataset: str = ""
     ) -> CfgNode:

@@ -1,5 +1,6 @@
 """Assembling a run's configuration: defaults, files, options; checked before anything is built."""
 
+import functools
 import logging
 from collections.abc import Sequence
 from pathlib import Path
@@ -123,11 +124,15 @@ def check(cfg: CfgNode, given: Sequence[str] = (), training: bool = True) -> Non
         raise ConfigError("; ".join(found))
     if training:
         for line in config.unused(cfg, [*given, *config.differing(cfg, default_cfg())]):
-            logger.warning("Warning: %s", line)
+            warn(line)
         if "normalize" not in cfg.INPUT.TRANSFORMS:
-            logger.warning(
-                "Warning: INPUT.TRANSFORMS has no 'normalize': images are not normalised, in testing neither; CLIP expects it"
-            )
+            warn("INPUT.TRANSFORMS has no 'normalize': images are not normalised, in testing neither; CLIP expects it")
+
+
+@functools.cache
+def warn(line: str) -> None:
+    """Log a warning about a setting, once per process: a protocol assembles configurations several times."""
+    logger.warning("Warning: %s", line)
 
 
 def _unread(cfg: CfgNode, given: Sequence[str]) -> list[str]:
