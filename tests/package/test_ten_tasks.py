@@ -227,8 +227,9 @@ def test_precision(project):
         "trainers/engine/precision.py",
         ('NAMES = ("fp32", ', 'NAMES = ("fp32", "fp64", '),
         (
-            '    if name == "fp32":\n',
-            '    if name == "fp64":\n        return Precision("fp64", torch.float64, torch.float64)\n    if name == "fp32":\n',
+            "    half = torch.bfloat16 if",
+            '    if name == "fp64":\n        return Precision("fp64", torch.float64, torch.float64)\n'
+            "    half = torch.bfloat16 if",
         ),
     )
     project.run("few-shot", "shapes", 1, 1, "--host", "coop", "TRAINER.COOP.PREC", "fp64")
