@@ -13,7 +13,7 @@ from pathlib import Path
 from . import children, commands
 
 _TRIES = 8
-_LAUNCHED = 3  # kills of torchrun, whose processes import everything anew
+_LAUNCHED = 3  # kills of torchrun, whose processes start from scratch
 
 
 def one(folder: Path, intact: dict, rng: random.Random) -> tuple[str, str, str]:

@@ -68,9 +68,7 @@ TARGETS = {
     ),
     "training image": Target("data/train/*/*.png", lambda root: commands.train(root, "CoOp", "new"), "coop", True),
     "test image": Target("data/test/*/*.png", lambda root: commands.evaluate(root, "coop"), "coop evaluated", True),
-    "class names": Target(
-        "data/classnames.txt", lambda root: commands.train(root, "ZeroshotCLIP", "new", "--eval-only"), "", True
-    ),
+    "class names": Target("data/classnames.txt", _zero_shot, "zero-shot", True),
 }
 
 
