@@ -220,8 +220,8 @@ def table(work: Path) -> str:
         cells = [
             name,
             "yes" + (", text tokens rejected" if result.get("rejected") else ""),
-            answer(ran.get("trained") and ran.get("kept")),
-            answer(ran.get("evaluated")) + f" ({' / '.join(ran.get('accuracy', []))} %)",
+            answer(ran.get("trained") and ran.get("kept")) if ran else "not run",
+            answer(ran.get("evaluated")) + f" ({' / '.join(ran['accuracy'])} %)" if ran else "not run",
             f"{deep['logits']:.1e}",
             f"{shallow['logits']:.1e} ({shallow['effect']:.2g})",
             f"{deep['gradients']:.1e}",
@@ -230,7 +230,7 @@ def table(work: Path) -> str:
             "texts while built" if isinstance(deep["removed"], str) else answer(all(each["removed"] for each in both)),
             answer(result.get("empty")),
             answer("as rows" in shallow["how"]),
-            answer(boosted.get("phase 1")),
+            answer(boosted.get("phase 1")) if boosted else "not run",
         ]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"

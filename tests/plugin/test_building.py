@@ -14,6 +14,7 @@ from torch.nn import functional as F
 import trainers
 from trainers.backbones import load_clip, tokenizer
 from trainers.cli import train
+from trainers.config import ConfigError
 from trainers.engine import Learner, PromptedCLIP, worded_texts
 from trainers.method.prompt_file import (
     FILE_NAME,
@@ -188,3 +189,11 @@ def test_own_hosts_cascade_under_their_own_names(place, host):
     cfg = train.setup_cfg(train.parse(args))
     assert cfg.TRAINER.NAME == f"CasPL_{host}"
     assert trainer.cfg.TRAINER.NAME == host and trainer.model.boosting is not None
+
+
+def test_cascaded_run_is_not_evaluated_alone(place):
+    """Where a toolbox's command does not repeat the checkpoint."""
+    cfg = train.setup_cfg(train.parse(toy.command(place, "Frozen", place / "run")))
+    trainer = TRAINER_REGISTRY.get("Frozen")(cfg)
+    with pytest.raises(ConfigError, match="was trained with the boosting prompt .*Set TRAINER.CASPL.CHECKPOINT"):
+        trainer.load_model(str(place), epoch=1)

@@ -5,6 +5,7 @@ Source: arXiv 2409.17805, section 3.3.
 
 import logging
 import shutil
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -182,9 +183,27 @@ def cascade_under_own_name(base: type) -> None:
         if own and TRAINER_REGISTRY.get(cfg.TRAINER.NAME) is cls:
             logger.info("%s with TRAINER.CASPL.CHECKPOINT: cascaded, as CasPL_%s", cls.__name__, cls.__name__)
             return object.__new__(cascaded(cfg.TRAINER.NAME))
-        return object.__new__(cls)
+        trainer = object.__new__(cls)
+        if not issubclass(cls, Cascaded) and hasattr(cls, "load_model"):
+            trainer.load_model = partial(_load_alone, trainer)
+        return trainer
 
     base.__new__ = staticmethod(create)  # type: ignore[method-assign, assignment]
+
+
+def _load_alone(trainer, directory: str = "", *args, **kwargs):
+    """Load a host's checkpoint, unless its run was cascaded.
+
+    Raises:
+        ConfigError: the run's folder has a boosting prompt, which this trainer was built without.
+    """
+    kept = Path(directory or "") / FILE_NAME
+    if directory and kept.is_file() and not trainer.cfg.TRAINER.NAME.startswith("CasPL"):
+        raise config.ConfigError(
+            f"{directory}: this run was trained with the boosting prompt {kept}; expected TRAINER.CASPL.CHECKPOINT for its "
+            f"evaluation. Set TRAINER.CASPL.CHECKPOINT {directory}"
+        )
+    return type(trainer).load_model(trainer, directory, *args, **kwargs)
 
 
 def cascaded_name(cfg) -> str:
