@@ -103,7 +103,9 @@ def test_a_full_disk_is_named_and_takes_nothing_away():
     lines = [line for line in said.splitlines() if line.startswith(f"error: cannot write {run}")]
     assert codes["fill"] == [2] and len(lines) == 1 and "free some space" in lines[0]
     left = {path.name for path in run.rglob("*") if path.is_file() and "tensorboard" not in str(path)}
-    assert left <= {"config.yaml", "identity.json", "ledger.json", "log.txt", "metrics.csv"} and not list((root / "fill").glob("**/*.part"))
+    assert left <= {"config.yaml", "identity.json", "ledger.json", "log.txt", "metrics.csv"} and not list(
+        (root / "fill").glob("**/*.part")
+    )
     assert train.main(toy.command(root / "fill", "CasPL", run, OPTIM__MAX_EPOCH=2)) == 0
 
 

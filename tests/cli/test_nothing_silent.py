@@ -107,8 +107,8 @@ def root(tmp_path_factory):
         ("CasPL_CoOp", "TRAINER.MAPLE.N_CTX", 5, "TRAINER.MAPLE.N_CTX: 5 is set, but CasPL_CoOp does not read it"),
         ("CasPL", "TRAINER.COOP.N_CTX", 5, "but CasPL does not read it; .*TRAINER.CASPL.N_CTX_"),
         ("ZeroshotCLIP", "TRAINER.CASPL.N_CTX_TEXT", 5, "but ZeroshotCLIP does not read it"),
-        ("CoOp", "TRAINER.COOP.NCTX", 5, "no key 'TRAINER.COOP.NCTX': did you mean TRAINER.COOP.N_CTX"),
-        ("CoOp", "OPTIM.LEARNING_RATE", 5, "no key 'OPTIM.LEARNING_RATE'"),
+        ("CoOp", "TRAINER.COOP.NCTX", 5, "unknown key 'TRAINER.COOP.NCTX': did you mean TRAINER.COOP.N_CTX"),
+        ("CoOp", "OPTIM.LEARNING_RATE", 5, "unknown key 'OPTIM.LEARNING_RATE'"),
     ],
 )
 def test_a_key_that_nobody_reads_is_refused(root, tmp_path, trainer, key, value, message):

@@ -20,7 +20,7 @@ from trainers.cli import train
 from trainers.training import rng as randomness
 
 AUGMENTED = {
-    "INPUT__TRANSFORMS": "('random_resized_crop', 'random_flip', 'colorjitter', 'random_translation', 'normalize')"
+    "INPUT__TRANSFORMS": "('random_resized_crop', 'random_flip', 'colorjitter', 'randomgrayscale', 'normalize')"
 }
 FINAL = {"CasPL": "CasPL/model.pth.tar-2", "CoCoOp": "prompt_learner/model.pth.tar-2"}
 

@@ -98,18 +98,23 @@ def differences(ours: dict, theirs: dict) -> list[str]:
     changed = _changed(ours, theirs, ("trainer", "backbone", "teacher", "boosting"))
     our_data, their_data = ours.get("data", {}), theirs.get("data", {})
     changed += _changed(our_data, their_data, ("dataset", "classes", "fingerprint"), "data's ")
-    return changed + _changed_settings(ours, theirs)
+    return changed + [line for line in _changed_settings(ours, theirs) if _read(ours, line.partition(":")[0])]
+
+
+def _read(identity: dict, key: str) -> bool:
+    """Return whether a run reads a setting: phase 2 takes phase 1's from the boosting prompt's file."""
+    phase_2 = identity.get("trainer", "").startswith("CasPL_")
+    return not (phase_2 and key.startswith("TRAINER.CASPL.")) or key == "TRAINER.CASPL.TEXT_ORDER"
 
 
 def differences_applied(ours: dict, theirs: dict) -> list[str]:
     """Return what differs between an evaluation and the training of its checkpoint in what the trained prompt computes."""
     changed = _changed(ours, theirs, ("trainer", "backbone", "boosting"))
-    phase_2 = ours.get("trainer", "").startswith("CasPL_")
 
     def applied(key: str) -> bool:
         if not key.startswith(_APPLIED) or key.endswith(_FREE) or key.startswith(_PHASE_1_ONLY):
             return False
-        return not (phase_2 and key.startswith("TRAINER.CASPL.")) or key == "TRAINER.CASPL.TEXT_ORDER"
+        return _read(ours, key)
 
     return changed + [line for line in _changed_settings(ours, theirs) if applied(line.partition(":")[0])]
 
