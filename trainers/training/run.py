@@ -129,7 +129,7 @@ class Run:
         """Announce and return the metrics of the last evaluation."""
         metrics: Metrics | None = trainer.evaluator.metrics
         if metrics is not None:
-            figures = ", ".join(f"{name} {value:.2f}" for name, value in metrics.items())
+            figures = f"accuracy {metrics['accuracy']:.2f}"
             announce(
                 "%s on %d classes of %s: %s", self.cfg.TRAINER.NAME, trainer.num_classes, self.cfg.DATASET.NAME, figures
             )
