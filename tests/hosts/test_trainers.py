@@ -96,7 +96,7 @@ def trained(root):
 
 
 @pytest.mark.parametrize("name", LEARNING)
-def test_trainables_are_the_documented_ones_and_nothing_else_changes(trained, name):
+def test_only_documented_parameters_are_trained(trained, name):
     trainer, before = trained[name]
     registered, documented = LEARNING[name]
     assert trainer.get_model_names() == [registered]
@@ -111,7 +111,7 @@ def test_trainables_are_the_documented_ones_and_nothing_else_changes(trained, na
 
 
 @pytest.mark.parametrize("host", HOSTS)
-def test_boosting_prompt_stays_as_it_is_and_in_eval_mode(trained, root, host):
+def test_boosting_prompt_stays_frozen_and_in_eval_mode(trained, root, host):
     trainer, _ = trained[f"CasPL_{host}"]
     file = load_file(root / "boost" / checkpoint.FILE_NAME)
     group = trainer.model.boosting
@@ -121,7 +121,7 @@ def test_boosting_prompt_stays_as_it_is_and_in_eval_mode(trained, root, host):
 
 
 @pytest.mark.parametrize("host", HOSTS)
-def test_taking_the_boosting_prompt_out_gives_the_host_back(trained, root, host):
+def test_removing_boosting_prompt_restores_host(trained, root, host):
     wrapped, _ = trained[f"CasPL_{host}"]
     plain = build(arguments(root, host, root / "plain"))
     plain.model.prompt_learner.load_state_dict(wrapped.model.prompt_learner.state_dict())
@@ -136,7 +136,7 @@ def test_taking_the_boosting_prompt_out_gives_the_host_back(trained, root, host)
     assert (cascaded - plain.model(images)).abs().max() > 1e-3
 
 
-def test_zero_shot_is_stock_clip(root):
+def test_zero_shot_matches_stock_clip(root):
     trainer = build(arguments(root, "ZeroshotCLIP", root / "zero"))
     import clip
 
@@ -163,7 +163,7 @@ for name, arguments in json.loads(sys.argv[1]).items():
 """
 
 
-def test_a_run_folder_alone_gives_the_same_logits_in_a_fresh_process_on_other_classes(trained, root):
+def test_saved_run_gives_same_logits_in_new_process_on_other_classes(trained, root):
     jobs, expected = {}, {}
     for name, (trainer, _) in trained.items():
         jobs[name] = ["--eval-only", "--model-dir", str(root / name), "DATASET.SUBSAMPLE_CLASSES", "new"]
@@ -206,7 +206,7 @@ def test_phase_1_reads_no_label_from_a_batch(root):
     assert loss > 0
 
 
-def test_phase_1_on_the_base_classes_alone(root, tmp_path):
+def test_phase_1_on_base_classes(root, tmp_path):
     train.run(arguments(root, "CasPL", tmp_path, TRAINER__CASPL__CLASSES="base"))
     info = checkpoint.read_info(tmp_path / checkpoint.FILE_NAME)
     assert (info.classes, info.class_names) == ("base", toy.NAMES[:3])
@@ -214,7 +214,7 @@ def test_phase_1_on_the_base_classes_alone(root, tmp_path):
         train.run(arguments(root, "CasPL", tmp_path / "x", **NEW))
 
 
-def test_the_same_seed_twice_gives_the_same_bits(trained, root, tmp_path):
+def test_same_seed_gives_same_bits(trained, root, tmp_path):
     again = build(arguments(root, "CasPL_PromptSRC", tmp_path))
     again.train()
     first = trained["CasPL_PromptSRC"][0]._models["VLPromptLearner"].state_dict()
@@ -229,7 +229,7 @@ def test_cocoop_takes_any_batch_size(root):
         torch.testing.assert_close(trainer.model(images), each, atol=1e-4, rtol=0)
 
 
-def test_class_features_are_computed_once_and_again_when_a_parameter_changes(root, monkeypatch):
+def test_class_features_are_cached_until_a_parameter_changes(root, monkeypatch):
     import trainers.engine.model as module
 
     calls = []
@@ -251,13 +251,13 @@ def test_class_features_are_computed_once_and_again_when_a_parameter_changes(roo
     assert changed.shape == (1, 3)
 
 
-def test_gaussian_weights_of_promptsrc():
+def test_promptsrc_gaussian_weights_match_published():
     for case in json.loads((ROOT / "tests" / "golden" / "toolbox" / "gpa_weights.json").read_text()):
         ours = gaussian_weights(case["epochs"], case["mean"], case["std"])
         torch.testing.assert_close(ours, torch.tensor(case["weights"], dtype=torch.float64), atol=0, rtol=1e-9)
 
 
-def test_promptsrc_ends_with_the_weighted_sum_of_its_epochs(root, tmp_path, monkeypatch):
+def test_promptsrc_final_prompts_are_weighted_sum_of_epochs(root, tmp_path, monkeypatch):
     trainer = build(arguments(root, "PromptSRC", tmp_path, OPTIM__MAX_EPOCH=3, TRAINER__PROMPTSRC__GPA_MEAN=2))
     seen = []
     learner = trainer.model.prompt_learner
@@ -272,7 +272,7 @@ def test_promptsrc_ends_with_the_weighted_sum_of_its_epochs(root, tmp_path, monk
 
 @pytest.mark.parametrize("name", ["bf16", "fp16", "amp"])
 @pytest.mark.parametrize("trainer", [*HOSTS, *(f"CasPL_{host}" for host in HOSTS)])
-def test_half_precision_stays_near_float32(trained, root, trainer, name, monkeypatch):
+def test_half_precision_is_close_to_float32(trained, root, trainer, name, monkeypatch):
     """Logits are 100 times a cosine, and span about 10: within 0.1 with float16's 11 bits, within 1 with bfloat16's 8."""
     monkeypatch.setattr(precision, "cpu_computes", lambda dtype: True)
     exact, _ = trained[trainer]
@@ -292,13 +292,13 @@ def test_half_precision_stays_near_float32(trained, root, trainer, name, monkeyp
     assert all(torch.isfinite(p).all() and p.dtype == torch.float32 for p in learner.parameters())
 
 
-def test_the_published_recipe_keeps_its_prompts_in_float16(root, monkeypatch):
+def test_published_precision_trains_prompts_in_float16(root, monkeypatch):
     monkeypatch.setattr(precision, "cpu_computes", lambda dtype: True)
     trainer = build(arguments(root, "CasPL_MaPLe", root / "half", TRAINER__MAPLE__PREC="fp16_published"))
     assert {p.dtype for p in trainer._models["MultiModalPromptLearner"].parameters()} == {torch.float16}
 
 
-def test_a_cpu_without_half_precision_computes_in_float32_and_says_so_once(root, monkeypatch, caplog):
+def test_cpu_without_half_precision_falls_back_to_float32_with_one_warning(root, monkeypatch, caplog):
     monkeypatch.setattr(precision, "cpu_computes", lambda dtype: False)
     with caplog.at_level(logging.WARNING):
         trainer = build(arguments(root, "CasPL_CoOp", root / "half", TRAINER__COOP__PREC="fp16"))
@@ -306,7 +306,7 @@ def test_a_cpu_without_half_precision_computes_in_float32_and_says_so_once(root,
     assert [r.message for r in caplog.records if "Precision fp16: this CPU lacks" in r.message].__len__() == 1
 
 
-def test_only_our_own_names_are_registered_by_the_plug_in():
+def test_plugin_registers_only_caspl_names():
     script = "import trainers; from dassl.engine import TRAINER_REGISTRY as r;"
     out = subprocess.run(
         [sys.executable, "-c", script + "print(r.registered_names())", str(ROOT)],
@@ -318,12 +318,12 @@ def test_only_our_own_names_are_registered_by_the_plug_in():
     assert set(eval(out.splitlines()[-1])) == names
 
 
-def test_the_spelling_with_a_hyphen_is_the_same_trainer(root, trained):
+def test_hyphenated_name_is_same_trainer(root, trained):
     trainer = build(arguments(root, "CasPL-CoOp", root / "hyphen", TRAINER__CASPL__CHECKPOINT=root / "boost"))
     assert type(trainer).__name__ == "CasPL_CoOp" and trainer.model.boosting is not None
 
 
-def test_the_host_is_looked_up_when_the_wrapper_is_built(root):
+def test_host_is_looked_up_when_wrapper_is_built(root):
     class LaterHost(TRAINER_REGISTRY.get("CoOp")):
         """Registered after its wrapper."""
 
@@ -342,7 +342,7 @@ def test_host_first_order_reaches_the_model(root):
     assert slots == [[1, 1, 1, 0, 0, 0, 0], [0, 0, 0, 0, 1, 1, 1]]
 
 
-def test_an_interrupted_run_goes_on_where_it_was(root, tmp_path, monkeypatch):
+def test_interrupted_run_resumes(root, tmp_path, monkeypatch):
     line = arguments(root, "CasPL_PromptSRC", tmp_path, OPTIM__MAX_EPOCH=3, TRAIN__CHECKPOINT_FREQ=1)
     stopped = build(line)
 
@@ -364,7 +364,7 @@ def test_an_interrupted_run_goes_on_where_it_was(root, tmp_path, monkeypatch):
     assert torch.equal(rest.model.prompt_learner.text, rest.model.prompt_learner.text_sum)
 
 
-def test_pictures_are_what_the_transform_says(root):
+def test_images_match_the_configured_transform(root):
     trainer = build(arguments(root, "CoOp", root / "pictures"))
     batch = next(iter(trainer.test_loader))
     again = build_transform(trainer.cfg, is_train=False)(read_image(batch["impath"][0]))

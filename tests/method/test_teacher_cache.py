@@ -66,7 +66,7 @@ def towers(monkeypatch):
     return seen
 
 
-def test_later_epochs_and_later_runs_do_not_run_the_teacher_and_have_the_same_bits(root, tmp_path, towers):
+def test_cached_epochs_and_runs_skip_teacher_and_give_same_bits(root, tmp_path, towers):
     plain = boosted(root, tmp_path / "plain")
     assert len(towers) == 3 * 6
     towers.clear()
@@ -80,14 +80,14 @@ def test_later_epochs_and_later_runs_do_not_run_the_teacher_and_have_the_same_bi
     assert not same(first, plain)  # rounded features: it is the cache that they come from
 
 
-def test_as_many_views_as_epochs_are_the_recipe(root, tmp_path):
+def test_views_equal_to_epochs_match_default(root, tmp_path):
     recipe = boosted(root, tmp_path / "recipe", TRAINER__CASPL__TEACHER__VIEWS=0)
     assert same(recipe, boosted(root, tmp_path / "views", TRAINER__CASPL__TEACHER__VIEWS=3))
     assert not same(recipe, boosted(root, tmp_path / "fewer", TRAINER__CASPL__TEACHER__VIEWS=1))
 
 
 @pytest.mark.parametrize("views, expected", [(0, [0, 1, 2, 3, 4]), (2, [0, 1, 0, 1, 0]), (9, [0, 1, 2, 3, 4])])
-def test_a_view_is_the_epoch_modulo_the_views(views, expected):
+def test_view_is_epoch_modulo_views(views, expected):
     dataset = ImageDataset.__new__(ImageDataset)
     dataset.views, seen = views, []
     for dataset.epoch in range(5):
@@ -101,7 +101,7 @@ def key_of(root, tmp_path, **more):
     return CasPL(cfg).open_cache().key
 
 
-def test_another_teacher_image_or_setting_has_another_cache(root, tmp_path):
+def test_cache_key_depends_on_teacher_images_and_settings(root, tmp_path):
     other = toy.save_clip(tmp_path / "other.pt", toy.TEACHER, seed=4)
     state = torch.load(other, weights_only=True)
     name = "visual.transformer.resblocks.0.mlp.c_fc.weight"  # no projection
@@ -130,7 +130,7 @@ def test_another_teacher_image_or_setting_has_another_cache(root, tmp_path):
     assert described["dataset"] == "Toy" and described["images"] and described["teacher_weights"]
 
 
-def test_the_list_of_images_knows_order_and_size_but_not_where_its_root_is(tmp_path):
+def test_image_list_digest_depends_on_order_and_size_not_root(tmp_path):
     lists = []
     for folder in ("a", "b"):
         (tmp_path / folder).mkdir()
@@ -159,7 +159,7 @@ def refused():
     raise AssertionError("the teacher was asked")
 
 
-def test_what_is_read_is_what_was_written_rounded(tmp_path):
+def test_read_returns_written_features_in_float16(tmp_path):
     features = torch.randn(3, 5)
     assert torch.equal(small(tmp_path).features(BATCH, 1, lambda: features), features.half().float())
     assert torch.equal(small(tmp_path).features(BATCH.flip(0), 1, refused), features.half().float().flip(0))
@@ -168,7 +168,7 @@ def test_what_is_read_is_what_was_written_rounded(tmp_path):
             small(tmp_path).features(index, view, refused)
 
 
-def test_the_first_value_stays_for_everybody(tmp_path):
+def test_first_written_value_is_final(tmp_path):
     ours, theirs, features = small(tmp_path), small(tmp_path), torch.randn(3, 5)
 
     def slowly():
@@ -181,7 +181,7 @@ def test_the_first_value_stays_for_everybody(tmp_path):
 
 
 @pytest.mark.parametrize("field", ["mark", "features"])
-def test_a_row_that_was_half_written_is_written_again(tmp_path, field):
+def test_partially_written_row_is_rewritten(tmp_path, field):
     cache, features = small(tmp_path), torch.randn(3, 5)
     cache.features(BATCH, 0, lambda: features)
     cache.rows[field][2, 0] = 0
@@ -199,7 +199,7 @@ def spoil(path):
 
 
 @pytest.mark.parametrize("damage, said", [(truncate, "is damaged: .* Remove it"), (spoil, "not the teacher cache")])
-def test_a_damaged_or_foreign_file_is_refused_and_left_as_it_was(tmp_path, damage, said):
+def test_damaged_or_foreign_file_is_rejected_and_left_unchanged(tmp_path, damage, said):
     path = small(tmp_path).path
     damage(path)
     before = path.read_bytes()
@@ -208,14 +208,14 @@ def test_a_damaged_or_foreign_file_is_refused_and_left_as_it_was(tmp_path, damag
     assert str(path) in str(error.value) and path.read_bytes() == before
 
 
-def test_a_cache_renamed_for_another_is_refused(tmp_path):
+def test_renamed_cache_is_rejected(tmp_path):
     other = small(tmp_path, teacher="b").path
     small(tmp_path).path.rename(other)
     with pytest.raises(CacheError, match="not the teacher cache"):
         small(tmp_path, teacher="b")
 
 
-def test_a_full_disk_is_named_with_what_helps(tmp_path, monkeypatch):
+def test_full_disk_error_suggests_remedy(tmp_path, monkeypatch):
     def full(*args):
         raise OSError(errno.ENOSPC, "No space left on device")
 
@@ -225,7 +225,7 @@ def test_a_full_disk_is_named_with_what_helps(tmp_path, monkeypatch):
     assert not list(tmp_path.glob("*.features"))
 
 
-def test_a_folder_that_cannot_be_is_named_on_the_command_line(root, tmp_path, capsys):
+def test_impossible_folder_is_one_error_line(root, tmp_path, capsys):
     (tmp_path / "file").touch()
     assert guarded(lambda: train.run(line(root, tmp_path / "run", tmp_path / "file" / "cache"))) != 0
     error = capsys.readouterr().err
@@ -233,13 +233,13 @@ def test_a_folder_that_cannot_be_is_named_on_the_command_line(root, tmp_path, ca
 
 
 @pytest.mark.parametrize("more, said", [({"SEED": -1}, "SEED"), ({"TRAINER__CASPL__TEACHER__VIEWS": -1}, "VIEWS")])
-def test_settings_that_cannot_be_meant_are_refused(root, tmp_path, capsys, more, said):
+def test_negative_values_are_rejected(root, tmp_path, capsys, more, said):
     assert guarded(lambda: train.run(line(root, tmp_path / "run", tmp_path / "cache", **more))) == 2
     assert f"{said}: -1; expected" in capsys.readouterr().err
 
 
 class Killed:
-    """Rows that kill the process at a write: behind the data, ahead of the mark."""
+    """Rows that kill the process at a write, after the data and before the checksum."""
 
     def __init__(self, rows, left):
         self.rows, self.left = rows, left
@@ -278,7 +278,7 @@ def killing(root, folder):
         return lambda: guarded(lambda: train.run(arguments))
 
     TeacherCache._write = counted
-    for parity in (0, 1):  # ahead of a mark, ahead of the data of a row
+    for parity in (0, 1):  # before a checksum, before the data of a row
         left = int(rng.integers(2, 11)) * 2 + parity
         codes.append(protocol.child(work("killed", "cache")))
     TeacherCache._write = write
@@ -287,7 +287,7 @@ def killing(root, folder):
     return codes + [protocol.exit_code(pid) for pid in pids]
 
 
-def test_killed_at_random_writes_or_beside_another_run_it_ends_as_one_left_alone(root, tmp_path):
+def test_killed_or_concurrent_runs_give_same_bits(root, tmp_path):
     command = children.program(__file__, root, tmp_path)
     done = subprocess.run(command, capture_output=True, text=True, env=children.ALONE)
     assert done.returncode == 0, done.stderr[-3000:]
@@ -304,7 +304,7 @@ if __name__ == "__main__":
     sys.stdout.write(f"\n{json.dumps(codes)}\n")
 
 
-def test_who_may_only_read_uses_what_is_there(tmp_path, monkeypatch):
+def test_read_only_cache_uses_existing_rows(tmp_path, monkeypatch):
     """As root may write everywhere, the answer of the operating system is what is changed."""
     fresh = torch.randn(3, 4)
     wanted = TeacherCache(tmp_path, WHAT, 5, 2, 4).features(BATCH, 1, lambda: fresh)

@@ -55,7 +55,7 @@ def name(root, file="weights.pt"):
 
 
 @pytest.mark.parametrize("file", ["weights.pt", "weights.safetensors", "epoch_3.pt"])
-def test_logits_are_those_of_open_clip(root, file):
+def test_logits_match_open_clip(root, file):
     teacher = load_teacher(name(root, file), toy.NAMES, TEMPLATE, PLAIN)
     model, _, preprocess = open_clip.create_model_and_transforms(ARCHITECTURE, str(root / "weights.pt"))
     tokens = open_clip.get_tokenizer(ARCHITECTURE)([f"a photo of a {each.replace('_', ' ')}." for each in toy.NAMES])
@@ -69,7 +69,7 @@ def test_logits_are_those_of_open_clip(root, file):
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_half_precision_gives_nearly_the_same_logits(root, dtype):
+def test_half_precision_logits_are_close(root, dtype):
     image = torch.randn(3, 3, 24, 24)
     with torch.no_grad():
         half = load_teacher(name(root), toy.NAMES, TEMPLATE, Precision("half", weights=dtype))(image)
@@ -78,7 +78,7 @@ def test_half_precision_gives_nearly_the_same_logits(root, dtype):
 
 
 @pytest.mark.parametrize("views", [0, 1])
-def test_phase_1_runs_with_it_from_the_first_image_to_the_evaluation(root, tmp_path, views, caplog):
+def test_phase_1_runs_with_open_clip_teacher(root, tmp_path, views, caplog):
     more = {"TRAINER__CASPL__TEACHER__BACKBONE": name(root), "TRAINER__CASPL__TEACHER__VIEWS": views}
     line = toy.command(root, "CasPL", tmp_path, TRAINER__CASPL__TEACHER__CACHE=tmp_path / "cache", **more)
     with caplog.at_level(logging.INFO):
@@ -88,11 +88,11 @@ def test_phase_1_runs_with_it_from_the_first_image_to_the_evaluation(root, tmp_p
 
 
 def load_described(folder):
-    """What the only cache in a folder says about itself."""
+    """Return the description of the only cache in a folder."""
     return json.loads(next(folder.glob("*.json")).read_text())
 
 
-def test_a_text_that_the_tokenizer_would_cut_is_refused(root):
+def test_text_longer_than_tokenizer_limit_is_rejected(root):
     """It takes 77 tokens: SOS, EOT, and 75 words of one token each."""
     load_teacher(name(root), ["tree " * 74 + "tree"], "{}", PLAIN)
     with pytest.raises(ConfigError, match="more than the 77 tokens"):
@@ -100,7 +100,7 @@ def test_a_text_that_the_tokenizer_would_cut_is_refused(root):
 
 
 @pytest.mark.parametrize("backbone", ["stock", "open_clip"])
-def test_the_random_numbers_of_a_run_do_not_depend_on_its_teacher(root, backbone):
+def test_loading_teacher_leaves_random_state_unchanged(root, backbone):
     torch.manual_seed(5)
     load_teacher(name(root) if backbone == "open_clip" else str(root / "teacher.pt"), toy.NAMES, TEMPLATE, PLAIN)
     drawn = torch.rand(2)
@@ -108,7 +108,7 @@ def test_the_random_numbers_of_a_run_do_not_depend_on_its_teacher(root, backbone
     assert torch.equal(drawn, torch.rand(2))
 
 
-def test_a_stock_teacher_of_another_size_gets_images_of_its_own(root, tmp_path, monkeypatch):
+def test_stock_teacher_gets_images_of_its_size(root, tmp_path, monkeypatch):
     from dataclasses import replace
 
     toy.save_clip(root / "large.pt", replace(toy.TEACHER, grid=3), seed=4)
@@ -135,20 +135,20 @@ MEAN, STD, THEIRS = (0.5, 0.4, 0.3), (0.2, 0.3, 0.4), ((0.1, 0.2, 0.3), (0.5, 0.
 
 
 @pytest.mark.parametrize("statistics", [None, (MEAN, STD), tuple(map(list, (MEAN, STD)))])
-def test_a_batch_is_untouched_where_nothing_differs(statistics):
+def test_transform_returns_same_batch_if_nothing_differs(statistics):
     image = torch.randn(2, 3, 16, 16)
     assert TeacherTransform(Fixed(16, statistics), 16, MEAN, STD)(image) is image
 
 
 @pytest.mark.parametrize("size", [16, 24, 8])
-def test_a_view_is_resized_between_0_and_1_and_normalised_as_the_teacher_does(size):
+def test_transform_resizes_clamps_and_normalises(size):
     pixels = torch.rand(2, 3, 16, 16).round()  # hard edges, so that the kernel overshoots
     view = TeacherTransform(Fixed(size, THEIRS), 16, MEAN, STD)(T.normalize(pixels, MEAN, STD))
     expected = T.resize(pixels, [size, size], T.InterpolationMode.BICUBIC, antialias=True) if size != 16 else pixels
     assert torch.allclose(view, T.normalize(expected.clamp(0, 1), *THEIRS), atol=1e-5)
 
 
-def test_a_fingerprint_knows_all_weights_and_no_classes(root):
+def test_fingerprint_depends_on_all_weights_not_classes(root):
     def of(backbone, names=toy.NAMES):
         return load_teacher(backbone, names, TEMPLATE, PLAIN)
 
@@ -177,7 +177,7 @@ def test_a_fingerprint_knows_all_weights_and_no_classes(root):
         (f"open_clip:{ARCHITECTURE}/ROOT/nan.pt", BackboneError, "visual.proj has values that are not finite"),
     ],
 )
-def test_what_cannot_be_had_is_named_with_what_can(root, backbone, error, said):
+def test_unavailable_teacher_error_names_alternatives(root, backbone, error, said):
     (root / "broken.safetensors").write_bytes(b"nothing like it")
     state = torch.load(root / "weights.pt", weights_only=True)
     torch.save(state | {"visual.proj": state["visual.proj"] / 0}, root / "nan.pt")
@@ -185,13 +185,13 @@ def test_what_cannot_be_had_is_named_with_what_can(root, backbone, error, said):
         load_teacher(backbone.replace("ROOT", str(root)), toy.NAMES, TEMPLATE, PLAIN)
 
 
-def test_without_open_clip_the_error_says_what_to_install(root, monkeypatch):
+def test_missing_open_clip_error_suggests_install(root, monkeypatch):
     monkeypatch.setitem(sys.modules, "open_clip", None)
     with pytest.raises(ConfigError, match="pip install open_clip_torch"):
         load_teacher(name(root), toy.NAMES, TEMPLATE, PLAIN)
 
 
-def test_a_file_that_is_code_is_not_run(root, tmp_path):
+def test_pickled_code_is_not_executed(root, tmp_path):
     class Evil:
         def __reduce__(self):
             return open, (str(tmp_path / "run"), "w")

@@ -13,8 +13,12 @@ class BackboneError(ValueError):
 def check_finite(state: Mapping[str, Tensor], source: str) -> None:
     """Check that all weights are finite.
 
+    Args:
+        state: the weights.
+        source: their origin, for the message.
+
     Raises:
-        BackboneError: a tensor has a value that is not; `source` says where it comes from.
+        BackboneError: a tensor has a value that is not.
     """
     for key, weights in state.items():
         if not torch.isfinite(weights).all():
