@@ -282,7 +282,9 @@ def test_clip_layout(project):
             '        state = {key.removeprefix("towers."): opened.get_tensor(key) for key in opened.keys()}',
         ),
     )
-    printed = project.run("few-shot", "shapes", 1, 1, "--host", "coop", "MODEL.BACKBONE.NAME", weights)
+    printed = project.run(
+        "few-shot", "shapes", 1, 1, "--host", "coop", "--output", "layout", "MODEL.BACKBONE.NAME", weights
+    )
     assert re.search(rf"CasPL_CoOp +{NUMBER}", printed)
 
 

@@ -138,7 +138,7 @@ def test_results(installed, trained, folder):
 
 def test_data(installed, trained, folder):
     assert "shapes: complete" in installed.caspl(folder, "data", "check", "shapes", "--data", "data")
-    assert "no automatic download" in installed.caspl(folder, "data", "fetch", "shapes", "--data", "data")
+    assert "all files exist already" in installed.caspl(folder, "data", "fetch", "shapes", "--data", "data")
 
 
 def test_convert(installed, trained, folder):

@@ -79,7 +79,8 @@ def one_run(rules: Protocol, argv: list[str] | None) -> None:
         with stages.next(f"train and evaluate the baselines: {args.host} alone, and zero-shot CLIP"):
             results += [host_run(setting, args.host, args.seed, args.shots), untrained(setting, "ZeroshotCLIP")]
     with stages.next(f"table: {rules.title}, {args.dataset}"):
-        print(_table(results))
+        table = _table(results)
+    print(table)
 
 
 def _setting(args: argparse.Namespace, dataset: str = "", protocol: str = "base2new", targets: Any = ()) -> "Setting":
