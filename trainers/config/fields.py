@@ -164,7 +164,8 @@ class Field:
             return value in (self.allowed() or ())
         if isinstance(value, str):
             return len(value) <= self.longest and value.isprintable()
-        return math.isfinite(value) and self._within(value)
+        number: Any = value
+        return math.isfinite(number) and self._within(number)
 
     def _within(self, value: float) -> bool:
         return not (

@@ -249,8 +249,8 @@ def finished(setting: Setting, asked: CfgNode, folder: Path, boosting: Path | No
             f"{folder}: holds a run with other settings ({'; '.join(changed[:5])}); expected the same. Remove the folder, or "
             "give another --output"
         )
-    if changed := other_data(setting, kept):
-        _reject_data(folder, f"other images of {changed}", f"{setting.data} is given")
+    if images := other_data(setting, kept):
+        _reject_data(folder, f"other images of {images}", f"{setting.data} is given")
     if boosting is not None and not same_boosting(kept, folder, boosting):
         raise config.ConfigError(
             f"{folder}: made with another boosting prompt than {boosting}; expected the same. Remove the folder to make the "

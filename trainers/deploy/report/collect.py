@@ -187,10 +187,13 @@ def nearest_words(classifier: Classifier) -> list[tuple[str, str]]:
 def _first_tokens(classifier: Classifier) -> dict[str, Tensor]:
     """Return {prompt: its first text layer (n, d)}; class-specific contexts are left out."""
     model, found = classifier.model, {}
-    groups: dict[str, Sequence[Tensor]] = {"boosting token": [] if model.boosting is None else model.boosting.text}
+    groups: dict[str, Sequence[Tensor | None]] = {}
+    if model.boosting is not None:
+        groups["boosting token"] = list(model.boosting.text)
     with torch.no_grad():
         groups["learned token"] = model.prompt_learner.text_stack()
     for name, stack in groups.items():
-        if len(stack) and stack[0].dim() == 2:
-            found[name] = stack[0].detach().float().cpu()
+        first = stack[0] if len(stack) else None
+        if first is not None and first.dim() == 2:
+            found[name] = first.detach().float().cpu()
     return found
