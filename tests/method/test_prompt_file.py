@@ -4,28 +4,21 @@ import json
 
 import pytest
 import torch
-from conftest import ROOT
-from recipe import Spec, clip_state_dict, randn
+from official import official_clip
+from recipe import randn
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from trainers.backbones import build_clip, fingerprint, tokenizer
+from trainers.backbones import fingerprint
 from trainers.engine import PromptGroup
-from trainers.engine.tokens import EOT, SOS
 from trainers.method import prompt_file
 from trainers.method.prompt_file import BoostingInfo, CheckpointError
-
-OFFICIAL = ROOT / "tests" / "golden" / "official_checkpoint"
-EXPECTED = json.loads((OFFICIAL / "expected.json").read_text())
-SPEC = Spec(**EXPECTED["spec"])
 
 
 @pytest.fixture(scope="module")
 def clip_model():
     """The CLIP that the official checkpoint was trained around."""
-    texts = [f"X X X X {name}." for name in EXPECTED["classes"]]
-    tokens = {SOS, EOT} | {token for text in texts for token in tokenizer().encode(text)}
-    return build_clip(clip_state_dict(SPEC, EXPECTED["seed"], tokens))
+    return official_clip()
 
 
 @pytest.fixture

@@ -1,6 +1,5 @@
 """Published checkpoints: import, export and `caspl convert`."""
 
-import json
 import pickle
 import subprocess
 import sys
@@ -8,26 +7,20 @@ import sys
 import pytest
 import torch
 from conftest import ROOT
-from recipe import Spec, clip_state_dict, randn
+from official import EXPECTED, OFFICIAL, SPEC, official_clip
+from recipe import randn
 
-from trainers.backbones import build_clip, fingerprint, tokenizer
+from trainers.backbones import fingerprint, tokenizer
 from trainers.engine import Learner, PromptedCLIP, host_texts
-from trainers.engine.tokens import EOT, SOS
 from trainers.method import prompt_file, published
 from trainers.method.prompt_file import CheckpointError
 from trainers.storage.tensors import RestrictedReadError, read_checkpoint
-
-OFFICIAL = ROOT / "tests" / "golden" / "official_checkpoint"
-EXPECTED = json.loads((OFFICIAL / "expected.json").read_text())
-SPEC = Spec(**EXPECTED["spec"])
 
 
 @pytest.fixture(scope="module")
 def clip_model():
     """The CLIP that the official checkpoint was trained around."""
-    texts = [f"X X X X {name}." for name in EXPECTED["classes"]]
-    tokens = {SOS, EOT} | {token for text in texts for token in tokenizer().encode(text)}
-    return build_clip(clip_state_dict(SPEC, EXPECTED["seed"], tokens))
+    return official_clip()
 
 
 def test_published_checkpoint_reproduces_logits(clip_model):
