@@ -93,12 +93,11 @@ def test_predictions_have_path_label_and_top_classes(tmp_path):
     top = TopClasses()
     top.update(torch.tensor([[1.0, 3.0], [2.0, -2.0]]), torch.tensor([1, 1]))
     folder = tmp_path / EVALUATIONS / "Toy_all"
-    write_evaluation(folder, ["a.png", "b.png"], {0: "cat", 1: "dog"}, top, {"accuracy": 50.0})
+    write_evaluation(folder, ["a.png", "b.png"], {0: "cat", 1: "dog"}, top, {"metrics": {"accuracy": 50.0}})
     header, first, second = (folder / "predictions.csv").read_text().splitlines()
     assert header.startswith("path,label,class_1,p_1") and first.startswith("a.png,dog,dog,0.88")
-    assert second.startswith("b.png,dog,cat,0.98") and json.loads((folder / "metrics.json").read_text()) == {
-        "accuracy": 50.0
-    }
+    assert second.startswith("b.png,dog,cat,0.98")
+    assert json.loads((folder / "evaluation.json").read_text()) == {"metrics": {"accuracy": 50.0}}
 
 
 def test_run_without_evaluation_is_named(tmp_path, capsys):

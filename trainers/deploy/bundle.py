@@ -2,9 +2,8 @@
 
 import dataclasses
 import json
+import shutil
 from pathlib import Path
-
-from safetensors.torch import save_file
 
 from ..config import leaves
 from ..experiments.setup import assemble
@@ -14,7 +13,7 @@ from ..method.prompt_file import load_boosting, save_boosting
 from ..storage.atomic import replacing, sha256
 from ..storage.tensors import read_checkpoint
 from ..training import provenance
-from ..training.checkpoints import LEARNED, find_checkpoint
+from ..training.checkpoints import LEARNED, find_checkpoint, save_learned
 from ..training.run import own_class
 from ..version import __version__
 from .card import model_card
@@ -44,7 +43,11 @@ def bundle(run: Path, target: Path) -> list[Path]:
         _share_boosting(run / BOOSTING, target / BOOSTING)
     host = own_class(cfg.TRAINER.NAME)
     if host is not None and issubclass(host, HostTrainer):
-        save_learned(find_checkpoint(run / host.learner_name, None), target / LEARNED)
+        if (run / LEARNED).is_file():
+            shutil.copyfile(run / LEARNED, target / LEARNED)
+        else:  # a run of an earlier version
+            state = read_checkpoint(find_checkpoint(run / host.learner_name, None))["state_dict"]
+            save_learned(state, target / LEARNED)
     for key, value in list(leaves(cfg)):
         if key in _PLACES:
             cfg.merge_from_list([key, ""])
@@ -80,13 +83,6 @@ def _share_boosting(source: Path, target: Path) -> None:
 
 def _name_of(weights: str) -> str:
     return Path(weights).name if Path(weights).is_absolute() else weights
-
-
-def save_learned(checkpoint: Path, target: Path) -> None:
-    """Write the parameters of a Dassl checkpoint as safetensors."""
-    state = read_checkpoint(checkpoint)["state_dict"]
-    with replacing(target) as aside:
-        save_file({key: value.contiguous().clone() for key, value in sorted(state.items())}, aside)
 
 
 def _result(run: Path) -> dict | None:

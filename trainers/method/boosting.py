@@ -88,6 +88,7 @@ class CasPL(Taught, PromptTrainer):
     """Train the boosting prompt and write it to `<OUTPUT_DIR>/boosting.safetensors`; labels are never read."""
 
     reads_labels = False
+    learned_file = ""  # it writes the boosting-prompt file instead
     model: Any  # a PromptedCLIP with a boosting prompt
     train_loader_x: Any
 

@@ -3,11 +3,12 @@ names the last one."""
 
 import logging
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from ..storage.atomic import replacing
@@ -15,7 +16,7 @@ from ..storage.tensors import read_checkpoint
 
 logger = logging.getLogger(__name__)
 
-LEARNED = "adapting.safetensors"  # in an exported run: the learned prompts
+LEARNED = "adapting.safetensors"  # in a run's folder: the learned prompts of phase 2
 BEST, LATEST = "model-best.pth.tar", "checkpoint"
 PROGRESS = "progress.pt"  # in a run's folder while the run is unfinished
 
@@ -75,6 +76,17 @@ def find_checkpoint(folder: Path, epoch: int | None) -> Path:
             f"{path}: no such checkpoint; existing: {existing}. Train first, or correct --model-dir or --load-epoch"
         )
     return path
+
+
+def save_learned(state: Mapping[str, Tensor], target: Path) -> None:
+    """Write learned parameters as safetensors.
+
+    Args:
+        state: {name: tensor}, a checkpoint's "state_dict".
+        target: the file.
+    """
+    with replacing(target) as aside:
+        save_file({key: value.contiguous().clone() for key, value in sorted(state.items())}, aside)
 
 
 def load_learner(learner: nn.Module, path: str | Path) -> None:

@@ -1,7 +1,7 @@
 """What happened in a run, as tables: a row an epoch, and a row an image of every evaluation.
 
 `metrics.csv` in the run's folder has the means of each epoch. `evaluations/<dataset>_<classes>/` has `predictions.csv`
-and `metrics.json` of the last evaluation on these images.
+and `evaluation.json`, the result, of the last evaluation on these images.
 """
 
 import csv
@@ -16,7 +16,7 @@ from ..storage.atomic import replacing
 
 METRICS = "metrics.csv"
 EVALUATIONS = "evaluations"
-PREDICTIONS, FIGURES = "predictions.csv", "metrics.json"
+PREDICTIONS, RESULT = "predictions.csv", "evaluation.json"
 TOP = 5  # classes of an image that are kept
 
 
@@ -37,16 +37,16 @@ class TopClasses:
 
 
 def write_evaluation(
-    folder: Path, paths: Sequence[str], names: Mapping[int, str], top: TopClasses, figures: Mapping[str, float]
+    folder: Path, paths: Sequence[str], names: Mapping[int, str], top: TopClasses, result: Mapping[str, Any]
 ) -> None:
-    """Write the predictions and figures of one evaluation.
+    """Write the predictions and the result of one evaluation.
 
     Args:
         folder: of this evaluation; it is created.
         paths: the images, in the order of the evaluation.
         names: {label: class name}.
         top: the most likely classes of each image.
-        figures: metric name to figure.
+        result: what was evaluated, and its "metrics".
     """
     columns = [f"{what}_{n + 1}" for n in range(TOP) for what in ("class", "p")]
     with replacing(folder / PREDICTIONS) as aside, open(aside, "w", newline="", encoding="utf-8") as stream:
@@ -55,8 +55,19 @@ def write_evaluation(
         for path, label, order, values in zip(paths, top.labels, top.indices, top.probabilities, strict=True):
             pairs = [item for index, p in zip(order, values, strict=True) for item in (names[index], f"{p:.6g}")]
             table.writerow([path, names[label], *pairs])
-    with replacing(folder / FIGURES) as aside:
-        aside.write_text(json.dumps(dict(figures), indent=2) + "\n")
+    with replacing(folder / RESULT) as aside:
+        aside.write_text(json.dumps(dict(result), indent=2) + "\n")
+
+
+def evaluation_name(what: Mapping[str, Any]) -> str:
+    """Return the folder's name of an evaluation: <dataset>_<classes>, with split and epoch where they are chosen.
+
+    Args:
+        what: "dataset", "classes", "split", and the chosen checkpoint's "epoch" or None.
+    """
+    split = "" if what["split"] == "test" else f"_{what['split']}"
+    epoch = "" if what["epoch"] is None else f"_epoch_{what['epoch']}"
+    return f"{what['dataset']}_{what['classes']}{split}{epoch}"
 
 
 def append_epoch(folder: Path, row: Mapping[str, Any]) -> None:

@@ -19,12 +19,13 @@ from yacs.config import CfgNode
 from ..config import ConfigError, check_kept, keep_config
 from ..storage.atomic import remove_parts
 from ..storage.locks import locked
+from ..version import __version__
 from . import identity, parallel, provenance
 from .checkpoints import PROGRESS
 from .evaluation import Measuring, Metrics
 from .log import FILE_NAME as LOG
 from .log import announce, logging_to
-from .records import EVALUATIONS, TopClasses, write_evaluation
+from .records import EVALUATIONS, TopClasses, evaluation_name, write_evaluation
 from .rng import be_deterministic
 from .trainer import PromptTrainer
 
@@ -91,7 +92,7 @@ class Run:
             ValueError: the checkpoint does not fit the configuration.
         """
         with self._processes(), self._logged(evaluating=True):
-            trainer = self._build()
+            trainer = self._build(epoch)
             if folder:
                 parallel.on_main(lambda: self._check_evaluation(trainer, Path(folder), epoch))
             trainer.load_model(str(folder), epoch=epoch)
@@ -135,20 +136,28 @@ class Run:
             )
         return metrics
 
-    def _record(self, trainer: Any, metrics: Metrics, top: TopClasses) -> None:
-        """Write an evaluation's predictions and figures; on a disk that cannot be written to, log that.
+    def _record(self, trainer: Any, epoch: int | None, metrics: Metrics, top: TopClasses) -> None:
+        """Write an evaluation's predictions and result; on a disk that cannot be written to, log that.
 
         It happens within the test, so before anything marks the run as finished.
         """
-        if getattr(trainer, "tested_split", self.cfg.TEST.SPLIT) != self.cfg.TEST.SPLIT:
+        split = self.cfg.TEST.SPLIT
+        if getattr(trainer, "tested_split", split) != split:
             return  # the validation of an epoch
-        loader = trainer.val_loader if self.cfg.TEST.SPLIT == "val" else trainer.test_loader
+        loader = trainer.val_loader if split == "val" else trainer.test_loader
         paths = [item.impath for item in loader.dataset.data_source]
-        classes = self.cfg.DATASET.get("SUBSAMPLE_CLASSES", "all")
-        folder = self.folder / EVALUATIONS / f"{self.cfg.DATASET.NAME}_{classes}"
+        what = {
+            "trainer": self.cfg.TRAINER.NAME,
+            "dataset": self.cfg.DATASET.NAME,
+            "classes": getattr(trainer, "classes", self.cfg.DATASET.get("SUBSAMPLE_CLASSES", "all")),
+            "split": split,
+            "epoch": epoch,
+        }
+        folder = self.folder / EVALUATIONS / evaluation_name(what)
         try:
             remove_parts(folder)
-            write_evaluation(folder, paths, trainer.lab2cname, top, metrics)
+            result = {**what, "images": len(paths), "metrics": dict(metrics), "caspl": __version__}
+            write_evaluation(folder, paths, trainer.lab2cname, top, result)
         except OSError as error:
             logger.warning("No predictions are kept: %s", error)
 
@@ -166,14 +175,14 @@ class Run:
             remove_abandoned(self.folder)
         check_kept(self.cfg, self.folder / "config.yaml")
 
-    def _build(self) -> Any:
-        """Build the trainer with its evaluator wrapped in `Measuring`."""
+    def _build(self, epoch: int | None = None) -> Any:
+        """Build the trainer with its evaluator wrapped in `Measuring`; `epoch` is the checkpoint's to evaluate."""
         check_processes(self.cfg)
         if self.cfg.SEED >= 0:
             set_random_seed(self.cfg.SEED)
         parallel.same_randomness()
         trainer = build_trainer(self.cfg)
-        trainer.evaluator = Measuring(trainer.evaluator, functools.partial(self._record, trainer))
+        trainer.evaluator = Measuring(trainer.evaluator, functools.partial(self._record, trainer, epoch))
         return trainer
 
     @contextlib.contextmanager

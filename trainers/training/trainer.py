@@ -16,8 +16,9 @@ from yacs.config import CfgNode
 
 from ..backbones import tokenizer
 from ..engine.precision import Precision
+from ..storage.tensors import read_checkpoint
 from . import loaders, parallel, provenance
-from .checkpoints import find_checkpoint, load_learner, write_checkpoint
+from .checkpoints import BEST, LEARNED, find_checkpoint, load_learner, save_learned, write_checkpoint
 from .dataset import ImageDataset
 from .log import announce
 from .records import append_epoch
@@ -46,7 +47,9 @@ class PromptTrainer(Resumable, TrainerX):
     evaluator: Any
     run_identity: dict | None = None
     reads_labels = True
+    learned_file = LEARNED  # of the learned prompts in the run's folder
     _sums: dict[str, float]  # of the figures of an epoch
+    _row: dict[str, Any]  # of metrics.csv, of the last epoch
 
     def build_data_loader(self) -> None:
         """Build the loaders of `ImageDataset`."""
@@ -105,20 +108,33 @@ class PromptTrainer(Resumable, TrainerX):
     def _report_epoch(self, rate: float, seconds: float) -> None:
         done, last = self.epoch + 1, self.epoch + 1 == self.max_epoch
         means = {name: total / self.num_batches for name, total in self._sums.items()}
-        row = {"epoch": done, **means, "learning_rate": rate, "seconds": round(seconds, 3)}
-        parallel.on_main(lambda: append_epoch(Path(self.output_dir), row))
+        self._row = {"epoch": done, **means, "learning_rate": rate, "seconds": round(seconds, 3)}
+        self._keep_row()
         figures = [
             f"{_SHARES.get(name, name)} {mean / (100 if name in _SHARES else 1):.2f}" for name, mean in means.items()
         ]
         report = announce if done % EPOCHS_PER_LINE == 0 or last else logger.info
         report("%s", "  ".join([f"epoch {done}/{self.max_epoch}", *figures]))
 
+    def _keep_row(self) -> None:
+        parallel.on_main(lambda: append_epoch(Path(self.output_dir), self._row))
+
     def after_train(self) -> None:
-        """Log the share of the training time spent waiting for images."""
+        """Keep the learned prompts as safetensors, and log the share of the time spent waiting for images."""
+        parallel.on_main(self._keep_learned)
         super().after_train()
         if self.trained:
             share = 100 * self.waited / self.trained
             logger.info("Waited for data: %.1f%% of the training's %.1f s", share, self.trained)
+
+    def _keep_learned(self) -> None:
+        """Write phase 2's learned prompts: the best epoch's if validation chooses it, else the last one's."""
+        if self.learned_file:
+            (name,) = self.get_model_names()
+            best = Path(self.output_dir) / name / BEST
+            chosen = self.cfg.TEST.FINAL_MODEL == "best_val" and best.is_file()
+            state = read_checkpoint(best)["state_dict"] if chosen else self._models[name].state_dict()
+            save_learned(state, Path(self.output_dir) / self.learned_file)
 
     def before_epoch(self) -> None:
         """Let the dataset augment for this epoch."""
@@ -201,16 +217,22 @@ class PromptTrainer(Resumable, TrainerX):
             return self.model(image).float()
 
     def test(self, split: str | None = None) -> float:
-        """Evaluate; several processes share the images, and all return the result."""
+        """Evaluate; several processes share the images, and all return the result.
+
+        The result of an epoch's validation, for which "val" is given, is added to its row of metrics.csv.
+        """
         self.tested_split = split or self.cfg.TEST.SPLIT
-        if parallel.size() == 1:
-            return super().test(split)
         evaluator = self.evaluator
-        self.evaluator = parallel.GatheringEvaluator(evaluator)
+        if parallel.size() > 1:
+            self.evaluator = parallel.GatheringEvaluator(evaluator)
         try:
-            return super().test(split)
+            result = super().test(split)
         finally:
             self.evaluator = evaluator
+        if split == "val":
+            self._row["validation"] = float(result)
+            self._keep_row()
+        return result
 
     def save_model(
         self,

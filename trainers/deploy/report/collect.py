@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ...training import provenance
-from ...training.records import EVALUATIONS, FIGURES, METRICS, PREDICTIONS
+from ...training.records import EVALUATIONS, METRICS, PREDICTIONS, RESULT
 from ..classifier import Classifier
 
 MISTAKES = 24  # pictures of a page
@@ -126,7 +126,7 @@ def collect(run: Path, settings: Mapping[str, object], classifier: Classifier | 
 
 def read_evaluation(folder: Path) -> Evaluation:
     """Read one evaluation's figures and predictions."""
-    figures = json.loads((folder / FIGURES).read_text()) if (folder / FIGURES).is_file() else {}
+    figures = json.loads((folder / RESULT).read_text())["metrics"] if (folder / RESULT).is_file() else {}
     with open(folder / PREDICTIONS, newline="", encoding="utf-8") as stream:
         rows = [_tested(row) for row in csv.DictReader(stream)]
     return Evaluation(folder.name.replace("_", " "), figures, rows)
