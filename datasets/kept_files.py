@@ -4,33 +4,33 @@ import contextlib
 import json
 import logging
 import os
-import uuid
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 logger = logging.getLogger(__name__)
 
 
+@contextlib.contextmanager
+def _in_place(path: Path) -> Iterator[Path]:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    yield path
+
+
+# Yields the path to write to. The programs put the package's atomic writer here, as this package imports none of theirs.
+replacing: Callable[[Path], AbstractContextManager[Path]] = _in_place
+
+
 def write_json(path: Path, content: Any) -> None:
-    """Write a JSON file atomically: concurrent readers see the old or the new file, never a part.
+    """Write a JSON file: in the programs, concurrent readers see the old or the new file, never a part.
 
     Raises:
-        OSError: the file cannot be written, or `path` exists and is not a regular file; the old file is unchanged.
+        OSError: the file cannot be written, or (in the programs) `path` exists and is not a regular file; the old file is
+            unchanged.
     """
-    if path.is_symlink() or (path.exists() and not path.is_file()):
-        raise OSError(f"{path}: not a regular file; only regular files are replaced. Delete it")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-    try:
-        with open(temporary, "x", encoding="utf-8") as file:
-            json.dump(content, file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
-        raise
+    with replacing(path) as target:
+        target.write_text(json.dumps(content), encoding="utf-8")
 
 
 class KeptFiles:
@@ -83,7 +83,8 @@ class KeptFiles:
                 return path
             except OSError as error:
                 action = f"writing {following}" if following else "not saved, but reproducible from images and seed"
-                logger.warning("Cannot write %s (%s): %s", path, error.strerror or error, action)
+                cause = error.__cause__ or error
+                logger.warning("Cannot write %s (%s): %s", path, getattr(cause, "strerror", None) or cause, action)
         return None
 
 

@@ -10,10 +10,13 @@ sys.path[:0] = [str(ROOT)]
 
 
 def pytest_configure(config):
-    """Make `dassl` and `torchvision` importable before any test module is."""
+    """Make `dassl`, `torchvision` and the datasets importable before any test module is, as the programs do."""
     import trainers
 
     trainers.activate()
+    from trainers.experiments.places import load_datasets
+
+    load_datasets()
 
 
 def pytest_addoption(parser):

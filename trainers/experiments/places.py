@@ -3,6 +3,9 @@
 import importlib
 import importlib.util
 from pathlib import Path
+from typing import Any
+
+from ..storage.atomic import replacing
 
 PACKAGE = __name__.rpartition(".experiments")[0]  # "trainers" in a checkout, "caspl" when installed
 _HERE = Path(__file__).resolve().parents[1]
@@ -19,8 +22,10 @@ def datasets_package() -> str:
 
 
 def load_datasets() -> None:
-    """Import this project's datasets, which registers them with Dassl."""
+    """Import this project's datasets, which registers them with Dassl, and have them write their files atomically."""
     importlib.import_module(datasets_package())
+    kept_files: Any = importlib.import_module(f"{datasets_package()}.kept_files")
+    kept_files.replacing = replacing
 
 
 def dataset_files() -> dict[str, Path]:
