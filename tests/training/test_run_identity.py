@@ -62,6 +62,11 @@ def test_identity_is_kept_with_run(root):
     assert json.loads(checkpoint["identity"]) == content and len(content["backbone"]) == 64
 
 
+def test_identity_has_no_settings_of_other_trainers(root):
+    nodes = {key.split(".")[1] for key in identity.read(root / "run")["settings"] if key.startswith("TRAINER.")}
+    assert nodes == {"COOP"}
+
+
 def test_moved_data_are_the_same_run(root, tmp_path):
     shutil.copytree(root, tmp_path / "moved")
     words = line(root, tmp_path / "moved" / "run")

@@ -16,7 +16,7 @@ import yaml
 from yacs.config import CfgNode
 
 from ..backbones.files import find_weights
-from ..config import ConfigError, leaves
+from ..config import ConfigError, leaves, used
 from ..method.identity import data_fingerprint, weights_fingerprint
 from ..storage.atomic import replacing
 from ..storage.tensors import RestrictedReadError, read_checkpoint
@@ -79,9 +79,9 @@ def digest(content: dict) -> str:
 
 
 def settings(cfg: CfgNode) -> dict[str, Any]:
-    """Return the settings that determine numbers, as JSON stores them."""
-    found = {key: value for key, value in leaves(cfg) if key not in _PLACES}
-    if "CASPL" in cfg.TRAINER:
+    """Return the settings that determine numbers, as JSON stores them; those of other trainers do not."""
+    found = {key: value for key, value in leaves(used(cfg)) if key not in _PLACES}
+    if cfg.TRAINER.NAME == "CasPL":
         found["TRAINER.CASPL.TEACHER.CACHE"] = bool(cfg.TRAINER.CASPL.TEACHER.CACHE)  # it rounds the teacher's features
     return json.loads(json.dumps(found, default=list))
 
