@@ -50,5 +50,5 @@ fi
 for end in "${ends[@]}"; do
     make_venv "$end" ".venv-$end"
     ".venv-$end/bin/python" -c 'import sys, torch; print("Python", sys.version.split()[0], "and PyTorch", torch.__version__)'
-    ".venv-$end/bin/python" -m pytest -q -m "not slow" "$@"
+    ".venv-$end/bin/python" -m pytest -q -m "not slow" -n 2 --dist loadfile "$@"
 done
