@@ -103,7 +103,7 @@ def attempt(read, path, *expected, keep=None):
 # ---- boosting prompts
 
 
-def test_any_damage_to_a_boosting_file(root, tmp_path):
+def test_damaged_boosting_file_is_rejected(root, tmp_path):
     @FEW
     @given(damaged((root / "boost" / "boosting.safetensors").read_bytes()))
     def check(data):
@@ -113,7 +113,7 @@ def test_any_damage_to_a_boosting_file(root, tmp_path):
     check()
 
 
-def test_any_tensors_and_metadata_in_a_boosting_file(root, tmp_path):
+def test_arbitrary_boosting_file_is_one_error(root, tmp_path):
     path = tmp_path / "b.safetensors"
     info = checkpoint.load_boosting(root / "boost" / "boosting.safetensors")[1]
     good = {key: json.dumps(value) for key, value in vars(info).items()}
@@ -143,7 +143,7 @@ def test_any_tensors_and_metadata_in_a_boosting_file(root, tmp_path):
 # ---- checkpoints
 
 
-def test_any_damage_to_a_checkpoint(root, tmp_path, learner):
+def test_damaged_checkpoint_is_rejected(root, tmp_path, learner):
     @FEW
     @given(damaged((root / "coop" / "prompt_learner" / "model.pth.tar-1").read_bytes()))
     def check(data):
@@ -155,7 +155,7 @@ def test_any_damage_to_a_checkpoint(root, tmp_path, learner):
     check()
 
 
-def test_any_content_of_a_checkpoint(root, tmp_path, learner):
+def test_arbitrary_checkpoint_is_one_error(root, tmp_path, learner):
     content = st.recursive(
         PLAIN | tensors(), lambda inner: st.dictionaries(st.sampled_from(["state_dict", "ctx", "epoch", "x"]), inner)
     )
@@ -172,7 +172,7 @@ def test_any_content_of_a_checkpoint(root, tmp_path, learner):
     check()
 
 
-def test_any_prompts_in_a_published_checkpoint(tmp_path):
+def test_arbitrary_published_checkpoint_is_one_error(tmp_path):
     path = tmp_path / "model.pth.tar"
     keys = [published._TEXT, published._VISION, published._DEEP_TEXT.format(1), published._DEEP_VISION.format(1)]
     good = {key: torch.zeros(4, 64) for key in keys}
@@ -195,7 +195,7 @@ def test_any_prompts_in_a_published_checkpoint(tmp_path):
 @pytest.mark.parametrize(
     "pickled", [b"", b"\x80\x04N.", b"garbage", pickle.dumps({"state_dict": [1]}), b"\x80\x02(((((."]
 )
-def test_any_pickle_in_a_checkpoint(tmp_path, learner, pickled):
+def test_arbitrary_pickle_is_one_error(tmp_path, learner, pickled):
     path = tmp_path / "model.pth.tar"
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("model/data.pkl", pickled)
@@ -203,7 +203,7 @@ def test_any_pickle_in_a_checkpoint(tmp_path, learner, pickled):
 
 
 @pytest.mark.parametrize("protocol_number", range(2, 6))
-def test_nothing_in_a_pickle_is_executed(root, tmp_path, learner, protocol_number):
+def test_pickle_is_not_executed(root, tmp_path, learner, protocol_number):
     trace = tmp_path / "trace"
     path, draw = tmp_path / "model.pth.tar", tmp_path / "toy" / "split_fewshot" / "shot_1-seed_1.pkl"
     torch.save({"state_dict": {"ctx": torch.zeros(4, 64)}, "epoch": Bomb(trace)}, path, pickle_protocol=protocol_number)
@@ -237,7 +237,7 @@ class Scripted(torch.nn.Module):
         return x + self.ctx
 
 
-def test_an_archive_where_a_state_dict_was_expected(tmp_path, learner):
+def test_archive_in_place_of_state_dict_is_rejected(tmp_path, learner):
     path = tmp_path / "model.pth.tar"
     torch.jit.script(Scripted()).save(str(path))
     for read in (lambda file: load_learner(learner, file), published.import_published):
@@ -249,7 +249,7 @@ def test_an_archive_where_a_state_dict_was_expected(tmp_path, learner):
 
 
 @pytest.mark.parametrize("how", ["missing", "more", "scalar", "flat", "empty", "nan", "listed"])
-def test_a_backbone_with_a_tensor_that_is_wrong(root, tmp_path, how):
+def test_backbone_with_wrong_tensor_is_rejected(root, tmp_path, how):
     path = tmp_path / "clip.pt"
     whole = torch.load(root / "student.pt", weights_only=True)
     keys = ["visual.proj", "visual.conv1.weight", "ln_final.weight", "positional_embedding"]
@@ -275,7 +275,7 @@ def test_a_backbone_with_a_tensor_that_is_wrong(root, tmp_path, how):
 # ---- splits and draws
 
 
-def test_any_split_file(tmp_path):
+def test_arbitrary_split_file_is_one_error(tmp_path):
     path = tmp_path / "split.json"
     entry = st.tuples(
         st.text(max_size=3), st.integers(-1, 3) | st.text("0123²٣", max_size=2), st.sampled_from(["a", "b"])
@@ -304,7 +304,7 @@ def test_any_split_file(tmp_path):
 
 
 @pytest.mark.parametrize("ending", ["json", "pkl"])
-def test_any_draw(tmp_path, ending):
+def test_arbitrary_draw_is_one_error(tmp_path, ending):
     (tmp_path / "split_fewshot").mkdir()
     path = tmp_path / "split_fewshot" / f"shot_1-seed_1.{ending}"
     good = {"train": [["a.png", 0, "x"]]}
@@ -327,7 +327,7 @@ def test_any_draw(tmp_path, ending):
 # ---- configurations and results
 
 
-def test_any_configuration_file(tmp_path):
+def test_arbitrary_configuration_file_is_one_error(tmp_path):
     path = tmp_path / "c.yaml"
     keys = st.sampled_from(["INPUT", "SIZE", "OPTIM", "LR", "TRAINER", "CASPL", "_BASE_", "DATASET", "NAME"])
     nodes = st.recursive(PLAIN, lambda inner: st.dictionaries(keys, inner, max_size=2))
@@ -371,7 +371,7 @@ def test_damaged_result_is_rejected_and_kept(root, tmp_path, content):
     assert len(str(caught.value).splitlines()) == 1 and path.read_text() == content
 
 
-def test_any_result(tmp_path):
+def test_arbitrary_result_is_one_error(tmp_path):
     good = {"protocol": "few_shot", "dataset": "dtd", "trainer": "CasPL", "seed": 1, "shots": 1, "accuracy": 5.0}
     good |= {"version": 2, "evaluations": {"all": {"accuracy": 5.0}}, "ledger": [], "data": {}, "boosting": None}
     path = tmp_path / "result.json"

@@ -47,7 +47,7 @@ def test_grey_palette_cmyk_and_16_bits_are_read(tmp_path):
 
 
 @pytest.mark.parametrize("ending", ["png", "jpg", "gif", "tif", "webp", "bmp"])
-def test_any_damage_to_an_image(tmp_path, ending):
+def test_damaged_image_is_named(tmp_path, ending):
     path = tmp_path / f"image.{ending}"
     Image.fromarray(GREY).save(path)
 
@@ -60,14 +60,14 @@ def test_any_damage_to_an_image(tmp_path, ending):
     check()
 
 
-def test_data_workers_that_meet_a_bad_image_name_it():
+def test_data_worker_names_bad_image():
     root, codes, said = protocol.play()
     lines = [line for line in said.splitlines() if line.startswith("error: cannot read")]
     assert codes["spoil"] == [2] and len(lines) == 1
     assert lines[0].startswith(f"error: cannot read the image {root / 'spoil' / 'toy' / 'train_1_2.png'}: ")
 
 
-def test_a_run_that_meets_a_bad_image_names_it(root, tmp_path, capsys):
+def test_run_names_bad_image(root, tmp_path, capsys):
     toy.draw(tmp_path / "toy")
     bad = tmp_path / "toy" / "train_1_2.png"
     bad.write_bytes(bad.read_bytes()[:200])
@@ -77,7 +77,7 @@ def test_a_run_that_meets_a_bad_image_names_it(root, tmp_path, capsys):
     assert error.startswith(f"error: cannot read the image {bad}") and "Fetch it again" in error
 
 
-def test_a_huge_image_is_named(tmp_path, monkeypatch):
+def test_huge_image_is_named(tmp_path, monkeypatch):
     Image.fromarray(GREY).save(tmp_path / "huge.png")
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
     with pytest.raises(OSError, match=r"huge\.png: the image is too large .* Shrink it"):
@@ -87,7 +87,7 @@ def test_a_huge_image_is_named(tmp_path, monkeypatch):
 # ---- the machine
 
 
-def test_a_data_folder_that_cannot_be_written_to(root, tmp_path, caplog):
+def test_read_only_data_folder_trains(root, tmp_path, caplog):
     toy.draw(tmp_path / "toy")
     (tmp_path / "toy" / "split_fewshot").write_text("a file where a folder should be made: even root cannot")
     paths = {"MODEL__BACKBONE__NAME": root / "student.pt", "DATASET__NUM_SHOTS": 1}
@@ -97,7 +97,7 @@ def test_a_data_folder_that_cannot_be_written_to(root, tmp_path, caplog):
     assert "warning: Cannot write" in log
 
 
-def test_a_full_disk_is_named_and_takes_nothing_away():
+def test_full_disk_is_named_and_keeps_files():
     root, codes, said = protocol.play()
     run = root / "fill" / "run"
     lines = [line for line in said.splitlines() if line.startswith(f"error: cannot write {run}")]
@@ -110,7 +110,7 @@ def test_a_full_disk_is_named_and_takes_nothing_away():
 
 
 @pytest.mark.parametrize("error", [OSError(28, "No space left on device"), RuntimeError("file write failed")])
-def test_what_was_there_stays_when_writing_fails(tmp_path, error):
+def test_failed_write_keeps_existing_file(tmp_path, error):
     path = tmp_path / "file"
     path.write_text("old")
     with pytest.raises(OSError, match=rf"cannot write {path} .*: free some space"):
@@ -120,7 +120,7 @@ def test_what_was_there_stays_when_writing_fails(tmp_path, error):
     assert path.read_text() == "old" and [p.name for p in tmp_path.iterdir()] == ["file"]
 
 
-def test_a_missing_gpu_that_was_asked_for(root, tmp_path, monkeypatch, capsys):
+def test_missing_gpu_is_rejected(root, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
     line = toy.command(root, "CoOp", tmp_path / "run")
@@ -131,7 +131,7 @@ def test_a_missing_gpu_that_was_asked_for(root, tmp_path, monkeypatch, capsys):
     assert train.main([*line, "USE_CUDA", "False"]) == 0
 
 
-def test_a_damaged_checkpoint_of_a_run_is_named(root, tmp_path, capsys):
+def test_damaged_checkpoint_is_named(root, tmp_path, capsys):
     train.run(toy.command(root, "CoOp", tmp_path / "run"))
     for name, data in (("model.pth.tar-1", b"PK"), ("checkpoint", b"\xff\0"), ("checkpoint", b"../../nowhere")):
         path = tmp_path / "run" / "prompt_learner" / name
@@ -146,7 +146,7 @@ def test_a_damaged_checkpoint_of_a_run_is_named(root, tmp_path, capsys):
     assert read_checkpoint(tmp_path / "run" / "prompt_learner" / "model.pth.tar-1")["epoch"] == 1
 
 
-def test_a_checkpoint_older_than_zip_is_refused_with_a_remedy(tmp_path):
+def test_checkpoint_older_than_zip_is_rejected_with_remedy(tmp_path):
     torch.save({"state_dict": {}}, tmp_path / "old.pth.tar", _use_new_zipfile_serialization=False)
     with pytest.raises(RestrictedReadError, match="save it with a newer PyTorch"):
         read_checkpoint(tmp_path / "old.pth.tar")

@@ -75,7 +75,7 @@ def fails(capsys, arguments):
         ({"DATASET.NAME": "OxfordPets"}, r"(?s)oxford_pets.* does not exist.*split_zhou_OxfordPets.json"),
     ],
 )
-def test_mistakes_in_the_configuration(root, tmp_path, capsys, more, message):
+def test_configuration_errors_are_one_line(root, tmp_path, capsys, more, message):
     trainer = "CasPL_CoOp" if any("CASPL" in key for key in more) else "CoOp"
     values = ({"TRAINER.CASPL.CHECKPOINT": "ROOT/foreign.safetensors"} if "CasPL" in trainer else {}) | more
     values = {key: value.replace("ROOT", str(root)) for key, value in values.items()}
@@ -98,25 +98,25 @@ def test_mistakes_in_the_configuration(root, tmp_path, capsys, more, message):
         ),
     ],
 )
-def test_mistakes_in_the_arguments(root, capsys, arguments, message):
+def test_argument_errors_are_one_line(root, capsys, arguments, message):
     line = fails(capsys, [argument.replace("ROOT", str(root)) for argument in arguments])
     assert re.search(message, line), line
 
 
-def test_a_seed_that_is_no_number(capsys):
+def test_seed_must_be_a_number(capsys):
     with pytest.raises(SystemExit) as caught:
         train.parse(["--seed", "one"])
     assert caught.value.code == 2 and "'one' is not a whole number" in capsys.readouterr().err
 
 
-def test_evaluating_what_was_never_trained(root, tmp_path, capsys):
+def test_evaluation_of_untrained_folder_is_rejected(root, tmp_path, capsys):
     line = fails(capsys, toy.command(root, "CoOp", tmp_path, "--eval-only", "--model-dir", tmp_path / "none"))
     assert f"--model-dir: {tmp_path / 'none'} does not exist; expected the folder of a run" in line
     line = fails(capsys, toy.command(root, "CoOp", tmp_path, "--eval-only"))
     assert "--model-dir: not given; expected the folder of the run to evaluate" in line
 
 
-def test_a_folder_with_another_run_in_it(root, tmp_path, capsys):
+def test_folder_of_another_run_is_rejected(root, tmp_path, capsys):
     train.run(toy.command(root, "CoOp", tmp_path / "run"))
     before = (tmp_path / "run" / "config.yaml").read_text()
     line = fails(capsys, toy.command(root, "CoOp", tmp_path / "run", OPTIM__LR=0.5))
@@ -124,7 +124,7 @@ def test_a_folder_with_another_run_in_it(root, tmp_path, capsys):
     assert (tmp_path / "run" / "config.yaml").read_text() == before
 
 
-def test_the_log_and_the_configuration_are_kept_with_the_run(root, tmp_path):
+def test_run_keeps_log_and_configuration(root, tmp_path):
     train.run(toy.command(root, "CoOp", tmp_path / "run"))
     log = (tmp_path / "run" / "log.txt").read_text()
     assert "on the CPU (no GPU)" in log or torch.cuda.is_available()
@@ -149,14 +149,14 @@ def test_every_configuration_file_loads(path):
         assert cfg.DATASET.NAME in DATASET_REGISTRY.registered_names()
 
 
-def test_no_two_configuration_files_say_the_same():
+def test_configuration_files_are_distinct():
     contents = {}
     for path in CONFIGS.glob("*/**/*.yaml"):
         contents.setdefault(json.dumps(yaml.safe_load(path.read_text()), sort_keys=True), []).append(path)
     assert [paths for paths in contents.values() if len(paths) > 1] == []
 
 
-def test_a_base_file_is_merged_first(tmp_path):
+def test_base_file_is_merged_first(tmp_path):
     (tmp_path / "base.yaml").write_text("A: 1\nB: 2.0\n")
     (tmp_path / "top.yaml").write_text("_BASE_: base.yaml\nB: 3\n")
     cfg = CfgNode({"A": 0, "B": 0.0})
@@ -164,7 +164,7 @@ def test_a_base_file_is_merged_first(tmp_path):
     assert (cfg.A, cfg.B) == (1, 3.0)
 
 
-def test_extending_a_configuration_twice_keeps_what_is_there():
+def test_extend_cfg_twice_is_a_no_op():
     cfg = get_cfg_default()
     extend_cfg(cfg)
     cfg.TRAINER.CASPL.N_CTX_TEXT = 5

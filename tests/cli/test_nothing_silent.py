@@ -63,7 +63,7 @@ def unsafe(code, path=""):
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
-def test_weights_are_only_read_safely(path):
+def test_weights_are_read_without_executing(path):
     assert unsafe(path.read_text(), str(path.relative_to(ROOT))) == []
 
 
@@ -82,7 +82,7 @@ def test_weights_are_only_read_safely(path):
         "eval('1')",
     ],
 )
-def test_the_search_finds_what_it_looks_for(code):
+def test_search_finds_unsafe_loads(code):
     assert unsafe(code)
     assert not unsafe("torch.load(f, weights_only=True)")
 
@@ -111,7 +111,7 @@ def root(tmp_path_factory):
         ("CoOp", "OPTIM.LEARNING_RATE", 5, "unknown key 'OPTIM.LEARNING_RATE'"),
     ],
 )
-def test_a_key_that_nobody_reads_is_refused(root, tmp_path, trainer, key, value, message):
+def test_unread_key_is_rejected(root, tmp_path, trainer, key, value, message):
     line = toy.command(root, trainer, tmp_path / "run")
     with pytest.raises(ConfigError, match=message):
         train.run([*line, key, str(value)])
@@ -124,7 +124,7 @@ def test_a_key_that_nobody_reads_is_refused(root, tmp_path, trainer, key, value,
     assert not (tmp_path / "run").exists()
 
 
-def test_an_option_of_a_protocol_that_none_of_its_trainers_reads_is_refused(root, tmp_path):
+def test_protocol_option_that_no_trainer_reads_is_rejected(root, tmp_path):
     setting = protocol.ToySetting("toy", root, tmp_path, ["TRAINER.MAPLE.N_CTX", "3", "OPTIM.LR", "0.1"])
     with pytest.raises(ConfigError, match="TRAINER.MAPLE.N_CTX: set, but none of CasPL, CasPL_CoOp reads it"):
         setting.check_options(["CasPL", "CasPL_CoOp"])
@@ -141,7 +141,7 @@ def test_evaluating_without_a_checkpoint_fails(root, tmp_path, trainer, capsys):
     assert f"error: {tmp_path / 'run'}" in capsys.readouterr().err
 
 
-def test_fewer_images_than_shots_are_said_when_drawn_and_when_read_again(root, tmp_path):
+def test_fewer_images_than_shots_are_logged(root, tmp_path):
     for place in ("drawn", "read"):
         train.run(toy.command(root, "ZeroshotCLIP", tmp_path / place, DATASET__NUM_SHOTS=9))
         log = (tmp_path / place / "log.txt").read_text()
@@ -150,7 +150,7 @@ def test_fewer_images_than_shots_are_said_when_drawn_and_when_read_again(root, t
         assert ("Loaded the few-shot draw" in log) == (place == "read")
 
 
-def test_loading_says_what_it_loaded(root, tmp_path):
+def test_loading_logs_its_source(root, tmp_path):
     train.run(toy.command(root, "CasPL", tmp_path / "boost"))
     line = toy.command(root, "CasPL_CoOp", tmp_path / "run", TRAINER__CASPL__CHECKPOINT=tmp_path / "boost")
     train.run(line)
@@ -162,7 +162,7 @@ def test_loading_says_what_it_loaded(root, tmp_path):
     assert f"Loaded 1 tensors (epoch 1) from {tmp_path / 'run' / 'prompt_learner' / 'model.pth.tar-1'}" in log
 
 
-def test_a_value_like_the_default_is_no_difference():
+def test_value_equal_to_default_is_not_a_difference():
     ours, theirs = default_cfg(), default_cfg()
     assert config.differing(ours, theirs) == []
     ours.OPTIM.LR = 0.5

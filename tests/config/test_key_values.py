@@ -83,7 +83,7 @@ def test_bad_values_of_a_key_are_rejected_or_in_its_range(root, tmp_path, key, t
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("key", "trainer"), ONCE)
-def test_a_value_that_is_accepted_trains(root, tmp_path, capsys, key, trainer):
+def test_accepted_value_trains(root, tmp_path, capsys, key, trainer):
     field = FIELDS[key]
     if field.name in ("OUTPUT_DIR", "DATASET.ROOT", "RESUME", "DATALOADER.NUM_WORKERS", "OPTIM.MAX_EPOCH"):
         pytest.skip("set by the command line of the test")
@@ -157,7 +157,7 @@ def test_every_key_is_documented_and_bounded(field):
     ("value", "expected"),
     [("3", 3), (3, 3), ("3.0", None), (True, None), ("None", None), (None, None), ("99999999", 99999999)],
 )
-def test_conversion_of_a_whole_number(value, expected):
+def test_conversion_of_integers(value, expected):
     field = Field("A", 1, "a number", least=0, most=10)
     if expected is None:
         with pytest.raises(ValueError, match="a whole number 0 or more and at most 10"):

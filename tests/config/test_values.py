@@ -57,7 +57,7 @@ def root(tmp_path_factory):
         ("CasPL", "TRAINER.CASPL.TEMPERATURE", 0.0),
     ],
 )
-def test_a_value_out_of_range_is_named(root, tmp_path, capsys, trainer, key, value):
+def test_value_out_of_range_is_named(root, tmp_path, capsys, trainer, key, value):
     line = [*toy.command(root, trainer, tmp_path / "run"), key, str(value)]
     assert guarded(lambda: train.run(line)) == 2
     error = capsys.readouterr().err.strip()
@@ -65,7 +65,7 @@ def test_a_value_out_of_range_is_named(root, tmp_path, capsys, trainer, key, val
     assert not (tmp_path / "run").exists()
 
 
-def test_any_boosting_file_on_the_command_line(root, tmp_path, capsys):
+def test_arbitrary_boosting_file_on_command_line_is_one_error(root, tmp_path, capsys):
     path = tmp_path / "b.safetensors"
     good = root / "boost" / "boosting.safetensors"
     with safe_open(good, "pt") as opened:

@@ -186,7 +186,7 @@ def test_archive_with_other_folders_is_moved_into_layout(tmp_path, server, prefi
 
 
 def test_existing_files_are_kept(tmp_path, server):
-    original, data = publish(server, tmp_path, "OxfordPets")
+    _, data = publish(server, tmp_path, "OxfordPets")
     touch(data / "oxford_pets/images", "mine.jpg")
     added = fetch.fetch(KINDS["OxfordPets"], data)
     assert data / "oxford_pets/split_zhou_OxfordPets.json" in added

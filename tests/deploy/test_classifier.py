@@ -85,7 +85,7 @@ def test_unknown_below_leaves_no_label(root):
 
 
 @pytest.mark.parametrize("trainer", ["CasPL", "CasPL_MaPLe", "PromptSRC"])
-def test_a_bundle_loads_as_the_run_does(root, tmp_path, trainer):
+def test_bundle_loads_like_its_run(root, tmp_path, trainer):
     files = bundle(root / trainer, tmp_path / "shared")
     text = (tmp_path / "shared" / "config.json").read_text()
     described = json.loads(text)

@@ -103,7 +103,7 @@ def test_example_needs_no_torch_and_finds_the_same_class(root, tmp_path, size):
     command = [sys.executable, "-c", script, str(ROOT / "examples" / "classify_onnx.py"), str(tmp_path / "c.onnx")]
     done = subprocess.run([*command, str(tmp_path / "a.png")], capture_output=True, text=True, check=True)
     (expected,) = classifier.predict(tmp_path / "a.png")
-    path, _, found = done.stdout.strip().rpartition(": ")
+    _, _, found = done.stdout.strip().rpartition(": ")
     name, probability = found.rsplit(" ", 1)
     assert name == expected.label and float(probability) == pytest.approx(expected.top[0][1], abs=0.02)
 

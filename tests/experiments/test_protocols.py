@@ -235,7 +235,7 @@ def fake(monkeypatch, tmp_path):
         return found
 
     def fake_result(setting, trainer, seed=None, shots=None):
-        tests = dict.fromkeys([*setting.rules.tests, *setting.tested_datasets], {"accuracy": 50.0})
+        tests = {name: {"accuracy": 50.0} for name in [*setting.rules.tests, *setting.tested_datasets]}
         made = result.Result(setting.protocol, setting.dataset, trainer, tests, seed, shots)
         return note(" ".join(map(str, (setting.protocol, setting.dataset, trainer, shots, seed))), made)
 

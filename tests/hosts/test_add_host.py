@@ -24,7 +24,7 @@ def registry():
         del TRAINER_REGISTRY._obj_map[name]
 
 
-def test_the_example_host_runs_alone_and_cascaded(tmp_path, registry):
+def test_example_host_runs_alone_and_cascaded(tmp_path, registry):
     code = re.search(r"```python\n(.*?)```", (ROOT / "trainers" / "README.md").read_text(), re.S).group(1)
     module = types.ModuleType("trainers.hosts.shallowvpt")
     exec(

@@ -67,7 +67,7 @@ def fill(model, kind, meta, randn):
     else:
         prompts = dict(model.prompt_learner.named_parameters())
     for name, parameter in prompts.items():
-        large = kind == "cocoop" and name != "ctx" or kind == "maple" and name.endswith("weight")
+        large = (kind == "cocoop" and name != "ctx") or (kind == "maple" and name.endswith("weight"))
         parameter.copy_(randn(meta["seed"], f"{kind}.{name}", parameter.shape, 0.05 if large else 0.02))
 
 

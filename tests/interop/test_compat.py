@@ -134,7 +134,7 @@ def test_log_disabled_by_wilds_is_enabled_again(monkeypatch):
         logging.disable(logging.NOTSET)
 
 
-def test_log_is_shown_for_the_whole_package_once():
+def test_log_of_package_is_shown_once():
     package = logging.getLogger("trainers")
     before = [handler for handler in package.handlers if not isinstance(handler, compat._PrintingHandler)]
     compat.show_log()

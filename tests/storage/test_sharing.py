@@ -88,7 +88,7 @@ def test_unwritable_folder_raises_with_path(tmp_path):
             pass
 
 
-def test_concurrent_writers_leave_whole_files(tmp_path):
+def test_concurrent_writers_leave_complete_files(tmp_path):
     path = tmp_path / "file"
     with replacing(path) as ours:
         ours.write_text("ours")
