@@ -15,6 +15,7 @@ def read_fields(path: Path, count: int) -> list[list[str]]:
     Args:
         path: a text file.
         count: the number of fields in every line.
+
     Raises:
         DatasetError: a line has another number of fields.
     """
@@ -42,6 +43,7 @@ def look_up(labels: Mapping[str, int], name: str, path: Path, names: str) -> int
     Args:
         labels: {class name: label}, read from the file `names`.
         name: a class name, found in `path`.
+
     Raises:
         DatasetError: the class is unknown.
     """

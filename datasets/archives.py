@@ -17,6 +17,7 @@ def unpack_zip(archive: Path, target: Path) -> None:
     Args:
         archive: the file.
         target: the folder, which must not exist.
+
     Raises:
         OSError: the archive is damaged, contains links or paths that leave the folder, or is larger than the free disk
             space. `target` may contain some files then.

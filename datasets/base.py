@@ -117,6 +117,7 @@ class FewShotDataset(DatasetBase):
 
         Args:
             root: `DATASET.ROOT`, absolute; `self.folder` is the dataset's folder in it.
+
         Returns:
             (train, val, test): lists of Datum with absolute, normalised paths. `val` may be None. If `train` or `val`
             is the same list object as `test`, nothing is drawn from it.
@@ -160,6 +161,7 @@ class FewShotDataset(DatasetBase):
 
         Args:
             encode: the tokenizer of the backbone, from a text to its token ids.
+
         Raises:
             DatasetError: names of a user's own classes have identical tokens. Published datasets only get a remark.
         """

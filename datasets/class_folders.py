@@ -57,8 +57,10 @@ def list_images(
         names: {class folder: class name}; labels count its keys from 0. Absent folders have no entries.
         skipped: is extended by the files and folders that are not read.
         below: the folder in `image_dir` that contains the class folders.
+
     Returns:
         (path, label, class name) of every image.
+
     Raises:
         DatasetError: a class folder contains no images.
     """

@@ -15,6 +15,7 @@ def indistinguishable(names: Sequence[str], encode: Encode) -> list[list[str]]:
     Args:
         names: the class names; underscores count as spaces, as in prompts.
         encode: the tokenizer of the backbone, for one text.
+
     Returns:
         groups of two or more names; empty if all names differ.
     """
@@ -36,8 +37,10 @@ def read_renaming(path: Path, names: Sequence[str]) -> dict[str, str]:
     Args:
         path: a JSON file {old name: new name}, or a text file with an old name, a tab and a new name per line.
         names: the class names of the dataset.
+
     Returns:
         {old name: new name} of all classes; classes that the file does not contain keep their names.
+
     Raises:
         DatasetError: the file is invalid, contains a class that does not exist, or gives two classes the same name.
     """

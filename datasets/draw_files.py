@@ -49,6 +49,7 @@ def load_draw(
         name: see `draw_name`.
         pools: {"train": list of Datum, ...}, the images that a draw can contain; the result consists of these items.
         sizes: {"train": images per class, ...}; a class with fewer images must be complete.
+
     Raises:
         DatasetError: a file in the data folder is not a draw, or does not match `pools` and `sizes`.
     """

@@ -24,8 +24,10 @@ def fetch(kind: type[FewShotDataset], data: Path) -> list[Path]:
     Args:
         kind: the dataset's class.
         data: `DATASET.ROOT`.
+
     Returns:
         the paths that were added to the dataset's folder; empty if everything exists.
+
     Raises:
         OSError: no source works; the message names them and where to get the data by hand.
     """

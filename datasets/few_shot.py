@@ -60,6 +60,7 @@ def select_classes(parts: Sequence[list[Datum] | None], subsample: str) -> list[
     Args:
         parts: (train, val, test); the labels are those of train; val may be None.
         subsample: "all", "base" or "new".
+
     Raises:
         DatasetError: no class is left.
     """

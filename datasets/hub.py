@@ -27,8 +27,10 @@ def download(archive: str, folder: Path, record: Path, sha256: str = "") -> Path
         folder: where to save it; keep this folder to resume.
         record: JSON file that records revision and hash of the first download.
         sha256: the known hash of the file ("": unknown).
+
     Returns:
         the path of the file.
+
     Raises:
         OSError: huggingface_hub is not installed, the download failed, or the hash differs.
     """

@@ -60,6 +60,7 @@ def read_image(path: str, upright: bool = False) -> Image.Image:
     Args:
         path: the file.
         upright: apply the EXIF orientation. The CoOp family does not, so published datasets are read without it.
+
     Raises:
         FileNotFoundError: the file does not exist.
         OSError: the file cannot be decoded.
@@ -85,6 +86,7 @@ def to_rgb(image: Image.Image, name: str, upright: bool = False) -> Image.Image:
         image: an opened file, or an image in memory.
         name: what error messages call it.
         upright: apply the EXIF orientation.
+
     Raises:
         DatasetError: the range of its values is not defined (32 bits, floating point) or Pillow cannot convert it to RGB.
     """

@@ -58,6 +58,7 @@ def check_split(
         parts: a split.
         source: the file or folder that messages name.
         image_dir: the folder that relative paths start from.
+
     Raises:
         DatasetError: the first fault found.
     """

@@ -108,8 +108,10 @@ def render(fill: str, shape: str, colour: str, domain: Domain, seed: tuple[int, 
         fill, shape, colour: keys of `FILLS`, `SHAPES` and `COLOURS`.
         domain: the nuisance factors.
         seed: non-negative integers below 2**32; all of them matter.
+
     Returns:
         uint8 array (PIXELS, PIXELS, 3).
+
     Raises:
         KeyError: the fill, shape or colour does not exist.
     """

@@ -1,5 +1,6 @@
 """KgCoOp: CoOp's context, guided by the class vectors of a hand-written template (arXiv 2303.13283,
-github.com/htyao89/KgCoOp)."""
+github.com/htyao89/KgCoOp).
+"""
 
 from collections.abc import Sequence
 from typing import Any

@@ -1,5 +1,6 @@
 """MaPLe: text prompts in the first blocks, projected to vision prompts (arXiv 2210.03117,
-github.com/muzairkhattak/multimodal-prompt-learning)."""
+github.com/muzairkhattak/multimodal-prompt-learning).
+"""
 
 from collections.abc import Sequence
 from typing import Any

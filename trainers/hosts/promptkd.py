@@ -1,5 +1,6 @@
 """PromptKD: a larger prompted teacher taught to a student's image encoder on unlabelled images (arXiv 2403.02781,
-github.com/zhengli97/PromptKD)."""
+github.com/zhengli97/PromptKD).
+"""
 
 import logging
 from collections.abc import Sequence

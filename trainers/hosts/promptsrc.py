@@ -1,5 +1,6 @@
 """PromptSRC: prompts in both towers, kept near frozen CLIP's features, averaged over the epochs (arXiv 2307.06948,
-github.com/muzairkhattak/PromptSRC)."""
+github.com/muzairkhattak/PromptSRC).
+"""
 
 from collections.abc import Sequence
 from typing import Any

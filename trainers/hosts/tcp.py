@@ -1,5 +1,6 @@
 """TCP: text tokens made of each class's zero-shot vector enter a middle block (arXiv 2311.18231,
-github.com/htyao89/Textual-based_Class-aware_prompt_tuning)."""
+github.com/htyao89/Textual-based_Class-aware_prompt_tuning).
+"""
 
 from collections import OrderedDict
 from collections.abc import Sequence

@@ -1,5 +1,6 @@
 """Phase 1: the trainer `CasPL`, which distils a boosting prompt from a larger CLIP on unlabelled images
-(arXiv 2409.17805, section 3.2)."""
+(arXiv 2409.17805, section 3.2).
+"""
 
 import logging
 from collections.abc import Sequence

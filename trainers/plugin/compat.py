@@ -137,11 +137,11 @@ def patch_warmup(warmup) -> None:
         warmup: their base class.
     """
 
-    def __init__(self, optimizer, successor, warmup_epoch, last_epoch=-1, verbose=False):
+    def construct(self, optimizer, successor, warmup_epoch, last_epoch=-1, verbose=False):
         self.successor, self.warmup_epoch = successor, warmup_epoch
         super(warmup, self).__init__(optimizer, last_epoch)
 
-    warmup.__init__ = __init__
+    warmup.__init__ = construct
     logger.info("Patched Dassl's warm-up schedulers: PyTorch %s has no verbose schedulers", torch.__version__)
 
 

@@ -1,5 +1,6 @@
 """Checkpoints in Dassl's layout: `<run>/<model>/model.pth.tar-<epoch>`, `model-best.pth.tar`, and `checkpoint`, which
-names the last one."""
+names the last one.
+"""
 
 import logging
 import shutil
