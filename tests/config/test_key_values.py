@@ -10,7 +10,7 @@ import sys
 import protocol
 import pytest
 import toy
-from children import ALONE, ROOT
+from children import ALONE
 from dassl.config import get_cfg_default
 
 from trainers import config
@@ -83,7 +83,8 @@ def test_bad_values_of_a_key_are_rejected_or_in_its_range(root, tmp_path, key, t
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("key", "trainer"), ONCE)
-def test_accepted_value_trains(root, tmp_path, capsys, key, trainer):
+def test_accepted_value_trains(root, tmp_path, capsys, monkeypatch, key, trainer):
+    monkeypatch.chdir(tmp_path)  # a value may be a relative path
     field = FIELDS[key]
     if field.name in ("OUTPUT_DIR", "DATASET.ROOT", "RESUME", "DATALOADER.NUM_WORKERS", "OPTIM.MAX_EPOCH"):
         pytest.skip("set by the command line of the test")
@@ -110,11 +111,11 @@ def test_fifty_bad_values_on_the_command_line(root, tmp_path):
         "    print('RESULT', json.dumps([code, out.getvalue()]), flush=True)\n"
     )
     lines = [command(root, t, tmp_path / str(i), "--no-train", k, v) for i, (k, t, v) in enumerate(drawn)]
-    prelude = "import sys; sys.path.insert(0, 'tests'); import trainers, toy\n"
+    prelude = "import trainers, toy\n"
     done = subprocess.run(
         [sys.executable, "-c", prelude + script, json.dumps([[str(w) for w in line] for line in lines])],
         env=ALONE,
-        cwd=ROOT,
+        cwd=tmp_path,  # a value may be a relative path
         capture_output=True,
         text=True,
         timeout=500,
