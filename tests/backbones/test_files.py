@@ -123,8 +123,8 @@ def test_recorded_head_width_is_computed_without_warning(clips, tmp_path, caplog
 @pytest.mark.parametrize(
     ("record", "message"),
     [
-        ({"activation": "gelu"}, "activation 'gelu'; expected 'quick_gelu'"),
-        ({"layer_norm_eps": 1e-6}, "layer_norm_eps 1e-06; expected 1e-05"),
+        ({"activation": "relu"}, "activation 'relu'; expected one of .*quick_gelu"),
+        ({"layer_norm_eps": -1e-6}, "layer_norm_eps -1e-06; expected a positive number"),
         ({"head_width": 0}, "head_width 0.0; expected a whole number"),
         ({"head_width": "many"}, "head_width 'many'; expected a number"),
         ({"head_width": float("nan")}, "head_width nan; expected a number"),
@@ -144,10 +144,12 @@ class Gelu(Archived):
         return torch.nn.functional.gelu(x)
 
 
-def test_archive_with_gelu_is_rejected(clips, tmp_path):
+def test_archive_with_gelu_is_computed(clips, tmp_path):
     torch.jit.save(torch.jit.script(Gelu(weights(clips))), tmp_path / "gelu.pt")
-    with pytest.raises(BackboneError, match="activation 'gelu'; expected 'quick_gelu'"):
-        load_clip(str(tmp_path / "gelu.pt"))
+    model = load_clip(str(tmp_path / "gelu.pt"))
+    activations = [b.mlp.gelu for tower in (model.transformer, model.visual.transformer) for b in tower.resblocks]
+    assert {type(layer) for layer in activations} == {torch.nn.GELU}
+    assert model.described["text"]["activation"] == "gelu"
 
 
 RESNET = {"MODEL__BACKBONE__NAME": "resnet.pt", "INPUT__SIZE": "(32, 32)"}

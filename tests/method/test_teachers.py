@@ -167,10 +167,10 @@ def test_fingerprint_depends_on_all_weights_not_classes(root):
 @pytest.mark.parametrize(
     "backbone, error, said",
     [
-        ("open_clip:", ConfigError, "<architecture>/<tag or file>"),
-        ("open_clip:ViT-B-32", ConfigError, "<architecture>/<tag or file>"),
-        ("open_clip:ViT-H-15/laion2b_s32b_b79k", ConfigError, "ViT-H-14"),
-        ("open_clip:ViT-H-14/laion2b", ConfigError, "laion2b_s32b_b79k"),
+        ("open_clip:", BackboneError, "<architecture>/<tag or file>"),
+        ("open_clip:ViT-B-32", BackboneError, "<architecture>/<tag or file>"),
+        ("open_clip:ViT-H-15/laion2b_s32b_b79k", BackboneError, "ViT-H-14"),
+        ("open_clip:ViT-H-14/laion2b", BackboneError, "laion2b_s32b_b79k"),
         (f"open_clip:{ARCHITECTURE}/ROOT/teacher.pt", BackboneError, "does not hold the weights"),
         (f"open_clip:{ARCHITECTURE}/ROOT/toy/train_0_0.png", BackboneError, "cannot be read"),
         (f"open_clip:{ARCHITECTURE}/ROOT/broken.safetensors", BackboneError, "cannot be read as a checkpoint"),
@@ -187,7 +187,7 @@ def test_unavailable_teacher_error_names_alternatives(root, backbone, error, sai
 
 def test_missing_open_clip_error_suggests_install(root, monkeypatch):
     monkeypatch.setitem(sys.modules, "open_clip", None)
-    with pytest.raises(ConfigError, match="pip install open_clip_torch"):
+    with pytest.raises(BackboneError, match="pip install open_clip_torch"):
         load_teacher(name(root), toy.NAMES, TEMPLATE, PLAIN)
 
 

@@ -4,6 +4,7 @@ import dataclasses
 
 import pytest
 import torch
+from hf_folder import renamed
 from recipe import Spec, clip_state_dict, randn
 from torch.nn import functional as F
 
@@ -106,7 +107,7 @@ def open_clip_of(state, kind):
 
 
 def hugging_face(state, attention="sdpa", kind=HuggingFace):
-    transformers = pytest.importorskip("transformers")
+    transformers = pytest.importorskip("transformers", exc_type=ImportError)
     sizes = {"hidden_size": 64, "intermediate_size": 256, "num_hidden_layers": LAYERS, "num_attention_heads": 1}
     sizes |= {"hidden_act": "quick_gelu", "projection_dim": SIZES.embed_dim}
     text = transformers.CLIPTextConfig(**sizes, vocab_size=49408, eos_token_id=EOT, bos_token_id=SOS)
@@ -120,45 +121,6 @@ def hugging_face(state, attention="sdpa", kind=HuggingFace):
     return kind(model)
 
 
-def renamed(state):
-    """OpenAI's weights under Hugging Face's names."""
-    out = {"logit_scale": state["logit_scale"]}
-    out["visual_projection.weight"] = state["visual.proj"].t().contiguous()
-    out["text_projection.weight"] = state["text_projection"].t().contiguous()
-    for tower, prefix in (("vision_model", "visual."), ("text_model", "")):
-        for ours, theirs in PLACES[tower].items():
-            out[f"{tower}.{theirs}"] = state[prefix + ours]
-        for i in range(LAYERS):
-            block, layer = f"{prefix}transformer.resblocks.{i}.", f"{tower}.encoder.layers.{i}."
-            for kind in ("weight", "bias"):
-                for name, part in zip("qkv", state[f"{block}attn.in_proj_{kind}"].chunk(3), strict=True):
-                    out[f"{layer}self_attn.{name}_proj.{kind}"] = part
-                for ours, theirs in PARTS.items():
-                    out[f"{layer}{theirs}.{kind}"] = state[f"{block}{ours}.{kind}"]
-    return out
-
-
-PARTS = {
-    "attn.out_proj": "self_attn.out_proj",
-    "ln_1": "layer_norm1",
-    "ln_2": "layer_norm2",
-    "mlp.c_fc": "mlp.fc1",
-    "mlp.c_proj": "mlp.fc2",
-}
-PLACES = {
-    "vision_model": {
-        "class_embedding": "embeddings.class_embedding",
-        "conv1.weight": "embeddings.patch_embedding.weight",
-        "positional_embedding": "embeddings.position_embedding.weight",
-        **{f"ln_pre.{kind}": f"pre_layrnorm.{kind}" for kind in ("weight", "bias")},
-        **{f"ln_post.{kind}": f"post_layernorm.{kind}" for kind in ("weight", "bias")},
-    },
-    "text_model": {
-        "token_embedding.weight": "embeddings.token_embedding.weight",
-        "positional_embedding": "embeddings.position_embedding.weight",
-        **{f"ln_final.{kind}": f"final_layer_norm.{kind}" for kind in ("weight", "bias")},
-    },
-}
 MODELS = {
     "openai": openai,
     "open_clip": open_clip_model,

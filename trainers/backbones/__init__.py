@@ -1,10 +1,12 @@
-"""CLIP models: OpenAI's names and files, and the two small models that ship with this package."""
+"""CLIP models: OpenAI's names and files, open_clip's, Hugging Face's, and the two small ones that ship with this package."""
 
 from .errors import BackboneError, check_finite
 from .files import BUILT_IN, find_weights, published_hashes, read_backbone, read_state_dict
-from .openai import build_clip, describe, fingerprint, load_clip, projections
+from .openai import build_clip, describe, files_of, fingerprint, load_clip, projections
 from .package import tokenizer
 from .sizes import sizes_of
+from .source import source_of
+from .tokenizers import tokenizer_by_name, tokenizer_of
 
 __all__ = [
     "BUILT_IN",
@@ -12,6 +14,7 @@ __all__ = [
     "build_clip",
     "check_finite",
     "describe",
+    "files_of",
     "find_weights",
     "fingerprint",
     "load_clip",
@@ -20,5 +23,8 @@ __all__ = [
     "read_backbone",
     "read_state_dict",
     "sizes_of",
+    "source_of",
     "tokenizer",
+    "tokenizer_by_name",
+    "tokenizer_of",
 ]

@@ -8,6 +8,7 @@ from ..engine import ClipSizes
 from .errors import BackboneError
 from .files import find_weights, is_published, read_backbone
 from .openai import state_sizes
+from .source import source_of
 
 _TEXT = {"text_layers": 12, "context": 77}
 _VIT_B = ClipSizes(**_TEXT, text_width=512, vision_width=768, vision_layers=12, embedding=512, image=224)
@@ -40,8 +41,10 @@ def sizes_of(name: str) -> ClipSizes | None:
         name: as for `load_clip`.
 
     Raises:
-        BackboneError: the name is unknown, or the file cannot be read as weights.
+        BackboneError: the name is unknown, the file cannot be read as weights, or the engine does not compute the model.
     """
+    if (source := source_of(name)) is not None:
+        return source.sizes
     if name in _PUBLISHED and is_published(name):
         return _PUBLISHED[name]
     path = find_weights(name)

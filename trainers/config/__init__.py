@@ -3,7 +3,7 @@
 Nothing here imports torch or Dassl before a value is checked against names that they define.
 """
 
-from .backbone import backbone_problems, check_backbone
+from .backbone import backbone_problems, check_backbone, image_keys
 from .checks import boosting_tokens, check_cfg, out_of_range, problems, unused
 from .errors import ConfigError, check_choice, nearest
 from .fields import Field, OnlyWith, put, shown, value_of
@@ -31,6 +31,7 @@ __all__ = [
     "extend_with_hosts",
     "fields_of",
     "host_of",
+    "image_keys",
     "is_own",
     "keep_config",
     "leaves",

@@ -181,7 +181,7 @@ _MODEL = (
     Field(
         "MODEL.BACKBONE.NAME",
         "",
-        "the CLIP: a name of OpenAI's, shapes-student, shapes-teacher, or a file",
+        "the CLIP: a name of OpenAI's, shapes-student, shapes-teacher, a file, open_clip:..., or a Hugging Face folder",
         required=True,
         longest=1024,
         path=True,

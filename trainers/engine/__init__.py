@@ -17,6 +17,7 @@ from .tokens import (
     host_texts,
     initial_context,
     layout_of,
+    special_tokens,
     worded_texts,
     words_to_start_from,
 )
@@ -42,6 +43,7 @@ __all__ = [
     "host_texts",
     "initial_context",
     "layout_of",
+    "special_tokens",
     "worded_texts",
     "words_to_start_from",
 ]

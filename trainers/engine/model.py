@@ -13,7 +13,7 @@ from .memory import classes_at_a_time
 from .prompts import PromptGroup, Stack, TextStack
 from .symbols import ClassText
 from .text import encode_text
-from .tokens import layout_of
+from .tokens import layout_of, special_tokens
 from .vision import encode_image
 
 Layers = TypeVar("Layers", Stack, TextStack)
@@ -83,9 +83,9 @@ class PromptedCLIP(nn.Module):
         self._at_a_time.clear()
 
     def _layout(self, boosting: int = 0, order: str = "boosting_first") -> TextLayout:
-        """Build the layout for this text tower; SOS and EOT are the last two entries of its vocabulary."""
-        positions, vocabulary = len(self.clip.positional_embedding), len(self.clip.token_embedding.weight)
-        return layout_of(self.texts, boosting, order, self.distinct, positions, sos=vocabulary - 2)
+        """Build the layout for this text tower."""
+        positions, (sos, _) = len(self.clip.positional_embedding), special_tokens(self.clip)
+        return layout_of(self.texts, boosting, order, self.distinct, positions, sos)
 
     def _stacks(self, of_host: Layers, tower: str) -> list[Layers]:
         """Return the stacks of both groups, indexed by `HOST` and `BOOSTING`."""

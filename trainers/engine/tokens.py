@@ -114,6 +114,12 @@ def layout_of(
     return TextLayout(sequences, [text.name for text in texts], distinct, context_length)
 
 
+def special_tokens(model: StockModule) -> tuple[int, int]:
+    """Return the ids of SOS and EOT: `model.special_tokens` if it is set, else the last two of the vocabulary."""
+    vocabulary = len(model.token_embedding.weight)
+    return getattr(model, "special_tokens", None) or (vocabulary - 2, vocabulary - 1)
+
+
 def initial_context(model: StockModule, encode: Encode, tokens: int, words: str = "", std: float = 0.02) -> Tensor:
     """Return the initial context tokens.
 

@@ -11,7 +11,7 @@ from dassl.engine import TRAINER_REGISTRY
 from yacs.config import CfgNode
 
 from .. import config, hosts
-from ..backbones import sizes_of
+from ..backbones import sizes_of, source_of
 from ..config import ConfigError, nearest
 from ..method.prompt_file import FILE_NAME
 from ..plugin.cascade import cascaded_name, wrap
@@ -73,6 +73,7 @@ def assemble(
     if own_class(cfg.TRAINER.NAME) is None:  # this package's trainers choose later, when they know their images
         cfg.DATALOADER.NUM_WORKERS = loaders.workers(cfg.DATALOADER.NUM_WORKERS)
     else:
+        _take_images(cfg, options[::2])
         check(cfg, options[::2], training=training and not evaluated)
     cfg.freeze()
     return cfg
@@ -83,6 +84,19 @@ def _may_cascade(cfg: CfgNode) -> bool:
     return (
         not cfg.TRAINER.CASPL.CHECKPOINT and cfg.TRAINER.NAME != "CasPL" and config.reads(cfg.TRAINER.NAME, "OPTIM.LR")
     )
+
+
+def _take_images(cfg: CfgNode, given: Sequence[str]) -> None:
+    """Set size, mean, deviation and interpolation of the images to those of a backbone that configures them.
+
+    Keys that were given on the command line keep their value, which `check` compares.
+    """
+    source = source_of(cfg.MODEL.BACKBONE.NAME)
+    if source is None:
+        return
+    for key, value in config.image_keys(cfg, source.sizes, source).items():
+        if key not in given:
+            config.put(cfg, key, value)
 
 
 def _leave_out_unread(cfg: CfgNode) -> None:
@@ -119,7 +133,7 @@ def check(cfg: CfgNode, given: Sequence[str] = (), training: bool = True) -> Non
     if not found and own is not None and hasattr(own, "node_problems"):
         found = own.node_problems(cfg)
     if not found and (sizes := sizes_of(cfg.MODEL.BACKBONE.NAME)) is not None:
-        found = config.backbone_problems(cfg, sizes)
+        found = config.backbone_problems(cfg, sizes, source_of(cfg.MODEL.BACKBONE.NAME))
     if found:
         raise ConfigError("; ".join(found))
     if training:

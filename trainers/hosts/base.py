@@ -9,7 +9,7 @@ from torch import Tensor
 from yacs.config import CfgNode
 
 from .. import config
-from ..backbones import load_clip
+from ..backbones import load_clip, source_of
 from ..config import Field, OnlyWith, precisions
 from ..engine import PromptedCLIP, clip_sizes
 from ..engine.blocks import StockModule
@@ -148,7 +148,7 @@ class HostTrainer(PromptTrainer):
         """
         precision = choose(cfg.TRAINER[cls.node].PREC, device)
         clip_model = load_clip(cfg.MODEL.BACKBONE.NAME)
-        config.check_backbone(cfg, clip_sizes(clip_model))
+        config.check_backbone(cfg, clip_sizes(clip_model), source_of(cfg.MODEL.BACKBONE.NAME))
         model = cls.make_model(clip_model, names, cls.options_of(cfg))
         if training:
             cls.prepare_training(model, names, cfg)

@@ -8,8 +8,8 @@ import torch
 from dassl.engine import TRAINER_REGISTRY
 from torch import Tensor, nn
 
-from ..backbones import tokenizer
-from ..engine import Learner, PromptedCLIP, Stack, clip_sizes, host_texts, initial_context
+from ..backbones import tokenizer_of
+from ..engine import Learner, PromptedCLIP, Stack, clip_sizes, host_texts, initial_context, special_tokens
 from ..engine.blocks import StockModule
 from .base import PREC, HostTrainer, context_fields, words_of
 
@@ -65,10 +65,11 @@ def build(clip_model: StockModule, names: Sequence[str], n_ctx: int = 16, ctx_in
     """
     words = words_of(ctx_init)
     n_ctx = len(words.split(" ")) if words else n_ctx
-    encode = tokenizer().encode
+    encode = tokenizer_of(clip_model).encode
     ctx = initial_context(clip_model, encode, n_ctx, words)
     learner = ConditionalContext(ctx, clip_sizes(clip_model).embedding)
-    return ConditionalModel(clip_model, learner, host_texts(encode, names, n_ctx, words))
+    texts = host_texts(encode, names, n_ctx, words, eot=special_tokens(clip_model)[1])
+    return ConditionalModel(clip_model, learner, texts)
 
 
 @TRAINER_REGISTRY.register()

@@ -7,9 +7,19 @@ import torch
 from dassl.engine import TRAINER_REGISTRY
 from torch import Tensor, nn
 
-from ..backbones import tokenizer
+from ..backbones import tokenizer_of
 from ..config import Field, positions
-from ..engine import HOST, ClassText, Learner, PromptedCLIP, Stack, clip_sizes, host_texts, initial_context
+from ..engine import (
+    HOST,
+    ClassText,
+    Learner,
+    PromptedCLIP,
+    Stack,
+    clip_sizes,
+    host_texts,
+    initial_context,
+    special_tokens,
+)
 from ..engine.blocks import StockModule
 from .base import PREC, HostTrainer, class_specific, context_fields, words_of
 
@@ -51,12 +61,12 @@ def context_of(
     """
     words = words_of(ctx_init)
     n_ctx = len(words.split(" ")) if words else n_ctx
-    encode = tokenizer().encode
+    encode = tokenizer_of(clip_model).encode
     if csc and not words:
         ctx = torch.randn(len(names), n_ctx, clip_sizes(clip_model).text_width) * 0.02
     else:
         ctx = initial_context(clip_model, encode, n_ctx, words)
-    texts = host_texts(encode, names, n_ctx, words, class_token_position)
+    texts = host_texts(encode, names, n_ctx, words, class_token_position, special_tokens(clip_model)[1])
     return Context(ctx), texts, [HOST] if ctx.dim() == 3 else []
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from yacs.config import CfgNode
 
-from ..backbones import tokenizer
+from ..backbones import tokenizer_of
 from ..config import Field
 from ..engine import ClassText, Learner, PromptedCLIP
 from ..engine.blocks import StockModule
@@ -79,7 +79,8 @@ def build(
         ValueError: a class name is too long with all prompts.
     """
     context, texts, distinct = coop.context_of(clip_model, names, n_ctx, csc, ctx_init)
-    zero_shot = build_zero_shot_classifier(clip_model, tokenizer().encode, names, [template]) if template else None
+    encode = tokenizer_of(clip_model).encode
+    zero_shot = build_zero_shot_classifier(clip_model, encode, names, [template]) if template else None
     return GuidedModel(clip_model, context, texts, distinct, w, zero_shot)
 
 
@@ -104,4 +105,4 @@ class KgCoOp(HostTrainer):
     def prepare_training(cls, model: PromptedCLIP, names: Sequence[str], cfg: CfgNode) -> None:
         """Compute the zero-shot class vectors with the dataset's template."""
         template = template_of(cfg.DATASET.NAME)
-        model.zero_shot = build_zero_shot_classifier(model.clip, tokenizer().encode, names, [template])
+        model.zero_shot = build_zero_shot_classifier(model.clip, tokenizer_of(model.clip).encode, names, [template])

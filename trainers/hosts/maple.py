@@ -9,7 +9,7 @@ import torch
 from dassl.engine import TRAINER_REGISTRY
 from torch import Tensor, nn
 
-from ..backbones import tokenizer
+from ..backbones import tokenizer_of
 from ..config import Field
 from ..engine import (
     Learner,
@@ -18,6 +18,7 @@ from ..engine import (
     clip_sizes,
     host_texts,
     initial_context,
+    special_tokens,
     words_to_start_from,
 )
 from ..engine.blocks import StockModule
@@ -67,10 +68,11 @@ def build(
         ValueError: a class name is too long with all prompts, or `ctx_init` has too few words.
     """
     words = words_to_start_from(ctx_init, n_ctx)
-    encode = tokenizer().encode
+    encode = tokenizer_of(clip_model).encode
     ctx = initial_context(clip_model, encode, n_ctx, words)
     learner = MultiModalContext(ctx, prompt_depth, clip_sizes(clip_model).vision_width)
-    return PromptedCLIP(clip_model, learner, host_texts(encode, names, n_ctx, words))
+    texts = host_texts(encode, names, n_ctx, words, eot=special_tokens(clip_model)[1])
+    return PromptedCLIP(clip_model, learner, texts)
 
 
 @TRAINER_REGISTRY.register()

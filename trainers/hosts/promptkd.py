@@ -13,9 +13,9 @@ from torch.nn import functional as F
 from yacs.config import CfgNode
 
 from .. import config
-from ..backbones import load_clip, tokenizer
+from ..backbones import load_clip, source_of, tokenizer_of
 from ..config import Field
-from ..engine import Learner, PromptedCLIP, PromptGroup, Stack, clip_sizes, encode_image, worded_texts
+from ..engine import Learner, PromptedCLIP, PromptGroup, Stack, clip_sizes, encode_image, special_tokens, worded_texts
 from ..engine.blocks import StockModule, at_least_float32
 from ..engine.precision import Precision, cast_clip, choose
 from ..method.losses import kl_divergence
@@ -94,7 +94,8 @@ def build(
     sizes = clip_sizes(clip_model)
     vision = torch.randn(prompt_depth_vision, n_ctx_vision, sizes.vision_width) * 0.02
     learner = DistilledPrompts(vision, sizes.embedding, class_vectors.detach().float().cpu())
-    return DistilledModel(clip_model, learner, worded_texts(tokenizer().encode, names, "{}."))
+    texts = worded_texts(tokenizer_of(clip_model).encode, names, "{}.", special_tokens(clip_model)[1])
+    return DistilledModel(clip_model, learner, texts)
 
 
 def distillation_loss(student: Tensor, teacher: Tensor, temperature: float, weight: float) -> Tensor:
@@ -161,7 +162,7 @@ class PromptKD(Taught, HostTrainer):
         cls, cfg: CfgNode, names: Sequence[str], vectors: Tensor, precision: Precision, device: torch.device
     ) -> DistilledModel:
         node, clip_model = cfg.TRAINER[cls.node], load_clip(cfg.MODEL.BACKBONE.NAME)
-        config.check_backbone(cfg, clip_sizes(clip_model))
+        config.check_backbone(cfg, clip_sizes(clip_model), source_of(cfg.MODEL.BACKBONE.NAME))
         model = build(clip_model, names, vectors, node.N_CTX_VISION, node.PROMPT_DEPTH_VISION)
         cast_clip(model.clip, precision.weights)
         return model.to(device)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from yacs.config import CfgNode
 
-from ..backbones import tokenizer
+from ..backbones import tokenizer_of
 from ..config import Field
 from ..engine import (
     ClassText,
@@ -22,6 +22,7 @@ from ..engine import (
     encode_image,
     host_texts,
     initial_context,
+    special_tokens,
     words_to_start_from,
 )
 from ..engine.blocks import StockModule, at_least_float32
@@ -165,14 +166,14 @@ def build(
         ValueError: a class name is too long with all prompts, or `ctx_init` has too few words.
     """
     words = words_to_start_from(ctx_init, n_ctx_text)
-    encode = tokenizer().encode
+    encode = tokenizer_of(clip_model).encode
     first = initial_context(clip_model, encode, n_ctx_text, words)
     deeper = torch.randn(prompt_depth_text - 1, *first.shape) * 0.02
     vision = torch.randn(prompt_depth_vision, n_ctx_vision, clip_sizes(clip_model).vision_width) * 0.02
     return SelfRegulatedModel(
         clip_model,
         IndependentPrompts(torch.cat([first[None], deeper]), vision),
-        host_texts(encode, names, n_ctx_text, words),
+        host_texts(encode, names, n_ctx_text, words, eot=special_tokens(clip_model)[1]),
         frozen_text=build_zero_shot_classifier(clip_model, encode, names, templates) if templates else None,
         text_weight=text_loss_weight,
         image_weight=image_loss_weight,
@@ -207,7 +208,7 @@ class PromptSRC(HostTrainer):
     @classmethod
     def prepare_training(cls, model: PromptedCLIP, names: Sequence[str], cfg: CfgNode) -> None:
         """Compute frozen CLIP's class vectors over the method's templates."""
-        model.frozen_text = build_zero_shot_classifier(model.clip, tokenizer().encode, names, ensemble())
+        model.frozen_text = build_zero_shot_classifier(model.clip, tokenizer_of(model.clip).encode, names, ensemble())
 
     @classmethod
     def node_problems(cls, cfg: CfgNode) -> list[str]:

@@ -10,12 +10,12 @@ import torch
 from dassl.engine import TRAINER_REGISTRY
 from torch import Tensor, nn
 
-from ..backbones import tokenizer
+from ..backbones import tokenizer_of
 from ..config import Field
-from ..engine import HOST, ClassText, Learner, PromptedCLIP, TextStack, clip_sizes
+from ..engine import HOST, ClassText, Learner, PromptedCLIP, TextStack, clip_sizes, special_tokens
 from ..engine.blocks import StockModule
 from ..engine.symbols import slots
-from ..engine.tokens import EOT, plain_name
+from ..engine.tokens import plain_name
 from ..method.zero_shot import build_zero_shot_classifier
 from .base import PREC, HostTrainer
 from .kgcoop import GuidedModel
@@ -84,17 +84,19 @@ class ClassAwareContext(Learner):
         return [self.ctx, *[None] * (self.layer - 1), self.class_tokens()[None]]
 
 
-def prompt_texts(names: Sequence[str], template: str) -> list[ClassText]:
+def prompt_texts(clip_model: StockModule, names: Sequence[str], template: str) -> list[ClassText]:
     """Return the sequence of each class: the context in place of a template's first words, and the rest of it.
 
     Args:
+        clip_model: a frozen stock CLIP.
         names: the class names.
         template: a text with {} for the class name.
     """
+    encode, (_, eot) = tokenizer_of(clip_model).encode, special_tokens(clip_model)
     texts = []
     for name in names:
-        ids = tokenizer().encode(template.replace("{}", plain_name(name)))
-        texts.append(ClassText(name, slots(HOST, TOKENS), (*ids[TOKENS:], EOT)))
+        ids = encode(template.replace("{}", plain_name(name)))
+        texts.append(ClassText(name, slots(HOST, TOKENS), (*ids[TOKENS:], eot)))
     return texts
 
 
@@ -119,9 +121,9 @@ def build(
     """
     sizes = clip_sizes(clip_model)
     template = _ZERO_SHOT.get(dataset, "a photo of a {}.")
-    zero_shot = build_zero_shot_classifier(clip_model, tokenizer().encode, names, [template])
+    zero_shot = build_zero_shot_classifier(clip_model, tokenizer_of(clip_model).encode, names, [template])
     learner = ClassAwareContext(torch.randn(TOKENS, sizes.text_width) * 0.02, zero_shot, layer)
-    texts = prompt_texts(names, _PROMPT.get(dataset, "X X X X {}."))
+    texts = prompt_texts(clip_model, names, _PROMPT.get(dataset, "X X X X {}."))
     return GuidedModel(clip_model, learner, texts, [HOST], w, zero_shot)
 
 

@@ -8,7 +8,7 @@ from dassl.engine import TRAINER_REGISTRY
 from yacs.config import CfgNode
 
 from .. import config
-from ..backbones import load_clip, tokenizer
+from ..backbones import load_clip, source_of, tokenizer_of
 from ..engine import PromptedCLIP, clip_sizes
 from ..engine.precision import Precision, cast_clip, choose
 from ..method.templates import template_for
@@ -46,10 +46,10 @@ class ZeroshotCLIP(PromptTrainer):
         """
         precision = choose("fp32" if device.type == "cpu" else "fp16", device)
         clip_model = load_clip(cfg.MODEL.BACKBONE.NAME)
-        config.check_backbone(cfg, clip_sizes(clip_model))
+        config.check_backbone(cfg, clip_sizes(clip_model), source_of(cfg.MODEL.BACKBONE.NAME))
         template = template_for(cfg)
         logger.info("Template: %r", template)
-        model = zero_shot_model(clip_model, tokenizer().encode, names, template)
+        model = zero_shot_model(clip_model, tokenizer_of(clip_model).encode, names, template)
         cast_clip(clip_model, precision.weights)
         return model.to(device).eval(), precision
 

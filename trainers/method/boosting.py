@@ -13,7 +13,7 @@ from torch import Tensor
 from yacs.config import CfgNode
 
 from .. import config
-from ..backbones import find_weights, load_clip, tokenizer
+from ..backbones import load_clip, source_of, tokenizer_of
 from ..engine import (
     ClassText,
     Learner,
@@ -22,6 +22,7 @@ from ..engine import (
     clip_sizes,
     host_texts,
     initial_context,
+    special_tokens,
     words_to_start_from,
 )
 from ..engine.blocks import StockModule
@@ -29,7 +30,13 @@ from ..engine.precision import Precision, cast_clip, choose
 from ..training import parallel
 from ..training.provenance import training_item
 from ..training.trainer import PromptTrainer
-from .identity import boosting_identity, data_fingerprint, weights_fingerprint
+from .identity import (
+    backbone_fingerprint,
+    boosting_identity,
+    data_fingerprint,
+    image_settings,
+    weights_fingerprint,
+)
 from .losses import LOSSES
 from .prompt_file import FILE_NAME, BoostingInfo, save_boosting
 from .taught import Taught, teacher_transform
@@ -69,7 +76,7 @@ def build_student(
     Raises:
         ValueError: `ctx_init` has too few words, or a class name is too long for the text tower.
     """
-    encode, sizes = tokenizer().encode, clip_sizes(clip_model)
+    encode, sizes, (_, eot) = tokenizer_of(clip_model).encode, clip_sizes(clip_model), special_tokens(clip_model)
     n_ctx_text = n_ctx_text if depth_text else 0
     depth_text = depth_text if n_ctx_text else 0
     words = words_to_start_from(ctx_init, n_ctx_text)
@@ -78,7 +85,7 @@ def build_student(
     vision = torch.randn(depth_vision if n_ctx_vision else 0, n_ctx_vision, sizes.vision_width) * 0.02
     left_over = tuple(encode(words)[n_ctx_text:])
     head = tuple(encode(host_words))
-    texts = [ClassText(t.name, head, (*left_over, *t.tail)) for t in host_texts(encode, names, 0)]
+    texts = [ClassText(t.name, head, (*left_over, *t.tail)) for t in host_texts(encode, names, 0, eot=eot)]
     student = PromptedCLIP(clip_model, Learner(), texts)
     student.cascade(PromptGroup(text, vision), order)
     return student
@@ -138,7 +145,7 @@ class CasPL(Taught, PromptTrainer):
         node = cfg.TRAINER.CASPL
         precision = choose(node.PREC, device)
         clip_model = load_clip(cfg.MODEL.BACKBONE.NAME)
-        config.check_backbone(cfg, clip_sizes(clip_model))
+        config.check_backbone(cfg, clip_sizes(clip_model), source_of(cfg.MODEL.BACKBONE.NAME))
         model = build_student(
             clip_model,
             names,
@@ -215,6 +222,7 @@ class CasPL(Taught, PromptTrainer):
         return BoostingInfo(
             student=cfg.MODEL.BACKBONE.NAME,
             student_weights=clip_model.fingerprint,
+            student_function=clip_model.described | {"images": image_settings(cfg)},
             teacher=node.TEACHER.BACKBONE,
             teacher_weights=weights_fingerprint(*self.teacher.paths),
             text_width=sizes.text_width,
@@ -240,7 +248,7 @@ class CasPL(Taught, PromptTrainer):
     def identity(self) -> str:
         """Return the digest of what determines the prompt: settings, data, teacher and student."""
         teacher = weights_fingerprint(*self.teacher.paths)
-        student = weights_fingerprint(find_weights(self.cfg.MODEL.BACKBONE.NAME))
+        student = backbone_fingerprint(self.cfg.MODEL.BACKBONE.NAME)
         return boosting_identity(self.cfg, self.data_fingerprint(), teacher, student)
 
     def data_fingerprint(self) -> str:

@@ -12,6 +12,7 @@ from typing import Any
 
 from yacs.config import CfgNode
 
+from ..backbones import find_weights, source_of
 from ..config import leaves
 from ..storage.fingerprints import file_fingerprint
 from .templates import described
@@ -60,6 +61,30 @@ def data_fingerprint(dataset: Any, root: str) -> str:
         size = os.stat(item.impath).st_size if os.path.exists(item.impath) else -1
         digest.update(f"{os.path.relpath(item.impath, root)}\t{size}\n".encode("utf-8", "surrogateescape"))
     return digest.hexdigest()
+
+
+def backbone_fingerprint(name: str) -> str:
+    """Return the SHA-256 of a backbone: of its file, or of its files and configuration for another library's CLIP.
+
+    Raises:
+        BackboneError: it cannot be found, or the engine does not compute it.
+    """
+    source = source_of(name)
+    if source is None:
+        return weights_fingerprint(find_weights(name))
+    content = {"weights": weights_fingerprint(*source.files), "function": source.described()}
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def image_settings(cfg: CfgNode) -> dict[str, Any]:
+    """Return how images become the student's input, as prompt files record it."""
+    normalized = "normalize" in cfg.INPUT.TRANSFORMS
+    return {
+        "size": cfg.INPUT.SIZE[0],
+        "mean": list(cfg.INPUT.PIXEL_MEAN) if normalized else [0.0] * 3,
+        "std": list(cfg.INPUT.PIXEL_STD) if normalized else [1.0] * 3,
+        "interpolation": cfg.INPUT.INTERPOLATION,
+    }
 
 
 def weights_fingerprint(*paths: Path) -> str:

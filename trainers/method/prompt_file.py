@@ -41,7 +41,8 @@ class BoostingInfo:
     A field added here is written to new files and has its default for older ones; the value is set in `CasPL.info`.
 
     Attributes:
-        student: name of the backbone; student_weights: its `fingerprint`.
+        student: name of the backbone; student_weights: its `fingerprint`; student_function: what its weights do not
+            determine (activations, head widths, vocabulary, images).
         teacher: name of the teacher; teacher_weights: the SHA-256 of its weights.
         text_width, vision_width, text_layers, vision_layers: the student's sizes (channels, blocks).
         order, temperature, template, host_words: settings of phase 1.
@@ -55,6 +56,7 @@ class BoostingInfo:
 
     student: str = ""
     student_weights: str = ""
+    student_function: dict[str, Any] = field(default_factory=dict)
     teacher: str = ""
     teacher_weights: str = ""
     text_width: int = 0
@@ -329,6 +331,14 @@ def check_fits(
             raise CheckpointError(
                 f"boosting prompt {path} does not fit this backbone: {what} {theirs} (student {info.student or 'unknown'}); "
                 f"the backbone has {ours}. Use the backbone that it was trained for, or train one for this backbone"
+            )
+    ours = getattr(text, "described", {})
+    for what in ("text", "vision", "vocabulary", "special_tokens"):
+        their, our = info.student_function.get(what), ours.get(what)
+        if their and our and their != our:
+            raise CheckpointError(
+                f"boosting prompt {path} does not fit this backbone: {what} {their} (student {info.student or 'unknown'}); the "
+                f"backbone has {our}. Use the backbone that it was trained for, or train one for this backbone"
             )
     for tower, depth, layers in (("text", len(group.text), text_layers), ("vision", len(group.vision), vision_layers)):
         if depth > layers:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..engine import Learner, PromptedCLIP, encode_text, layout_of, worded_texts
+from ..engine import Learner, PromptedCLIP, encode_text, layout_of, special_tokens, worded_texts
 from ..engine.blocks import StockModule, at_least_float32
 from ..engine.memory import classes_at_a_time
 from ..engine.tokens import Encode
@@ -43,7 +43,7 @@ def zero_shot_model(model: StockModule, encode: Encode, names: Sequence[str], te
 
     Args:
         model: a frozen stock CLIP.
-        encode: CLIP's byte-pair encoder.
+        encode: the model's byte-pair encoder.
         names: the C class names.
         template: a text with {} for the class name, or a JSON file of texts, see `templates.expand`.
 
@@ -52,7 +52,7 @@ def zero_shot_model(model: StockModule, encode: Encode, names: Sequence[str], te
         ValueError: the template has no {}, or a text is too long for the text tower.
     """
     names, template, counts = expand(template, names)
-    zero_shot = ZeroShotModel(model, Learner(), worded_texts(encode, names, template))
+    zero_shot = ZeroShotModel(model, Learner(), worded_texts(encode, names, template, special_tokens(model)[1]))
     zero_shot.counts = counts
     return zero_shot
 
@@ -68,7 +68,7 @@ def build_zero_shot_classifier(
 
     Args:
         model: a frozen stock CLIP.
-        encode: CLIP's byte-pair encoder.
+        encode: the model's byte-pair encoder.
         names: the C class names.
         templates: texts with {} for the class name.
 
@@ -76,8 +76,10 @@ def build_zero_shot_classifier(
         ValueError: a template has no {}, or a text is too long for the text tower.
     """
     features = []
+    (sos, eot), positions = special_tokens(model), len(model.positional_embedding)
     for template in templates:
-        layout = layout_of(worded_texts(encode, names, template)).to(model.logit_scale.device)
+        layout = layout_of(worded_texts(encode, names, template, eot), context_length=positions, sos=sos)
+        layout = layout.to(model.logit_scale.device)
         chunk = classes_at_a_time(model, layout, 1, False)
         features.append(at_least_float32(encode_text(model, layout, chunk=chunk)[0]))  # (C, E)
     return F.normalize(torch.stack(features).mean(dim=0), dim=-1)

@@ -15,9 +15,8 @@ from typing import Any
 import yaml
 from yacs.config import CfgNode
 
-from ..backbones.files import find_weights
 from ..config import ConfigError, leaves, used
-from ..method.identity import data_fingerprint, weights_fingerprint
+from ..method.identity import backbone_fingerprint, data_fingerprint, weights_fingerprint
 from ..storage.atomic import replacing
 from ..storage.tensors import RestrictedReadError, read_checkpoint
 from . import provenance
@@ -88,7 +87,7 @@ def settings(cfg: CfgNode) -> dict[str, Any]:
 
 def _backbone(cfg: CfgNode) -> str:
     try:
-        return weights_fingerprint(find_weights(cfg.MODEL.BACKBONE.NAME))
+        return backbone_fingerprint(cfg.MODEL.BACKBONE.NAME)
     except (ValueError, OSError):  # another toolbox's backbone, which this package does not load
         return ""
 

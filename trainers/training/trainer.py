@@ -14,7 +14,7 @@ from dassl.optim import build_lr_scheduler, build_optimizer
 from torch import Tensor, nn
 from yacs.config import CfgNode
 
-from ..backbones import tokenizer
+from ..backbones import tokenizer_by_name
 from ..engine.precision import Precision
 from ..storage.tensors import read_checkpoint
 from . import loaders, parallel, provenance
@@ -77,7 +77,7 @@ class PromptTrainer(Resumable, TrainerX):
         self.lab2cname = self.dm.lab2cname
         check = getattr(self.dm.dataset, "check_class_names", None)  # this package's readers have it
         if check is not None:
-            check(tokenizer().encode)
+            check(tokenizer_by_name(self.cfg.MODEL.BACKBONE.NAME).encode)
 
     def data_seen(self) -> list[dict]:
         """Return the provenance of the training data, one item per phase."""

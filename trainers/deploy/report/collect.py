@@ -171,9 +171,9 @@ def headline(run: Path, trainer: str) -> dict[str, dict[str, float]]:
 
 def nearest_words(classifier: Classifier) -> list[tuple[str, str]]:
     """Return (token, the vocabulary's words nearest to it) for the text tokens of the first layer."""
-    from ...backbones import tokenizer
+    from ...backbones import tokenizer_of
 
-    decoder = tokenizer().decoder
+    decoder = tokenizer_of(classifier.model.clip).decoder
     table = classifier.model.clip.token_embedding.weight.detach().float().cpu()
     found = []
     for name, tokens in _first_tokens(classifier).items():

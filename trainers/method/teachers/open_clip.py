@@ -10,7 +10,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ...backbones import BackboneError, check_finite, read_state_dict
-from ...config import ConfigError, nearest
+from ...backbones.open_clip import PREFIX, package, split_name, weights_of
+from ...config import ConfigError
 from ...engine.blocks import at_least_float32
 from ...engine.precision import Precision
 from ...engine.tokens import plain_name
@@ -20,7 +21,6 @@ from .base import KEY, Teacher
 
 logger = logging.getLogger(__name__)
 
-PREFIX = "open_clip"
 TEXTS_AT_A_TIME = 64
 
 
@@ -34,9 +34,9 @@ class OpenClipTeacher(Teacher, prefix=PREFIX):
         precision: dtypes of its weights.
 
     Raises:
-        ConfigError: open_clip is not installed or does not know the architecture or tag, a text is too long, or the
-            model's images are not square.
-        BackboneError: the weights cannot be loaded, or do not belong to the architecture.
+        ConfigError: a text is too long, or the model's images are not square.
+        BackboneError: open_clip is not installed, does not know the architecture or the tag, or the weights cannot be
+            loaded or do not belong to the architecture.
     """
 
     model: Any  # of open_clip
@@ -88,23 +88,10 @@ def load_open_clip(name: str, dtype: torch.dtype) -> tuple[Any, Callable, Path]:
         The model, its tokenizer and the file of its weights.
 
     Raises:
-        ConfigError: open_clip is not installed, or does not know the architecture or the tag.
-        BackboneError: the weights cannot be loaded, or do not belong to the architecture.
+        BackboneError: open_clip is not installed, does not know the architecture or the tag, or the weights cannot be
+            loaded or do not belong to the architecture.
     """
-    architecture, _, source = name.removeprefix(f"{PREFIX}:").partition("/")
-    if not source:
-        raise ConfigError(f"{KEY}: {name!r}; expected 'open_clip:<architecture>/<tag or file>'")
-    try:
-        import open_clip
-    except ImportError as error:
-        raise ConfigError(
-            f"{KEY}: {name!r} needs open_clip, which cannot be imported ({error}); pip install open_clip_torch"
-        ) from error
-    if architecture not in open_clip.list_models():
-        raise ConfigError(
-            f"{KEY}: open_clip has no architecture {architecture!r}; {nearest(architecture, open_clip.list_models())}"
-        )
-    path = _weights_of(open_clip, architecture, source, name)
+    open_clip, path, (architecture, source) = package(name), weights_of(name), split_name(name)
     precision = {torch.float32: "fp32", torch.float16: "fp16", torch.bfloat16: "bf16"}[dtype]
     with torch.random.fork_rng(devices=[]):  # the initial weights are discarded; the run's seed must not notice
         model = open_clip.create_model(
@@ -131,25 +118,6 @@ def check_length(name: str, encode: Callable, texts: Sequence[str]) -> None:
                 f"TRAINER.CASPL.TEACHER.TEMPLATE: the text {text!r} has more than the {longest} tokens of {name}; "
                 "shorten the class name or the template"
             )
-
-
-def _weights_of(open_clip: Any, architecture: str, source: str, name: str) -> Path:
-    """Return the file of a tag, which open_clip downloads once, or of a path."""
-    settings = open_clip.get_pretrained_cfg(architecture, source)
-    if not settings:
-        if not Path(source).is_file():
-            tags = ", ".join(open_clip.list_pretrained_tags_by_model(architecture)) or "none"
-            raise ConfigError(
-                f"{KEY}: {name!r}; expected a file or a tag of {architecture} instead of {source!r}. Its tags: {tags}"
-            )
-        return Path(source)
-    try:
-        return Path(open_clip.download_pretrained(settings))
-    except Exception as error:  # the hub's client raises exceptions of many types
-        raise BackboneError(
-            f"backbone {name!r} could not be downloaded ({type(error).__name__}: {error}); give the path of its file "
-            f"instead, {PREFIX}:{architecture}/<file>"
-        ) from error
 
 
 def _fill(model: Any, path: Path) -> None:

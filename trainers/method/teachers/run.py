@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ...backbones import find_weights
+from ...backbones import files_of
 from ...config import ConfigError
 from ...config.yaml_files import read_yaml
 from ...engine import clip_sizes
@@ -52,7 +52,7 @@ class RunTeacher(Teacher, prefix=PREFIX):
             self.statistics = tuple(kept["INPUT"]["PIXEL_MEAN"]), tuple(kept["INPUT"]["PIXEL_STD"])
         self.interpolation = "bilinear" if kept["INPUT"]["INTERPOLATION"] == "bilinear" else "bicubic"
         learned = sorted(path for path in folder.rglob("*") if path.suffix == ".safetensors" or "model" in path.name)
-        self.paths = (find_weights(kept["MODEL"]["BACKBONE"]["NAME"]), *filter(lambda path: path.is_file(), learned))
+        self.paths = (*files_of(kept["MODEL"]["BACKBONE"]["NAME"]), *filter(lambda path: path.is_file(), learned))
         cast_clip(self.model.clip, precision.weights)
         logger.info("Teacher: %s from %s", kept["TRAINER"]["NAME"], folder)
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from ...backbones import find_weights, load_clip, tokenizer
+from ...backbones import files_of, load_clip, source_of, tokenizer_of
 from ...engine import clip_sizes
 from ...engine.precision import Precision, cast_clip
 from ..zero_shot import zero_shot_model
@@ -26,10 +26,13 @@ class StockTeacher(Teacher, prefix=""):
 
     def __init__(self, name: str, names: Sequence[str], template: str, precision: Precision):
         super().__init__()
-        self.paths = (find_weights(name),)
+        self.paths = files_of(name)
         clip_model = load_clip(name)
         self.size = clip_sizes(clip_model).image
-        self.model = zero_shot_model(clip_model, tokenizer().encode, names, template)
+        if (source := source_of(name)) is not None:
+            self.statistics = source.images.mean, source.images.std
+            self.interpolation = source.images.interpolation
+        self.model = zero_shot_model(clip_model, tokenizer_of(clip_model).encode, names, template)
         cast_clip(clip_model, precision.weights)
 
     def image_features(self, image: Tensor) -> Tensor:
