@@ -1,7 +1,4 @@
-"""Classify images with a file that `caspl export` wrote: python classify_onnx.py FILE.onnx IMAGE ...
-
-Needs onnxruntime, numpy and Pillow only.
-"""
+"""Classify images with a file of `caspl export`: python classify_onnx.py FILE.onnx IMAGE ..."""
 
 import json
 import sys
@@ -10,24 +7,14 @@ import numpy as np
 import onnxruntime
 from PIL import Image, ImageOps
 
-session = onnxruntime.InferenceSession(sys.argv[1], providers=["CPUExecutionProvider"])
+session = onnxruntime.InferenceSession(sys.argv[1])
 metadata = session.get_modelmeta().custom_metadata_map
 names, how = json.loads(metadata["class_names"]), json.loads(metadata["preprocessing"])
-filters = {
-    "bicubic": Image.Resampling.BICUBIC,
-    "bilinear": Image.Resampling.BILINEAR,
-    "nearest": Image.Resampling.NEAREST,
-}
-height, width = how["size"]
 for path in sys.argv[2:]:
     image = ImageOps.exif_transpose(Image.open(path)).convert("RGB")
-    scale = max(height, width) / min(image.size)  # the shorter side; the longer one is rounded down
-    size = [max(height, width) if side == min(image.size) else int(side * scale) for side in image.size]
-    image = image.resize(size, filters[how["interpolation"]])
-    left, top = round((image.width - width) / 2), round((image.height - height) / 2)
-    pixels = np.asarray(image.crop((left, top, left + width, top + height)), dtype=np.float32) / 255
-    pixels = (pixels - np.float32(how["mean"])) / np.float32(how["std"])
-    (logits,) = session.run(None, {"images": pixels.transpose(2, 0, 1)[None]})
-    best = int(logits[0].argmax())
-    probability = 1 / np.exp(logits[0] - logits[0, best]).sum()
-    print(f"{path}: {names[best]} {probability:.3f}")
+    short, side, resample = min(image.size), how["size"][0], getattr(Image.Resampling, how["interpolation"].upper())
+    image = image.resize([int(side * length / short) for length in image.size], resample)
+    left, top = (round((length - side) / 2) for length in image.size)
+    pixels = (np.float32(image.crop((left, top, left + side, top + side))) / 255 - how["mean"]) / how["std"]
+    odds = np.exp(np.float64(session.run(None, {"images": np.float32(pixels.transpose(2, 0, 1)[None])})[0][0]))
+    print(f"{path}: {names[odds.argmax()]} {odds.max() / odds.sum():.3f}")

@@ -6,6 +6,7 @@ import pytest
 import torch
 import toy
 from dassl.engine import build_trainer
+from deployed import CONSTANT, PER_IMAGE, TRAINERS, toys, trained
 from PIL import Image
 
 from trainers.__main__ import main as caspl
@@ -14,19 +15,14 @@ from trainers.config import ConfigError
 from trainers.deploy import classifier as deploy
 from trainers.deploy.bundle import bundle
 
-HOSTS = ("CoOp", "CoCoOp", "MaPLe", "PromptSRC")
-TRAINERS = ("CasPL", *HOSTS, *(f"CasPL_{host}" for host in HOSTS))
-
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory):
     """Pictures, CLIPs, and a run of every trainer."""
     root = tmp_path_factory.mktemp("deploy")
-    toy.save_clip(root / "student.pt")
-    toy.save_clip(root / "teacher.pt", toy.TEACHER, seed=4)
+    toys(root)
     for trainer in TRAINERS:
-        more = {"TRAINER__CASPL__CHECKPOINT": root / "CasPL"} if trainer.startswith("CasPL_") else {}
-        train.run(toy.command(root, trainer, root / trainer, **more))
+        trained(root, trainer)
     return root
 
 
@@ -38,6 +34,11 @@ def evaluated(root, trainer, *options):
     built.set_model_mode("eval")
     with torch.no_grad():
         return built, [(batch["img"], built.model_inference(batch["img"])) for batch in built.test_loader]
+
+
+def assert_near(found, expected):
+    """Compare logits: within 1e-5 of the largest, as the toys' are up to 50 and float32 has 7 digits."""
+    torch.testing.assert_close(found, expected, atol=1e-5 * max(1.0, expected.abs().max().item()), rtol=0)
 
 
 @pytest.mark.parametrize("trainer", TRAINERS)
@@ -63,7 +64,7 @@ def test_predict_reads_files_as_the_evaluation_does(root, trainer):
 def test_other_classes_equal_a_model_built_for_them(root, trainer):
     _, batches = evaluated(root, trainer, "DATASET.SUBSAMPLE_CLASSES", "new")
     other = deploy.load(root / trainer).with_classes(toy.NAMES[3:])
-    torch.testing.assert_close(other(batches[0][0]), batches[0][1], atol=1e-5, rtol=0)
+    assert_near(other(batches[0][0]), batches[0][1])
 
 
 def test_class_specific_context_has_no_other_classes(root, tmp_path):
@@ -73,15 +74,47 @@ def test_class_specific_context_has_no_other_classes(root, tmp_path):
         loaded.with_classes(["a cat"])
 
 
-def test_text_features_of_cocoop_have_a_reason(root):
+@pytest.mark.parametrize("trainer", TRAINERS)
+@pytest.mark.parametrize("count", [1, 5])
+def test_logits_of_other_batches_are_within_1e_5(root, trainer, count):
+    _, batches = evaluated(root, trainer)
+    images, logits = (torch.cat(parts) for parts in zip(*batches, strict=True))
+    loaded = deploy.load(root / trainer)
+    found = torch.cat([loaded(part) for part in images.split(count)])
+    assert_near(found, logits)
+
+
+@pytest.mark.parametrize("trainer", CONSTANT)
+def test_features_of_images_and_names_give_the_logits(root, trainer):
+    loaded = deploy.load(root / trainer)
+    images = torch.randn(3, 3, 16, 16, generator=torch.Generator().manual_seed(1))
+    scale = loaded.model.clip.logit_scale.exp()
+    for names, classifier in ((None, loaded), (toy.NAMES[1:4], loaded.with_classes(toy.NAMES[1:4]))):
+        vectors = loaded.encode_text(names)
+        torch.testing.assert_close(vectors.norm(dim=-1), torch.ones(len(vectors)), atol=1e-5, rtol=0)
+        assert_near(scale * loaded.encode_image(images) @ vectors.t(), classifier(images))
+
+
+@pytest.mark.parametrize("trainer", PER_IMAGE)
+def test_text_features_that_depend_on_the_image_have_a_reason(root, trainer):
     with pytest.raises(ConfigError, match="depend on the image"):
-        deploy.load(root / "CoCoOp").encode_text()
+        deploy.load(root / trainer).encode_text()
 
 
-def test_unknown_below_leaves_no_label(root):
-    image = Image.new("RGB", (20, 30), "red")
-    (found,) = deploy.load(root / "CasPL_CoOp").predict(image, unknown_below=1.0)
-    assert found.label is None and len(found.top) == 5
+@pytest.mark.parametrize("trainer", TRAINERS)
+def test_unknown_below_leaves_no_label(root, trainer):
+    image, loaded = Image.new("RGB", (20, 30), "red"), deploy.load(root / trainer)
+    (certain,) = loaded.predict(image, unknown_below=0.0)
+    (found,) = loaded.predict([image], unknown_below=certain.top[0][1] + 1e-3)
+    assert found.label is None and certain.label == found.top[0][0] and len(found.top) == 5
+
+
+@pytest.mark.parametrize("trainer", TRAINERS)
+def test_local_dir_loads_the_same_module(root, trainer):
+    one, other = deploy.load(root / trainer), deploy.load(f"local-dir:{root / trainer}").to(torch.device("cpu"))
+    images = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(1))
+    assert isinstance(other, torch.nn.Module) and torch.equal(one(images), other(images))
+    assert other.preprocess(Image.new("RGB", (20, 30))).shape == (3, 16, 16)
 
 
 @pytest.mark.parametrize("trainer", ["CasPL", "CasPL_MaPLe", "PromptSRC"])

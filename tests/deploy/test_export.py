@@ -1,55 +1,62 @@
 """Exported files compute what the classifier computes; int8; the example without torch."""
 
 import json
+import os
 import subprocess
 import sys
 
 import pytest
 import torch
 import toy
+from children import ALONE
 from conftest import ROOT
+from deployed import CONSTANT, toys, trained
 from PIL import Image
 
 from trainers.__main__ import main as caspl
 from trainers.backbones import load_clip
-from trainers.cli import train
 from trainers.config import ConfigError
 from trainers.deploy import classifier as deploy
 from trainers.deploy import export
 from trainers.deploy.plain import PlainClassifier
 
-TRAINERS = ("CasPL", "CoOp", "MaPLe", "PromptSRC", "CasPL_CoOp", "CasPL_MaPLe", "CasPL_PromptSRC")
-
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory):
-    """Pictures, CLIPs, and a run of every trainer."""
+    """Pictures, CLIPs, and the runs that a test needs."""
     root = tmp_path_factory.mktemp("export")
-    toy.save_clip(root / "student.pt")
-    toy.save_clip(root / "teacher.pt", toy.TEACHER, seed=4)
-    for trainer in (*TRAINERS, "CoCoOp"):
-        more = {"TRAINER__CASPL__CHECKPOINT": root / "CasPL"} if trainer.startswith("CasPL_") else {}
-        train.run(toy.command(root, trainer, root / trainer, **more))
+    toys(root)
+    for trainer in ("CoOp", "CoCoOp", "CasPL_CoOp", "CasPL_PromptSRC"):
+        trained(root, trainer)
     return root
 
 
-@pytest.mark.parametrize("trainer", TRAINERS)
+@pytest.mark.parametrize("trainer", CONSTANT)
 def test_plain_module_equals_the_classifier(root, trainer):
     """Depths of 1 to 3 of 3 blocks are among the hosts and the boosting prompt."""
-    classifier = deploy.load(root / trainer)
+    classifier = deploy.load(trained(root, trainer))
     images = torch.randn(5, 3, 16, 16, generator=torch.Generator().manual_seed(1))
     torch.testing.assert_close(PlainClassifier(classifier)(images), classifier(images), atol=5e-5, rtol=0)
 
 
 @pytest.mark.parametrize("ending", export.ENDINGS)
-def test_file_equals_pytorch_for_any_batch(root, tmp_path, ending):
-    classifier = deploy.load(root / "CasPL_MaPLe")
+@pytest.mark.parametrize("trainer", ["CasPL_MaPLe", pytest.param("CasPL_PromptKD", marks=pytest.mark.slow)])
+def test_file_equals_pytorch_for_any_batch(root, tmp_path, trainer, ending):
+    classifier = deploy.load(trained(root, trainer))
     path = tmp_path / f"pets{ending}"
     assert export.export(classifier, path) <= export.TOLERANCE
     run = (export.pt2_runner if ending == ".pt2" else export.onnx_runner)(path)
     for count in (1, 2, 17):
         images = torch.randn(count, 3, 16, 16)
         torch.testing.assert_close(run(images), classifier(images), atol=1e-4, rtol=0)
+
+
+def test_file_is_compared_with_the_classifier_for_batches_1_3_and_9(root, tmp_path, monkeypatch):
+    classifier, counts = deploy.load(root / "CoOp"), []
+    monkeypatch.setattr(
+        export, "pt2_runner", lambda path: lambda images: counts.append(len(images)) or classifier(images)
+    )
+    assert export.export(classifier, tmp_path / "coop.pt2") == 0 and counts == [1, 3, 9]
 
 
 def test_difference_above_the_tolerance_writes_nothing(root, tmp_path, monkeypatch):
@@ -90,22 +97,49 @@ def test_mistakes_end_in_one_line(root, capsys, monkeypatch, line, message):
     assert message in capsys.readouterr().err and not (root / line[0]).exists()
 
 
+EXAMPLE = ROOT / "examples" / "classify_onnx.py"
 BLOCKED = "import sys; sys.modules.update(dict.fromkeys(['torch', 'torchvision', 'clip', 'caspl', 'trainers'])); import runpy; "
 
 
+@pytest.fixture(scope="module")
+def exported(root):
+    """A classifier and its ONNX file."""
+    classifier, path = deploy.load(root / "CasPL_PromptSRC"), root / "c.onnx"
+    export.export(classifier, path)
+    return classifier, path
+
+
 @pytest.mark.parametrize("size", [(16, 16), (40, 23), (17, 31)])
-def test_example_needs_no_torch_and_finds_the_same_class(root, tmp_path, size):
-    classifier = deploy.load(root / "CasPL_PromptSRC")
-    export.export(classifier, tmp_path / "c.onnx")
+def test_example_needs_no_torch_and_finds_the_same_class(exported, tmp_path, size):
+    classifier, path = exported
     pixels = torch.randint(0, 255, (size[1], size[0], 3), generator=torch.Generator().manual_seed(2), dtype=torch.uint8)
     Image.fromarray(pixels.numpy()).save(tmp_path / "a.png")
     script = BLOCKED + "sys.argv = sys.argv[1:]; runpy.run_path(sys.argv[0], run_name='__main__')"
-    command = [sys.executable, "-c", script, str(ROOT / "examples" / "classify_onnx.py"), str(tmp_path / "c.onnx")]
+    command = [sys.executable, "-c", script, str(EXAMPLE), str(path)]
     done = subprocess.run([*command, str(tmp_path / "a.png")], capture_output=True, text=True, check=True)
     (expected,) = classifier.predict(tmp_path / "a.png")
-    _, _, found = done.stdout.strip().rpartition(": ")
-    name, probability = found.rsplit(" ", 1)
+    name, probability = done.stdout.strip().rpartition(": ")[2].rsplit(" ", 1)
     assert name == expected.label and float(probability) == pytest.approx(expected.top[0][1], abs=0.02)
+
+
+@pytest.mark.slow
+def test_example_runs_in_a_new_environment_with_three_packages(exported, tmp_path):
+    """A real virtual environment with onnxruntime, numpy and Pillow, which pip downloads or has cached."""
+    classifier, path = exported
+    assert len(EXAMPLE.read_text().splitlines()) <= 20
+    python = tmp_path / "venv" / ("Scripts" if os.name == "nt" else "bin") / "python"
+    subprocess.run([sys.executable, "-m", "venv", str(tmp_path / "venv")], check=True, timeout=120)
+    install = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+    done = subprocess.run([*install, "onnxruntime", "numpy", "Pillow"], capture_output=True, text=True, timeout=300)
+    if done.returncode:
+        pytest.skip(f"pip cannot install onnxruntime, numpy and Pillow: {done.stderr.strip().splitlines()[-1]}")
+    absent = [str(python), "-c", "import importlib.util as u; print(u.find_spec('torch'))"]
+    assert subprocess.run(absent, capture_output=True, text=True, env=ALONE).stdout.strip() == "None"
+    Image.new("RGB", (40, 23), (90, 30, 200)).save(tmp_path / "a.png")
+    command = [str(python), str(EXAMPLE), str(path), str(tmp_path / "a.png")]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=ALONE)
+    (expected,) = classifier.predict(tmp_path / "a.png")
+    assert done.stdout.strip() == f"{tmp_path / 'a.png'}: {expected.label} {expected.top[0][1]:.3f}"
 
 
 def test_metadata_names_classes_and_preprocessing(root):

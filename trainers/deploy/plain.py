@@ -70,6 +70,7 @@ class PlainClassifier(nn.Module):
         self.position = nn.Parameter(visual.positional_embedding[None].clone())  # (1, 1 + N, d)
         self.blocks = nn.ModuleList(_blocks(visual, [stack for stack in _stacks(classifier) if len(stack)]))
         self.project = _linear(visual.proj.t(), None)
+        self.head = copy.deepcopy(model.image_head()).float().cpu()
         scale = model.clip.logit_scale.exp().float().cpu()
         self.classes = _linear(scale * classifier.encode_text().cpu(), None)
         self.requires_grad_(False).eval()
@@ -81,7 +82,7 @@ class PlainClassifier(nn.Module):
         x = self.ln_pre(x)
         for block in self.blocks:
             x = block(x)
-        features = F.normalize(self.project(self.ln_post(x[:, 0])), dim=-1)  # (B, E)
+        features = F.normalize(self.head(self.project(self.ln_post(x[:, 0]))), dim=-1)  # (B, E)
         return self.classes(features)
 
 

@@ -65,7 +65,7 @@ def attend_once(block: StockModule, x: Tensor, sources: list[Tensor], visible: T
     Args:
         block: the last block.
         x: (..., d), the querying tokens.
-        sources: tokens (..., T, d) at the block's input; leading dimensions of 1 are shared.
+        sources: tokens (..., T, d) at the block's input; leading dimensions of 1 are shared, but not those of the last one.
         visible: (..., T) for the last source, True where a token is seen.
 
     Returns:
@@ -80,7 +80,7 @@ def attend_once(block: StockModule, x: Tensor, sources: list[Tensor], visible: T
     scores = [q @ tokens.transpose(-2, -1) for tokens in sources]  # (..., H, T) each
     if visible is not None:
         scores[-1] = scores[-1].masked_fill(~visible.unsqueeze(-2), float("-inf"))
-    batch = torch.broadcast_shapes(*(part.shape[:-1] for part in scores))
+    batch = scores[-1].shape[:-1]
     weights = torch.cat([part.expand(*batch, -1) for part in scores], dim=-1).softmax(dim=-1).to(q.dtype)
     parts = weights.split([part.shape[-1] for part in scores], dim=-1)  # (..., H, T) each
     mean = sum(part @ tokens for part, tokens in zip(parts, sources, strict=True))  # (..., H, d)

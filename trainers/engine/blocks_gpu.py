@@ -63,7 +63,7 @@ def project(block: StockModule, norm: Norm, x: Tensor, passing: Sequence[Tensor]
         (B, T + n, 3 d), n being the number of all passing tokens.
     """
     if passing:
-        x = torch.cat([x, *(tokens.expand(len(x), -1, -1) for tokens in passing)], dim=1)  # (B, T + n, d)
+        x = torch.cat([x, *(tokens.expand(x.shape[0], -1, -1) for tokens in passing)], dim=1)  # (B, T + n, d)
     return linear(norm(x), block.attn.in_proj_weight, block.attn.in_proj_bias)
 
 

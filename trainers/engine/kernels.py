@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from .paths import minimizes_launches
+from .paths import is_exporting, minimizes_launches
 
 StockModule: TypeAlias = Any  # a module of `clip`; `nn.Module` does not declare its attributes
 QUICK = 1.702  # CLIP's QuickGELU: x * sigmoid(1.702 x) = silu(1.702 x) / 1.702
@@ -85,13 +85,14 @@ def _blas(x: Tensor, weight: Tensor, bias: Tensor, beta: float, alpha: float) ->
 
 
 def _is_learning(x: Tensor) -> bool:
-    return x.requires_grad and torch.is_grad_enabled()
+    return x.requires_grad and torch.is_grad_enabled() and not is_exporting()
 
 
 def _by_onednn(x: Tensor, *weights: Tensor) -> bool:
     """Check whether oneDNN's kernel applies: float32 on a CPU, and no gradients of the weights."""
     return (
         _HAS_ONEDNN
+        and not is_exporting()
         and not minimizes_launches(x.device)
         and not _autocasts(x.device)
         and all(tensor.dtype == torch.float32 for tensor in (x, *weights))

@@ -10,6 +10,7 @@ from torch.nn import functional as F
 from .blocks import StockModule, at_least_float32
 from .layout import TextLayout
 from .memory import classes_at_a_time
+from .paths import is_exporting
 from .prompts import PromptGroup, Stack, TextStack
 from .symbols import ClassText
 from .text import encode_text
@@ -94,7 +95,12 @@ class PromptedCLIP(nn.Module):
     def image_features(self, image: Tensor) -> Tensor:
         """Return normalised image features (B, E) of images (B, 3, R, R), in float32 or float64."""
         stacks = self._stacks(self.prompt_learner.vision_stack(), "vision")
-        return F.normalize(at_least_float32(encode_image(self.clip.visual, image, stacks)), dim=-1)
+        features = at_least_float32(encode_image(self.clip.visual, image, stacks))
+        return F.normalize(self.image_head()(features), dim=-1)
+
+    def image_head(self) -> nn.Module:
+        """Return the learned module from the image encoder's features to those of the classes; by default none."""
+        return nn.Identity()
 
     def class_features(self) -> Tensor:
         """Return normalised class features (C, E), in float32 or float64.
@@ -102,7 +108,7 @@ class PromptedCLIP(nn.Module):
         Without gradients they are cached until a parameter or the layout changes. A compiled model caches them only if it
         has no trainable parameters.
         """
-        if torch.is_grad_enabled():
+        if torch.is_grad_enabled() or is_exporting():
             return self._class_features()
         if torch.compiler.is_compiling() and any(parameter.requires_grad for parameter in self.parameters()):
             return self._class_features()

@@ -14,3 +14,9 @@ def minimizes_launches(device: torch.device) -> bool:
     A CPU runs it while `torch.backends.mkldnn.enabled` is False, so that it can be tested without a GPU.
     """
     return device.type != "cpu" or not torch.backends.mkldnn.enabled
+
+
+def is_exporting() -> bool:
+    """Check whether `torch.export` traces this call: the batch size is then a symbol, and kernels must be portable."""
+    check = getattr(torch.compiler, "is_exporting", torch.compiler.is_compiling)  # PyTorch 2.6 and earlier
+    return check()

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from .blocks import KeysValues, attend, attend_once, finish, join, keys_values, queries_keys_values
 from .kernels import StockModule
 from .patches import embed_patches
+from .paths import is_exporting
 from .prompts import Stack
 
 AT_A_TIME = 8  # images whose hidden units fit into a processor's cache; a sixth faster than 100 (ViT-B/16)
@@ -18,7 +19,8 @@ def encode(visual: StockModule, images: Tensor, stacks: Sequence[Stack]) -> Tens
     blocks = visual.transformer.resblocks
     prompts = [_at_block(visual, stacks, i) for i in range(len(blocks))]
     offers = [_offer(block, passing) for block, (passing, _) in zip(blocks[:-1], prompts[:-1], strict=True)]
-    return torch.cat([_run(blocks, embed_patches(visual, part), prompts, offers) for part in images.split(AT_A_TIME)])
+    parts = [images] if is_exporting() else images.split(AT_A_TIME)
+    return torch.cat([_run(blocks, embed_patches(visual, part), prompts, offers) for part in parts])
 
 
 def _at_block(visual: StockModule, stacks: Sequence[Stack], layer: int) -> tuple[list[Tensor], list[Tensor]]:
@@ -55,9 +57,9 @@ def _run(
     """
     *most, block = blocks
     for other, (_, entering), offer in zip(most, prompts[:-1], offers, strict=True):
-        x = join([x, *(tokens.to(x.dtype) for tokens in entering)], len(x))  # (B, T, d), T grows
+        x = join([x, *(tokens.to(x.dtype) for tokens in entering)], x.shape[0])  # (B, T, d), T grows
         q, *own = queries_keys_values(other, x)  # (B, H, T, e) each
-        k, v = (join(list(parts), len(x)) for parts in zip(own, *offer, strict=True))  # (B, H, U, e) each
+        k, v = (join(list(parts), x.shape[0]) for parts in zip(own, *offer, strict=True))  # (B, H, U, e) each
         x = finish(other, x, attend(q, k, v))
     cls = x[:, 0]  # (B, d)
     passing = [tokens.to(x.dtype) for tokens in prompts[-1][0]]

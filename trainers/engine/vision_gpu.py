@@ -30,7 +30,7 @@ def encode(visual: StockModule, images: Tensor, stacks: Sequence[Stack]) -> Tens
                 carried = i + 1 == len(stack) and not last
                 (entering if carried else passing).append(tokens)
         if entering:
-            x = torch.cat([x, *(tokens.expand(len(x), -1, -1) for tokens in entering)], dim=1)  # (B, T, d), T grows
+            x = torch.cat([x, *(tokens.expand(x.shape[0], -1, -1) for tokens in entering)], dim=1)  # (B, T, d), T grows
         q, k, v = split_heads(project(block, norm_1, x, passing), block.attn.num_heads)  # (B, H, T + n, e) each
         if last:
             x = x[:, :1]  # only CLS is read

@@ -9,14 +9,13 @@ from typing import Any
 import torch
 from dassl.engine import TRAINER_REGISTRY
 from torch import Tensor, nn
-from torch.nn import functional as F
 from yacs.config import CfgNode
 
 from .. import config
 from ..backbones import load_clip, source_of, tokenizer_of
 from ..config import Field
-from ..engine import Learner, PromptedCLIP, PromptGroup, Stack, clip_sizes, encode_image, special_tokens, worded_texts
-from ..engine.blocks import StockModule, at_least_float32
+from ..engine import Learner, PromptedCLIP, PromptGroup, Stack, clip_sizes, special_tokens, worded_texts
+from ..engine.blocks import StockModule
 from ..engine.precision import Precision, cast_clip, choose
 from ..method.losses import kl_divergence
 from ..method.taught import Taught, teacher_transform
@@ -58,11 +57,9 @@ class DistilledModel(PromptedCLIP):
 
     prompt_learner: DistilledPrompts
 
-    def image_features(self, image: Tensor) -> Tensor:
-        """Return normalised features (B, E) in the teacher's space of images (B, 3, R, R)."""
-        stacks = self._stacks(self.prompt_learner.vision_stack(), "vision")
-        features = at_least_float32(encode_image(self.clip.visual, image, stacks))  # (B, e)
-        return F.normalize(self.prompt_learner.projector(features), dim=-1)
+    def image_head(self) -> nn.Module:
+        """Return the projector into the teacher's space."""
+        return self.prompt_learner.projector
 
     def class_features(self) -> Tensor:
         """Return the teacher's class vectors (C, E)."""
