@@ -98,13 +98,25 @@ class Field:
     def expected(self) -> str:
         """Describe the accepted values."""
         if self.choices is not None:
-            one = f"one of {', '.join(map(repr, self.allowed() or ()))}"
+            one = self._choices()
         else:
             one = " ".join(filter(None, [_TYPES[self.type], self._range()]))
         if not self.many:
             return f"{one}, not empty" if self.required and self.type is str and self.choices is None else one
         count = "" if self.length is None else f" of {self.length}"
         return f"a list{count}, each {one}"
+
+    def kind_name(self) -> str:
+        """Return the name of the value's type, such as `int` or `list of 2 float`."""
+        count = "" if self.length is None else f" {self.length}"
+        return f"list of{count} {self.type.__name__}" if self.many else self.type.__name__
+
+    def range(self) -> str:
+        """Describe the accepted values without their type; an empty string if all are accepted."""
+        return self._choices() if self.choices is not None else self._range()
+
+    def _choices(self) -> str:
+        return f"one of {', '.join(map(repr, self.allowed() or ()))}"
 
     def _range(self) -> str:
         low = f"{self.least} or more" if self.least is not None else ""
