@@ -20,6 +20,7 @@ COMMANDS: dict[str, tuple[str, tuple[str, ...], str]] = {
     "push": ("push", (), "share a finished run on the Hugging Face hub"),
     "report": ("report", (), "one HTML page about a finished run"),
     "demo": ("demo", (), "try a finished run in the browser"),
+    "cost": ("cost", (), "steps, operations, memory, disk and hours of a protocol, without data"),
     "results": ("results", (), "tables and plots of finished runs"),
     "data": ("data", (), "check or fetch datasets"),
     "verify": ("verify", (), "check real data and weights against published figures"),

@@ -1,53 +1,22 @@
 """Measure the time, operations and memory of a piece of work, and the machine's matrix-product rate."""
 
-import math
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch.profiler import ProfilerActivity, profile
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
+from trainers.engine.counts import Work, operations
 from trainers.engine.kernels import linear
 
-Work = Callable[[], object]
-_ATEN = torch.ops.aten
+__all__ = ["Work", "in_turns", "launches", "matrix_rate", "operations", "peak_bytes", "seconds"]
+
 _WITHOUT_KERNEL = {
     *("empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided"),
     *("_unsafe_view", "_reshape_alias", "detach", "lift_fresh", "is_same_size"),
 }
-
-
-def _of_attention(q, k, v, *args, out_shape=None, **kwargs) -> int:
-    return sdpa_flop_count(q, k, v)
-
-
-def _of_attention_backward(grad, q, k, v, *args, out_shape=None, **kwargs) -> int:
-    return sdpa_backward_flop_count(grad, q, k, v)
-
-
-def _of_linear(x, weight, *args, out_shape=None, **kwargs) -> int:
-    return 2 * math.prod(x) * weight[0]
-
-
-# PyTorch's counter lacks the CPU's attention kernels and the compiler's linear kernels.
-_ON_CPU = {
-    _ATEN._scaled_dot_product_flash_attention_for_cpu: _of_attention,
-    _ATEN._scaled_dot_product_flash_attention_for_cpu_backward: _of_attention_backward,
-    torch.ops.mkldnn._linear_pointwise: _of_linear,
-}
-
-
-def operations(work: Work) -> int:
-    """Count the floating-point operations of matrix products, convolutions and attention in `work`.
-
-    The counter keeps tensors alive, so operations and memory cannot be measured in one call.
-    """
-    with FlopCounterMode(display=False, custom_mapping=_ON_CPU) as counter:
-        work()
-    return counter.get_total_flops()
 
 
 class _Launches(TorchDispatchMode):

@@ -4,7 +4,6 @@ The models have random weights at the sizes of OpenAI's models; no data or downl
 """
 
 import copy
-import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from types import MethodType
@@ -20,6 +19,7 @@ from trainers.engine.blocks import at_least_float32
 from trainers.engine.precision import cast_clip
 from trainers.engine.symbols import arrange, slots
 from trainers.engine.tokens import BOOSTING, SOS
+from trainers.experiments.workload import synthetic_names
 from trainers.hosts import cocoop, coop, maple, promptsrc
 from trainers.method.boosting import build_student
 from trainers.method.losses import kl_divergence
@@ -49,13 +49,6 @@ SIZES = {
 }
 BATCH = {"CoOp": 8, "CoCoOp": 1, "MaPLe": 4, "PromptSRC": 4, "CasPL": 4}
 HOSTS = ("CoOp", "CoCoOp", "MaPLe", "PromptSRC")
-WORDS = "red green dark light large small old new long short wild round flat tall young bright".split()
-
-
-def class_names(count: int) -> list[str]:
-    """Return names of 6 to 10 tokens, 8 on average; every word is one token."""
-    draw = random.Random(0)
-    return [" ".join(draw.choices(WORDS, k=5 + draw.randint(0, 4))) + " cat" for _ in range(count)]
 
 
 def random_clip(size: Size, device: torch.device) -> nn.Module:
@@ -148,7 +141,7 @@ def _cascaded(
 ) -> tuple[PromptedCLIP, PromptedCLIP]:
     """Build CasPL_<host> and the host alone, with shared weights."""
     clip_model = random_clip(size, device)
-    model = host_model(host, clip_model, class_names(classes), size.tokens).to(device)
+    model = host_model(host, clip_model, synthetic_names(classes), size.tokens).to(device)
     cast_clip(clip_model, dtype)
     alone = _twin(model)
     model.cascade(boosting_for(clip_model, size.tokens).to(device), "host_first")
@@ -167,7 +160,7 @@ def host_works(host: str, size: Size, classes: int, device: torch.device, dtype:
 
 def boosting_works(size: Size, classes: int, device: torch.device, dtype: torch.dtype, batch: int = 0) -> dict:
     """Return steps of phase 1: "plain", "engine", and "cached", the engine with precomputed teacher features."""
-    names = class_names(classes)
+    names = synthetic_names(classes)
     clip_model, large = (cast_clip(random_clip(each, device), dtype) for each in (size, SIZES[size.teacher]))
     depths = (clip_model.transformer.layers, clip_model.visual.transformer.layers)
     model = build_student(clip_model, names, size.tokens, size.tokens, *depths, order="host_first").to(device)

@@ -118,7 +118,7 @@ def test_engine_only_leaves_ratios_empty(capsys):
 def test_class_names_have_eight_tokens_on_average():
     from trainers.backbones import tokenizer
 
-    lengths = [len(tokenizer().encode(name)) for name in works.class_names(200)]
+    lengths = [len(tokenizer().encode(name)) for name in works.synthetic_names(200)]
     assert min(lengths) == 6 and max(lengths) == 10 and sum(lengths) / 200 == pytest.approx(8, abs=0.3)
 
 

@@ -16,6 +16,7 @@ from PIL import Image
 
 from trainers.cli import boost, protocols, results
 from trainers.experiments import runs
+from trainers.experiments.setting import Setting
 
 CLASSES = {"one": ["circle", "star"], "two": ["square", "triangle"]}
 SMALL = [
@@ -237,3 +238,33 @@ def descendants(pid):
 def command_of(pid):
     """Return the command of a process."""
     return subprocess.run(["ps", "-o", "args=", "-p", str(pid)], capture_output=True, text=True).stdout
+
+
+def test_edited_template_file_is_measured_again(collections, tmp_path):
+    texts = tmp_path / "texts.json"
+    options = [*SMALL[:-3], "DATASET.TEMPLATE", str(texts)]
+    made = Setting("image_folder", collections / "one", tmp_path / "out", options, "few_shot")
+    path = made.folder("ZeroshotCLIP") / "result.json"
+
+    def measure(content):
+        texts.write_text(json.dumps(content))
+        result = runs.untrained(made, "ZeroshotCLIP")
+        return path.stat().st_mtime_ns, result.template
+
+    first, described = measure(["a drawing of a {}."])
+    assert "texts.json" in described and "sha256" in described
+    assert measure(["a drawing of a {}."]) == (first, described)
+    again, other = measure(["a photo of a {}."])
+    assert again > first and other != described
+
+
+def test_edited_template_file_is_another_phase_1(collections, output, tmp_path, capsys):
+    texts = tmp_path / "texts.json"
+    texts.write_text(json.dumps(["a drawing of a {}."]))
+    line = ["image_folder", "--data", str(collections / "one"), "--output", str(tmp_path / "out"), *SMALL[:-3]]
+    template = ["DATASET.TEMPLATE", str(texts)]
+    assert boost.main([*line, *template]) == 0
+    assert boost.main([*line, *template]) == 0
+    texts.write_text(json.dumps(["a photo of a {}."]))
+    assert boost.main([*line, *template]) == 2
+    assert "texts.json" in capsys.readouterr().err

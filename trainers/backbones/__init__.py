@@ -7,6 +7,7 @@ from .package import tokenizer
 from .sizes import sizes_of
 from .source import source_of
 from .tokenizers import tokenizer_by_name, tokenizer_of
+from .weightless import weightless
 
 __all__ = [
     "BUILT_IN",
@@ -27,4 +28,5 @@ __all__ = [
     "tokenizer",
     "tokenizer_by_name",
     "tokenizer_of",
+    "weightless",
 ]

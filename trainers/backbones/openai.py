@@ -7,6 +7,8 @@ always the stock one.
 import hashlib
 import inspect
 import logging
+from collections.abc import Callable
+from contextvars import ContextVar
 from pathlib import Path
 
 import torch
@@ -24,13 +26,16 @@ logger = logging.getLogger(__name__)
 
 _NOT_WEIGHTS = ("input_resolution", "context_length", "vocab_size")  # constants in OpenAI's archives
 # `design_details` that make the MaPLe and PromptSRC forks of `clip` build stock blocks.
-_STOCK_DESIGN = {
+STOCK_DESIGN = {
     "trainer": "CoOp",
     "vision_depth": 0,
     "language_depth": 0,
     "vision_ctx": 0,
     "language_ctx": 0,
 }
+
+# Builds a model in place of a file's; see `weightless`.
+stand_in: ContextVar[Callable[[str], StockModule | None] | None] = ContextVar("stand_in", default=None)
 
 
 def load_clip(name: str) -> StockModule:
@@ -49,6 +54,8 @@ def load_clip(name: str) -> StockModule:
         BackboneError: the name is unknown, the download failed, the file is not an intact CLIP, or the engine does not
             compute the model.
     """
+    if (build := stand_in.get()) is not None and (model := build(name)) is not None:
+        return model
     source = source_of(name)
     if source is None:
         state, recorded = read_backbone(name)
@@ -132,7 +139,7 @@ def build_clip(state: dict[str, Tensor], function: Function | None = None) -> St
     if function.image_size:
         sizes["image_resolution"] = function.image_size
     if "design_details" in inspect.signature(CLIP.__init__).parameters:
-        sizes["design_details"] = _STOCK_DESIGN
+        sizes["design_details"] = STOCK_DESIGN
     with torch.random.fork_rng(devices=[]):  # the initial weights are discarded; the run's seed must not notice
         model = CLIP(**sizes).float()
         _apply(function.text, model.transformer, state, "transformer")

@@ -33,6 +33,13 @@ _PUBLISHED = {
     "RN50x64": _resnet(1024, 1024, 448),
 }
 
+PATCHES = dict.fromkeys(_PUBLISHED, 0) | {
+    "ViT-B/32": 32,
+    "ViT-B/16": 16,
+    "ViT-L/14": 14,
+    "ViT-L/14@336px": 14,
+}  # 0: a ResNet
+
 
 def sizes_of(name: str) -> ClipSizes | None:
     """Return the sizes of a backbone; None if its file is not in OpenAI's layout, which loading it reports.

@@ -48,6 +48,11 @@ class _Console(logging.Handler):
             stream.flush()
 
 
+def hide_information() -> None:
+    """Show only warnings of this package's log on the console."""
+    logging.getLogger(__package__.partition(".")[0]).setLevel(logging.WARNING)
+
+
 def show_log() -> None:
     """Show this package's log on the console. Repeating it is a no-op."""
     package = logging.getLogger(__package__.partition(".")[0])

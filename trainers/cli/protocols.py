@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 from ..experiments.protocols import PROTOCOLS, Protocol
 from . import arguments
+from .dry_run import add_dry_run, check_rate, show_jobs
 from .program import guarded
 from .stages import Stages
 
 if TYPE_CHECKING:
-    from ..experiments.grid import Grid, Plan
+    from ..experiments.grid import Grid, Job, Plan
     from ..experiments.result import Result
     from ..experiments.setting import Setting
 
@@ -55,12 +56,14 @@ def _run_parser(rules: Protocol) -> argparse.ArgumentParser:
     for name in rules.arguments:
         parser.add_argument(name, **ARGUMENTS[name])
     arguments.add_folders(parser)
+    add_dry_run(parser)
     return parser
 
 
 def one_run(rules: Protocol, argv: list[str] | None) -> None:
     """Train phase 1 unless its file exists, train phase 2, and print a table."""
     args = arguments.parse(_run_parser(rules), argv, phases=True)
+    check_rate(args)
     from ..experiments.runs import boost, host_run, untrained
 
     setting, cascaded = _setting(args, args.dataset, rules.name, getattr(args, "targets", [])), f"CasPL_{args.host}"
@@ -68,6 +71,9 @@ def one_run(rules: Protocol, argv: list[str] | None) -> None:
     setting.check_options(["CasPL", cascaded])
     setting.check_runs(["CasPL", cascaded, *([args.host, "ZeroshotCLIP"] if baseline else [])], args.seed, args.shots)
     _announce_unreached(setting)
+    if args.dry_run:
+        show_jobs(_jobs(setting, args, baseline), args)
+        return
     stages, results = Stages(5 if baseline else 4), []
     with stages.next(f"{'render' if args.dataset.startswith('shapes') else 'read'} data: {args.dataset}"):
         setting.data_of()
@@ -81,6 +87,14 @@ def one_run(rules: Protocol, argv: list[str] | None) -> None:
     with stages.next(f"table: {rules.title}, {args.dataset}"):
         table = _table(results)
     print(table)
+
+
+def _jobs(setting: "Setting", args: argparse.Namespace, baseline: bool) -> "list[Job]":
+    """Return the jobs of a single run of a protocol."""
+    from ..experiments.grid import BOOST, Job
+
+    jobs = [Job(setting, BOOST), Job(setting, f"CasPL_{args.host}", args.seed, args.shots)]
+    return jobs + ([Job(setting, args.host, args.seed, args.shots), Job(setting, "ZeroshotCLIP")] if baseline else [])
 
 
 def _setting(args: argparse.Namespace, dataset: str = "", protocol: str = "base2new", targets: Any = ()) -> "Setting":
@@ -110,12 +124,16 @@ def reproduce(argv: list[str] | None) -> None:
         ConfigError: runs failed.
     """
     args = arguments.parse(_grid_parser(), argv, phases=True)
+    check_rate(args)
     from ..experiments.grid import Grid
 
     names = list(PROTOCOLS) if args.protocol == "all" else [args.protocol]
     shared = _setting(args)
     grid = Grid([_plan(PROTOCOLS[name], args) for name in names], shared)
     _announce_unreached(shared)
+    if args.dry_run:
+        show_jobs(grid.jobs, args)
+        return
     kind = args.cluster or ("local" if args.miniature else "none")  # the models of the miniature keep one core busy
     if kind == "none":
         grid.run()
@@ -182,6 +200,7 @@ def _grid_parser() -> argparse.ArgumentParser:
         "--slurm", nargs="+", default=[], metavar="NAME=VALUE", help="submitit's parameters: slurm_partition=gpu ..."
     )
     arguments.add_folders(parser)
+    add_dry_run(parser)
     return parser
 
 

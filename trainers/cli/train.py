@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from . import arguments
-from .program import guarded
+from .dry_run import add_dry_run, check_rate, show_plans
+from .program import guarded, hide_information
 
 if TYPE_CHECKING:
     from yacs.config import CfgNode
@@ -40,6 +41,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--load-epoch", type=int, help="epoch to evaluate, if not the best or the last one")
     parser.add_argument("--deterministic", action="store_true", help="the same bits each time on a GPU too; slower")
     parser.add_argument("--no-train", action="store_true", help="build everything, then stop")
+    add_dry_run(parser)
     return arguments.parse(parser, argv)
 
 
@@ -117,7 +119,14 @@ def _options(args: argparse.Namespace) -> list:
 def run(argv: list[str] | None = None) -> "Metrics | None":
     """Train and evaluate, or evaluate only; everything is logged to the run's folder as well."""
     args = parse(argv)
+    check_rate(args)
     cfg = setup_cfg(args)
+    if args.dry_run:
+        from ..experiments.dry_run import planned_run
+
+        hide_information()
+        show_plans([planned_run(cfg, args.model_dir if args.eval_only else "", args.measure)], args)
+        return None
     from ..training.run import Run
 
     asked = Run(cfg, args.deterministic)

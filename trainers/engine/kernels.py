@@ -105,6 +105,8 @@ def _is_trained(module: StockModule) -> bool:
 
 
 def _autocasts(device: torch.device) -> bool:
+    if device.type == "meta":
+        return False
     try:
         return torch.is_autocast_enabled(device.type)
     except TypeError:  # PyTorch 2.3

@@ -22,6 +22,8 @@ def free_bytes(device: torch.device) -> int | None:
     Args:
         device: a GPU, whose free memory includes PyTorch's unused reserve; or the CPU, for main memory.
     """
+    if device.type == "meta":  # nothing is computed
+        return None
     if device.type == "cuda":
         reserve = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return torch.cuda.mem_get_info(device)[0] + reserve

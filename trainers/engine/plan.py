@@ -88,11 +88,13 @@ class Plan:
         self.held = len(self._held)
         self._held_groups = [group_of(layout.prefix[place]) for place in self._held]
         self._passing: dict[int, Passing] = {}
+        self._places: dict[int, list[int]] = {}  # of the tokens in `_passing`
         for group in self.prefix_groups:
             places = [place for place, symbol in enumerate(layout.prefix) if group_of(symbol) == group]
             tokens = [symbol.token for symbol in layout.prefix if isinstance(symbol, Slot) and symbol.group == group]
             whole = tokens == list(range(layout.needed[group]))
             self._passing[group] = Passing(group, None if whole else self._tensor(tokens), self._tensor(places))
+            self._places[group] = places
 
     def _bins(self, layout: "TextLayout", classes: list[int]) -> list[list[int]]:
         """Distribute the classes over bins; choose K, G and R."""
@@ -202,7 +204,7 @@ class Plan:
         """Return (K * G, R, U), True where a query sees a key."""
         hidden = self._length + 1  # a position that no row sees
         held = torch.tensor([p if seen else hidden for p, seen in zip(self._held, carried, strict=True)])
-        others = [self._passing[group].positions.cpu() for group in passing]
+        others = [torch.tensor(self._places[group], dtype=torch.long) for group in passing]
         prefix = torch.cat([held, *others])[None, None] <= self._seen[..., None]  # (K * G, R, H + n)
         if self.groups > 1:
             return torch.cat([prefix, self._visible], dim=-1)

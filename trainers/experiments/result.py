@@ -34,10 +34,11 @@ class Result:
         seed: seed of phase 2; None without phase 2.
         shots: images per class in phase 2; None without phase 2.
         seconds: duration of training and testing.
-        boosting: the boosting prompt in use, as its file records it (see `runs.boosting_record`); None without one.
+        boosting: the boosting prompt in use, as its file records it (see `comparison.boosting_record`); None without one.
         data: {dataset: its fingerprint and folder}; empty in files of version 0.1.0.
         configuration: the run's settings.
         ledger: the provenance of each phase.
+        template: the template set by `DATASET.TEMPLATE`, of a file with its hash; empty with the dataset's own.
         versions: {package: version} of the software.
         version: version of this schema.
     """
@@ -53,6 +54,7 @@ class Result:
     data: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     configuration: Mapping[str, Any] = field(default_factory=dict)
     ledger: list[dict] = field(default_factory=list)
+    template: str = ""
     versions: Mapping[str, str] = field(default_factory=dict)
     version: int = VERSION
 
@@ -139,7 +141,9 @@ def _result(content: dict[str, Any], path: Path) -> Result:
         "ledger": content.get("ledger") or [],
     }
     for name, kinds in _KINDS.items():
-        value = content.get(name) if name in ("seconds", "boosting", "data", "configuration") else content[name]
+        value = (
+            content.get(name) if name in ("seconds", "boosting", "data", "configuration", "template") else content[name]
+        )
         if value is not None and (isinstance(value, bool) or not isinstance(value, kinds)):
             raise ResultError(f"'{name}' is {value!r}; expected {_named(kinds)}. {_REMEDY}")
     result = Result(**values)
@@ -161,6 +165,7 @@ _KINDS: dict[str, tuple[type, ...]] = {
     "boosting": (dict,),
     "data": (dict,),
     "configuration": (dict,),
+    "template": (str,),
 }
 
 

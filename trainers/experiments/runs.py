@@ -1,29 +1,38 @@
 """The runs of a protocol: phase 1, phase 2, and the evaluation of trainers without phase 2."""
 
-import dataclasses
 import importlib.metadata
 import logging
 import platform
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import yaml
 from yacs.config import CfgNode
 
 from .. import config
 from ..method import prompt_file
-from ..storage.atomic import sha256
 from ..storage.locks import locked
 from ..training import provenance
 from ..training.evaluation import Metrics
 from ..training.run import Run
 from ..version import __version__
 from . import result as results
+from .comparison import (
+    boosting_record,
+    changed_settings,
+    check_boosting_data,
+    check_boosting_texts,
+    compare_boosting,
+    described_template,
+    other_data,
+    reject_data,
+    same_boosting,
+    unchanged,
+)
 from .places import dataset_files
 from .result import Result
-from .setting import BOOSTING_SEED, Data, Setting
+from .setting import BOOSTING_SEED, Setting
 from .setup import assemble
 
 logger = logging.getLogger(__name__)
@@ -51,75 +60,15 @@ def boost(setting: Setting) -> Path:
                 Run(setting.configuration("CasPL", BOOSTING_SEED, folder, options)).train()
                 return path
     info = prompt_file.read_info(path)
-    _check_boosting_data(folder, info, data)
+    check_boosting_data(folder, info, data)
+    check_boosting_texts(folder, info, setting.configuration("CasPL", BOOSTING_SEED, folder, options))
     logger.info("Phase 1 is finished: %s", path)
     if (folder / "config.yaml").is_file():
-        _compare_boosting(setting.configuration("CasPL", BOOSTING_SEED, folder), folder / "config.yaml", options)
+        compare_boosting(setting.configuration("CasPL", BOOSTING_SEED, folder), folder / "config.yaml", options)
     return path
 
 
-def _check_boosting_data(folder: Path, info: prompt_file.BoostingInfo, data: Data) -> None:
-    """Raise `ConfigError` if phase 1 was trained on other images or classes; files of 0.1.0 have no fingerprint."""
-    if info.classes == "all" and tuple(info.class_names) != data.classes:
-        _reject_data(folder, f"the classes {_listed(info.class_names)}", f"{data.root} has {_listed(data.classes)}")
-    if info.data and info.data != data.fingerprint:
-        _reject_data(folder, "other images", f"those in {data.root} are given")
-    if not info.data and info.classes == "all" and info.images not in (0, data.images):
-        _reject_data(folder, f"{info.images} images", f"{data.root} has {data.images}")
-
-
-def _reject_data(folder: Path, theirs: str, ours: str) -> None:
-    raise config.ConfigError(
-        f"{folder}: trained on {theirs}, but {ours}; expected the same data. Give another --output, or remove the folder"
-    )
-
-
-def _listed(names: Sequence[str]) -> str:
-    return ", ".join(names[:3]) + (f", ... ({len(names)})" if len(names) > 3 else "")
-
-
-def _compare_boosting(recipe: CfgNode, kept_file: Path, options: list[str]) -> None:
-    """Raise `ConfigError` if the options differ from the settings of an existing boosting prompt; log its other settings."""
-    kept, asked = recipe.clone(), recipe.clone()
-    for cfg in (kept, asked):
-        cfg.defrost()
-        config.merge_kept(cfg, kept_file)
-    config.merge_options(asked, options)
-    if changed := config.differences(asked, kept):
-        raise config.ConfigError(
-            f"{kept_file.parent}: the boosting prompt was trained with other settings ({'; '.join(changed)}); expected the "
-            "same. Remove the folder to train it again, or give another --output"
-        )
-    if changed := config.differences(kept, recipe):
-        logger.info("Phase 1 was trained with custom settings: %s", "; ".join(changed))
-
-
-def boosting_record(path: Path) -> dict[str, Any]:
-    """Return what is kept of a boosting prompt with a result: its real sizes, its origin and its identity."""
-    group, info = prompt_file.load_boosting(path)
-    sizes = {
-        f"{tower}_{what}": stack.shape[axis]
-        for axis, what in enumerate(("depth", "tokens"))
-        for tower, stack in (("text", group.text), ("vision", group.vision))
-    }
-    kept = dataclasses.asdict(info)
-    named = (
-        "student",
-        "teacher",
-        "template",
-        "temperature",
-        "order",
-        "host_words",
-        "dataset",
-        "classes",
-        "epochs",
-        "seed",
-    )
-    record = {name: kept[name] for name in named}
-    return {"file": path.name, "sha256": sha256(path), "identity": kept.get("identity", "")} | sizes | record
-
-
-def _host_configuration(setting: Setting, trainer: str, seed: int, shots: int) -> tuple[CfgNode, Path, Path | None]:
+def host_configuration(setting: Setting, trainer: str, seed: int, shots: int) -> tuple[CfgNode, Path, Path | None]:
     """Return the configuration of a run with phase 2, its folder, and the boosting prompt's file if it has one."""
     folder = setting.folder(trainer, seed, shots)
     options = ["DATASET.NUM_SHOTS", str(shots), *setting.rules.trained_on]
@@ -132,7 +81,8 @@ def _host_configuration(setting: Setting, trainer: str, seed: int, shots: int) -
     return asked, folder, boosting
 
 
-def _complete(setting: Setting, kept: Result | None) -> bool:
+def complete(setting: Setting, kept: Result | None) -> bool:
+    """Return whether a result has the figures of all target datasets."""
     return kept is not None and set(setting.tested_datasets) <= set(kept.targets)
 
 
@@ -149,13 +99,13 @@ def read_finished(setting: Setting, trainer: str, seed: int | None, shots: int |
         ValueError: no result exists, or it belongs to other settings, data or another boosting prompt.
     """
     if seed is None or shots is None:
-        asked, _, boosting = _untrained_configuration(setting, trainer)
+        asked, _, boosting = untrained_configuration(setting, trainer)
         folder = setting.folder(trainer)
-        kept = _measured(setting, folder, asked, boosting)
+        kept = measured(setting, folder, asked, boosting)
     else:
-        asked, folder, boosting = _host_configuration(setting, trainer, seed, shots)
+        asked, folder, boosting = host_configuration(setting, trainer, seed, shots)
         kept = finished(setting, asked, folder, boosting)
-    if kept is None or not _complete(setting, kept):
+    if kept is None or not complete(setting, kept):
         raise ValueError(f"{folder / results.FILE_NAME}: not written; the job ended before")
     return kept
 
@@ -172,14 +122,14 @@ def host_run(setting: Setting, trainer: str, seed: int, shots: int) -> Result:
     Raises:
         ConfigError: the folder has a run with other settings, another boosting prompt or other data.
     """
-    asked, folder, boosting = _host_configuration(setting, trainer, seed, shots)
+    asked, folder, boosting = host_configuration(setting, trainer, seed, shots)
     kept = finished(setting, asked, folder, boosting)  # without the lock: the disk may be read-only
-    if kept is not None and _complete(setting, kept):
+    if kept is not None and complete(setting, kept):
         logger.info("%s is finished: %s", trainer, folder)
         return kept
     with locked(folder):
         kept = finished(setting, asked, folder, boosting)
-        if kept is not None and _complete(setting, kept):
+        if kept is not None and complete(setting, kept):
             return kept
         start = time.monotonic()
         first = Run(asked).train()
@@ -196,38 +146,37 @@ def untrained(setting: Setting, trainer: str) -> Result:
         trainer: "ZeroshotCLIP", or "CasPL" for CLIP with the boosting prompt alone.
     """
     folder = setting.folder(trainer)
-    asked, runs, boosting = _untrained_configuration(setting, trainer)
-    if (kept := _measured(setting, folder, asked, boosting)) is not None:
+    asked, runs, boosting = untrained_configuration(setting, trainer)
+    if (kept := measured(setting, folder, asked, boosting)) is not None:
         logger.info("%s is finished: %s", trainer, folder)
         return kept
     with locked(folder):
-        if (kept := _measured(setting, folder, asked, boosting)) is not None:
+        if (kept := measured(setting, folder, asked, boosting)) is not None:
             return kept
         start = time.monotonic()
         evaluations = _measure(setting, trainer, runs, Run(asked).evaluate(runs))
         return _save(setting, folder, trainer, evaluations, time.monotonic() - start, boosting, configuration=asked)
 
 
-def _untrained_configuration(setting: Setting, trainer: str) -> tuple[CfgNode, Path, Path | None]:
+def untrained_configuration(setting: Setting, trainer: str) -> tuple[CfgNode, Path, Path | None]:
     """Return the configuration of an evaluation without phase 2, the folder of the run to load, and the boosting prompt."""
     boosting = setting.boosting_file if trainer == "CasPL" else None
     runs = setting.folder(trainer) if boosting is None else setting.boosting_dir
     return _evaluation(setting, trainer, runs, setting.rules.trained_on), runs, boosting
 
 
-def _measured(setting: Setting, folder: Path, asked: CfgNode, boosting: Path | None) -> Result | None:
-    """Return the result of an earlier evaluation with the same settings, boosting prompt and data, or None."""
+def measured(
+    setting: Setting, folder: Path, asked: CfgNode, boosting: Path | None, compare_data: bool = True
+) -> Result | None:
+    """Return the result of an earlier evaluation with the same settings, boosting prompt, texts and data, or None."""
     kept = _kept_result(folder)
-    valid = kept is not None and _complete(setting, kept) and _unchanged(setting, kept, asked, boosting)
+    valid = kept is not None and complete(setting, kept) and unchanged(setting, kept, asked, boosting, compare_data)
     return kept if valid else None
 
 
-def _unchanged(setting: Setting, kept: Result, asked: CfgNode, boosting: Path | None) -> bool:
-    same_prompt = boosting is None or same_boosting(kept, setting.folder(kept.trainer), boosting)
-    return same_prompt and not other_data(setting, kept) and not _changed(asked, kept.configuration)
-
-
-def finished(setting: Setting, asked: CfgNode, folder: Path, boosting: Path | None) -> Result | None:
+def finished(
+    setting: Setting, asked: CfgNode, folder: Path, boosting: Path | None, compare_data: bool = True
+) -> Result | None:
     """Return the result of a finished run, or None.
 
     Args:
@@ -235,6 +184,7 @@ def finished(setting: Setting, asked: CfgNode, folder: Path, boosting: Path | No
         asked: the configuration of the run.
         folder: its folder.
         boosting: the boosting-prompt file; None for a host alone.
+        compare_data: whether the data are compared, which reads them.
 
     Raises:
         ConfigError: the run was made with other settings, another boosting prompt or other data.
@@ -244,13 +194,13 @@ def finished(setting: Setting, asked: CfgNode, folder: Path, boosting: Path | No
     if kept is None:
         return None
     config.check_kept(asked, folder / "config.yaml")
-    if changed := _changed(asked, kept.configuration):
+    if changed := changed_settings(asked, kept.configuration):
         raise config.ConfigError(
             f"{folder}: holds a run with other settings ({'; '.join(changed[:5])}); expected the same. Remove the folder, or "
             "give another --output"
         )
-    if images := other_data(setting, kept):
-        _reject_data(folder, f"other images of {images}", f"{setting.data} is given")
+    if compare_data and (images := other_data(setting, kept)):
+        reject_data(folder, f"other images of {images}", f"{setting.data} is given")
     if boosting is not None and not same_boosting(kept, folder, boosting):
         raise config.ConfigError(
             f"{folder}: made with another boosting prompt than {boosting}; expected the same. Remove the folder to make the "
@@ -266,47 +216,6 @@ def finished(setting: Setting, asked: CfgNode, folder: Path, boosting: Path | No
 def _kept_result(folder: Path) -> Result | None:
     path = folder / results.FILE_NAME
     return results.read(path) if path.exists() else None
-
-
-def same_boosting(kept: Result, folder: Path, boosting: Path) -> bool:
-    """Return whether a result was made with a boosting prompt, that is, with one of the same recipe, data and weights.
-
-    Args:
-        kept: the result.
-        folder: its folder, which has a copy of the prompt if there is a phase 2; version 0.1.0 recorded no identity.
-        boosting: the file of the boosting prompt.
-    """
-    theirs, ours = dict(kept.boosting or {}), boosting_record(boosting)
-    if theirs.get("identity") and ours["identity"]:
-        return theirs["identity"] == ours["identity"]
-    if theirs.get("sha256") == ours["sha256"]:
-        return True
-    copy = folder / prompt_file.FILE_NAME
-    return copy.is_file() and prompt_file.same_prompt(copy, boosting)
-
-
-def other_data(setting: Setting, kept: Result) -> str:
-    """Return the name of a dataset whose images differ from those of a result; empty if none does."""
-    for dataset, record in kept.data.items():
-        if dataset == setting.dataset or dataset in setting.tested_datasets:
-            if record["fingerprint"] != setting.data_of(dataset).fingerprint:
-                return dataset
-    return ""
-
-
-def _changed(asked: CfgNode, kept: Mapping[str, Any]) -> list[str]:
-    """Return the settings in which a configuration differs from a result's, as "KEY: theirs -> ours"."""
-    theirs = asked.clone()
-    theirs.defrost()
-    present = {key for key, _ in config.leaves(asked)}
-    for key, value in config.leaves(dict(kept)):
-        if key in present:
-            *nodes, last = key.split(".")
-            node = theirs
-            for name in nodes:
-                node = node[name]
-            node[last] = tuple(value) if isinstance(node[last], tuple) and isinstance(value, list) else value
-    return config.differences(config.used(asked), theirs)
 
 
 def _measure(setting: Setting, trainer: str, folder: Path, first: Metrics | None) -> dict[str, dict[str, float]]:
@@ -369,6 +278,7 @@ def _save(
         data={name: setting.data_of(name).record for name in (setting.dataset, *setting.tested_datasets)},
         configuration=kept,
         ledger=ledger,
+        template="" if configuration is None else described_template(configuration),
         versions=versions(),
     )
     made.write(folder)

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import yaml
 from dassl.data.datasets import build_dataset
 from yacs.config import CfgNode
 
@@ -100,6 +101,10 @@ class Setting:
     def tested_datasets(self) -> list[str]:
         """The target datasets; none unless the protocol tests on others."""
         return [] if self.rules.target_options is None else self.targets or targets_of(self.dataset)
+
+    def registered_name(self, dataset: str = "") -> str:
+        """Return the registered name of a dataset, by default the setting's."""
+        return yaml.safe_load(dataset_files()[dataset or self.dataset].read_text())["DATASET"]["NAME"]
 
     def folder(self, trainer: str, seed: int | None = None, shots: int | None = None) -> Path:
         """Return the folder of a run, or of the result of a trainer without phase 2."""

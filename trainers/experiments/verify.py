@@ -22,9 +22,9 @@ logger = logging.getLogger(__name__)
 FILE_NAME = "verify.json"
 SEED, SHOTS = 1, 16
 
-# Zero-shot accuracy of ViT-B/16 on all classes, of the test sets that the paper's base-to-new table does not have
-# (Zhou et al., arXiv 2203.05557).
-ALL_CLASSES = {"ImageNetV2": 60.83, "ImageNetSketch": 46.15, "ImageNetA": 47.77, "ImageNetR": 73.96}
+# Zero-shot accuracy of ViT-B/16 on all classes, of test sets that the paper's base-to-new table does not have. ImageNet's
+# shifted test sets are missing: no figure could be confirmed against a publication.
+ALL_CLASSES: dict[str, float] = {}
 
 # One seed against the paper's mean of three, in points: our assumption, since the paper has no spread.
 SPREAD = {"EuroSAT": 6.0, "DescribableTextures": 3.0, "FGVCAircraft": 3.0}
@@ -121,7 +121,7 @@ def _zero_shot(setting: Setting, name: str) -> Iterator[Check]:
     paper = read_paper()
     published = {c: paper.get(("base2new", name, "ZeroshotCLIP", c)) for c in ("base", "new")}
     if None in published.values():
-        yield Check(setting.dataset, "zero-shot", "not published", "not run", "skipped")
+        yield Check(setting.dataset, "zero-shot", "no confirmed figure", "not run", "skipped")
         return
     figures = runs.untrained(setting, "ZeroshotCLIP").figures
     for half, expected in published.items():

@@ -90,7 +90,7 @@ def build(
     """
     sizes = clip_sizes(clip_model)
     vision = torch.randn(prompt_depth_vision, n_ctx_vision, sizes.vision_width) * 0.02
-    learner = DistilledPrompts(vision, sizes.embedding, class_vectors.detach().float().cpu())
+    learner = DistilledPrompts(vision, sizes.embedding, class_vectors.detach().float())
     texts = worded_texts(tokenizer_of(clip_model).encode, names, "{}.", special_tokens(clip_model)[1])
     return DistilledModel(clip_model, learner, texts)
 

@@ -17,6 +17,7 @@ from yacs.config import CfgNode
 
 from ..config import ConfigError, leaves, used
 from ..method.identity import backbone_fingerprint, data_fingerprint, weights_fingerprint
+from ..method.templates import described
 from ..storage.atomic import replacing
 from ..storage.tensors import RestrictedReadError, read_checkpoint
 from . import provenance
@@ -82,6 +83,9 @@ def settings(cfg: CfgNode) -> dict[str, Any]:
     found = {key: value for key, value in leaves(used(cfg)) if key not in _PLACES}
     if cfg.TRAINER.NAME == "CasPL":
         found["TRAINER.CASPL.TEACHER.CACHE"] = bool(cfg.TRAINER.CASPL.TEACHER.CACHE)  # it rounds the teacher's features
+    for key in ("DATASET.TEMPLATE", "TRAINER.CASPL.TEACHER.TEMPLATE"):
+        if found.get(key):
+            found[key] = described(found[key])  # of a file: its content
     return json.loads(json.dumps(found, default=list))
 
 

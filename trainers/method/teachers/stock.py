@@ -26,8 +26,8 @@ class StockTeacher(Teacher, prefix=""):
 
     def __init__(self, name: str, names: Sequence[str], template: str, precision: Precision):
         super().__init__()
-        self.paths = files_of(name)
         clip_model = load_clip(name)
+        self.paths = files_of(name) if clip_model.fingerprint else ()  # see `backbones.weightless`
         self.size = clip_sizes(clip_model).image
         if (source := source_of(name)) is not None:
             self.statistics = source.images.mean, source.images.std

@@ -1,0 +1,66 @@
+"""Counts on the device `meta` against the same work computed on a CPU."""
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from scripts.benchmark import measure, works
+from trainers.engine import PromptedCLIP
+from trainers.engine.counts import operations, peak_meta_bytes
+
+CPU = torch.device("cpu")
+
+
+def on_meta(host, classes=7):
+    """Return a small cascaded host on the device `meta`."""
+    torch.manual_seed(0)
+    model, _ = works._cascaded(host, works.SIZES["small"], classes, CPU, torch.float32)
+    return model.to("meta")
+
+
+def step(model: PromptedCLIP, device, images=3):
+    """Return a training step."""
+    image = torch.zeros(images, 3, 32, 32, device=device)
+    label = torch.zeros(images, dtype=torch.long, device=device)
+    return works.Step(model, lambda: sum(model.loss_terms(image, label)[0].values()))
+
+
+@pytest.mark.parametrize("host", ["CoOp", "CoCoOp", "MaPLe"])
+def test_meta_operations_equal_those_of_gpu_implementation(host):
+    counted = operations(step(on_meta(host), "meta"))
+    torch.manual_seed(0)
+    model, _ = works._cascaded(host, works.SIZES["small"], 7, CPU, torch.float32)
+    with torch.backends.mkldnn.flags(enabled=False):
+        assert operations(step(model, CPU)) == pytest.approx(counted, rel=0.02)
+
+
+def test_meta_memory_is_near_that_of_computing():
+    counted = peak_meta_bytes(step(on_meta("MaPLe"), "meta"))
+    torch.manual_seed(0)
+    model, _ = works._cascaded("MaPLe", works.SIZES["small"], 7, CPU, torch.float32)
+    with torch.backends.mkldnn.flags(enabled=False):
+        step(model, CPU)()
+        computed = measure.peak_bytes(step(model, CPU), CPU)
+    assert 0.5 < counted / computed < 2
+
+
+def test_peak_counts_live_tensors_only():
+    def one_after_the_other():
+        for _ in range(5):
+            torch.zeros(1000, device="meta").add(1)  # two tensors of 4,000 bytes at a time
+
+    assert peak_meta_bytes(one_after_the_other) == 8000
+    kept = []
+    assert peak_meta_bytes(lambda: [kept.append(torch.zeros(1000, device="meta")) for _ in range(5)]) == 20000
+
+
+def test_views_and_in_place_operations_take_no_memory():
+    x = torch.zeros(10, 100, device="meta")
+    assert peak_meta_bytes(lambda: x.t()[3:].add_(1)) == 0
+
+
+def test_meta_attention_keeps_no_weights():
+    q = torch.zeros(1, 1, 1000, 8, device="meta")
+    mask = torch.zeros(1, 1, 1000, 1000, device="meta")
+    assert peak_meta_bytes(lambda: F.scaled_dot_product_attention(q, q, q, attn_mask=mask)) < 1000 * 1000
+    assert operations(lambda: F.scaled_dot_product_attention(q, q, q, attn_mask=mask)) == 2 * 2 * 1000 * 1000 * 8

@@ -1,0 +1,55 @@
+"""CLIPs of OpenAI's sizes without their weights, to count what computing with them costs."""
+
+import contextlib
+import functools
+import inspect
+from collections.abc import Iterator
+
+import torch
+
+from ..engine.blocks import StockModule
+from .errors import BackboneError
+from .openai import STOCK_DESIGN, stand_in
+from .package import clip_package
+from .sizes import PATCHES, sizes_of
+
+_VOCABULARY = 49408
+
+
+@contextlib.contextmanager
+def weightless(drawn: bool = False) -> Iterator[None]:
+    """Let `load_clip` return models without weights for OpenAI's names while the block runs; nothing is downloaded.
+
+    Args:
+        drawn: draw small weights, to compute with them; otherwise their values are arbitrary and take no time.
+    """
+    token = stand_in.set(functools.partial(_empty_clip, drawn=drawn))
+    try:
+        yield
+    finally:
+        stand_in.reset(token)
+
+
+def _empty_clip(name: str, drawn: bool) -> StockModule | None:
+    """Build a frozen stock CLIP; None if the name is a file's.
+
+    Raises:
+        BackboneError: it is a ResNet, which has no prompt tokens.
+    """
+    sizes = sizes_of(name) if name in PATCHES else None
+    if sizes is None:
+        return None
+    if not sizes.vision_layers:
+        raise BackboneError(f"backbone {name!r}: a ResNet; expected a ViT to count its operations without its weights")
+    CLIP = clip_package("model").CLIP
+    vision = (sizes.image, sizes.vision_layers, sizes.vision_width, PATCHES[name])
+    text = (sizes.context, _VOCABULARY, sizes.text_width, sizes.text_width // 64, sizes.text_layers)
+    design = {"design_details": STOCK_DESIGN} if "design_details" in inspect.signature(CLIP.__init__).parameters else {}
+    with torch.device("meta"):
+        model = CLIP(sizes.embedding, *vision, *text, **design)
+    model = model.to_empty(device="cpu").float().requires_grad_(False).eval()
+    if drawn:
+        for parameter in model.parameters():
+            parameter.normal_(std=0.02)
+    model.fingerprint, model.special_tokens, model.described = "", (_VOCABULARY - 2, _VOCABULARY - 1), {}
+    return model

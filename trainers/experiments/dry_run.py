@@ -1,0 +1,189 @@
+"""What a command would run: each job's folder, its state on disk, and its cost. Nothing is written and no data are read."""
+
+import logging
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from dassl.data.datasets import DATASET_REGISTRY
+from yacs.config import CfgNode
+
+from ..backbones import published_hashes
+from ..config import ConfigError, check_kept
+from ..method import prompt_file
+from ..method.prompt_file import CheckpointError
+from ..training.checkpoints import PROGRESS
+from ..training.run import has_finished_epoch, own_class
+from . import cost, runs
+from .comparison import check_boosting_texts, compare_boosting
+from .cost import Part
+from .grid import BOOST, Job
+from .protocols import is_miniature
+from .result import ResultError
+from .setting import BOOSTING_SEED, Setting
+
+logger = logging.getLogger(__name__)
+
+FINISHED, UNFINISHED, NEW = "finished", "unfinished", "new"
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A job, and what exists of it.
+
+    Attributes:
+        what: the job in words.
+        folder: where it writes.
+        state: `FINISHED` (it would be read), `UNFINISHED` (it would resume), `NEW`, or "blocked" with the reason.
+        parts: its cost; empty if it is finished.
+    """
+
+    what: str
+    folder: Path
+    state: str
+    parts: tuple[Part, ...] = ()
+
+
+def planned(job: Job, measured: bool = False) -> Planned:
+    """Return what exists of a job, and what it would cost.
+
+    Args:
+        job: the job.
+        measured: also measure the rate of each part on this device.
+    """
+    setting, boost = job.setting, job.trainer == BOOST
+    folder = setting.boosting_dir if boost else setting.folder(job.trainer, job.seed, job.shots)
+    try:
+        state = _state_of_boosting(setting) if boost else _state_of_run(job)
+    except (ConfigError, ResultError, CheckpointError) as error:
+        state = f"blocked: {error}"
+    if state in (UNFINISHED, NEW):
+        made = (
+            cost.phase_1(setting, measured)
+            if boost
+            else cost.costs(setting, job.trainer, job.seed, job.shots, measured)
+        )
+        return Planned(str(job), folder, state, tuple(made))
+    return Planned(str(job), folder, state)
+
+
+def _state_of_boosting(setting: Setting) -> str:
+    folder, options = setting.boosting_dir, setting.options_for("CasPL")
+    if not setting.boosting_file.is_file():
+        cfg = setting.configuration("CasPL", BOOSTING_SEED, folder, options)
+        return _unfinished(cfg, folder)
+    info = prompt_file.read_info(setting.boosting_file)
+    check_boosting_texts(folder, info, setting.configuration("CasPL", BOOSTING_SEED, folder, options))
+    if (folder / "config.yaml").is_file():
+        compare_boosting(setting.configuration("CasPL", BOOSTING_SEED, folder), folder / "config.yaml", options)
+    return FINISHED
+
+
+def _state_of_run(job: Job) -> str:
+    setting = job.setting
+    if job.seed is None or job.shots is None:
+        asked, _, boosting = runs.untrained_configuration(setting, job.trainer)
+        folder = setting.folder(job.trainer)
+        kept = runs.measured(setting, folder, asked, _existing(boosting), compare_data=False)
+        return FINISHED if kept is not None else NEW
+    asked, folder, boosting = runs.host_configuration(setting, job.trainer, job.seed, job.shots)
+    found = runs.finished(setting, asked, folder, _existing(boosting), compare_data=False)
+    if found is not None and runs.complete(setting, found):
+        return FINISHED
+    return _unfinished(asked, folder)
+
+
+def _existing(path: Path | None) -> Path | None:
+    return path if path is not None and path.is_file() else None
+
+
+def _unfinished(cfg: CfgNode, folder: Path) -> str:
+    """Return the state of a folder without a result.
+
+    Raises:
+        ConfigError: it holds a run with other settings.
+    """
+    if not has_finished_epoch(folder):
+        return NEW
+    check_kept(cfg, folder / "config.yaml")
+    return UNFINISHED
+
+
+def planned_run(cfg: CfgNode, evaluated: str = "", measured: bool = False) -> Planned:
+    """Return what exists of a single run, and what it would cost.
+
+    Args:
+        cfg: its configuration.
+        evaluated: the folder of the run that is only evaluated; empty for training.
+        measured: also measure the rate of each part on this device.
+    """
+    folder, name = Path(cfg.OUTPUT_DIR), cfg.TRAINER.NAME
+    trains = not evaluated and name != "ZeroshotCLIP"
+    what = f"{'train' if trains else 'evaluate'} {name} on {cfg.DATASET.NAME}"
+    try:
+        state = _state_of_single(cfg, folder) if trains else NEW
+    except ConfigError as error:
+        return Planned(what, folder, f"blocked: {error}")
+    if state == FINISHED or own_class(name) is None:
+        return Planned(what, folder, state)
+    size = cost.size_of(cfg.DATASET.NAME, Path(cfg.DATASET.ROOT), folder)
+    tests = [] if cfg.TEST.NO_TEST else [cost.subset_images(size, cfg.DATASET.SUBSAMPLE_CLASSES)]
+    boosting = _boosting_of(cfg) if name.startswith("CasPL_") else None
+    return Planned(what, folder, state, tuple(cost.run_costs(cfg, boosting, size if trains else None, tests, measured)))
+
+
+def _state_of_single(cfg: CfgNode, folder: Path) -> str:
+    state = _unfinished(cfg, folder)
+    return FINISHED if state == UNFINISHED and not (folder / PROGRESS).is_file() else state
+
+
+def _boosting_of(cfg: CfgNode) -> CfgNode:
+    """Return the sizes of the boosting prompt of a cascaded run as a configuration."""
+    group, _ = prompt_file.load_boosting(prompt_file.find_boosting(cfg.TRAINER.CASPL.CHECKPOINT))
+    made = cfg.clone()
+    made.defrost()
+    node = made.TRAINER.CASPL
+    (node.DEPTH_TEXT, node.N_CTX_TEXT, _), (node.DEPTH_VISION, node.N_CTX_VISION, _) = (
+        group.text.shape,
+        group.vision.shape,
+    )
+    return made
+
+
+def surroundings(jobs: Sequence[Job]) -> list[str]:
+    """Return a line for each dataset and each of OpenAI's models that jobs need: whether it exists."""
+    lines = []
+    settings = {job.setting.dataset: job.setting for job in jobs}
+    for name in dict.fromkeys(each for one in settings.values() for each in (one.dataset, *one.tested_datasets)):
+        setting = next(iter(settings.values()))
+        kind = DATASET_REGISTRY.get(setting.registered_name(name))
+        folder = kind.located(setting.data, setting.output).folder
+        missing = "would be rendered" if is_miniature(name) else "missing"
+        lines.append(f"data       {name}: {folder} {'exists' if folder.is_dir() else missing}")
+    names = [cfg.MODEL.BACKBONE.NAME for cfg in _boosting_cfgs(settings.values())]
+    names += [cfg.TRAINER.CASPL.TEACHER.BACKBONE for cfg in _boosting_cfgs(settings.values())]
+    for name in dict.fromkeys(names):
+        if name in published_hashes():
+            path, _ = published_hashes()[name]
+            lines.append(f"weights    {name}: {path} {'exists' if path.is_file() else 'would be downloaded'}")
+    return lines
+
+
+def _boosting_cfgs(settings: Iterable[Setting]) -> list[CfgNode]:
+    return [
+        each.configuration("CasPL", BOOSTING_SEED, each.boosting_dir, each.options_for("CasPL")) for each in settings
+    ]
+
+
+def by_kind(plans: Iterable[Planned]) -> list[Part]:
+    """Return the cost of all plans, added up for each kind of work."""
+    kinds: dict[str, list[Part]] = {}
+    for plan in plans:
+        for part in plan.parts:
+            kinds.setdefault(part.name, []).append(part)
+    return [_added(name, parts) for name, parts in kinds.items()]
+
+
+def _added(name: str, parts: Sequence[Part]) -> Part:
+    times = f", {len(parts)} runs" if len(parts) > 1 else ""
+    return cost.total(parts, f"{name}{times}")
