@@ -46,7 +46,7 @@ class ToySetting(setting.Setting):
         """Return a configuration for the toys instead of a recipe's."""
         more = {"OPTIM__MAX_EPOCH": self.epochs, "TRAINER__PROMPTSRC__GPA_MEAN": 2, "SEED": seed}
         line = toy.command(self.data, trainer, folder, **more)
-        return train.setup_cfg(train.parse([*line, *options]))
+        return train.setup_cfg(train.parse([*line, *self.kept_features(trainer), *options]))
 
 
 def prepare(root):

@@ -78,6 +78,7 @@ def options(root, **more):
         "OPTIM.NAME": "sgd",
         "OPTIM.LR": "0.01",
         "OPTIM.MAX_EPOCH": "1",
+        "TRAIN.PRINT_FREQ": "1",
         "OPTIM.LR_SCHEDULER": "cosine",
         "TRAINER.CASPL.TEACHER.BACKBONE": str(root / "teacher.pt"),
         "TRAINER.CASPL.N_CTX_TEXT": "3",

@@ -21,8 +21,9 @@ from .vocabulary import (
     transforms,
 )
 
-# Roles of trainers. A host reads EVERY and LEARNING keys; a cascaded one CASCADE keys as well.
-EVERY, LEARNING, BOOSTING, CASCADE, ZERO_SHOT = "every", "learning", "boosting", "cascade", "zero-shot"
+# Roles of trainers. A host reads EVERY, LEARNING and ADAPTING keys; a cascaded one CASCADE keys as well.
+EVERY, LEARNING, ADAPTING, BOOSTING = "every", "learning", "adapting", "boosting"
+CASCADE, ZERO_SHOT = "cascade", "zero-shot"
 
 _ADAM = ("adam", "amsgrad", "adamw", "radam")
 _STEPS = ("single_step", "multi_step")
@@ -278,6 +279,32 @@ _MEASURING = (
         place=True,
         read_by=(LEARNING,),
     ),
+    Field(
+        "TRAIN.FEATURES",
+        "",
+        "folder for image features that do not change in training (PromptSRC's frozen ones); empty: not kept",
+        longest=1024,
+        path=True,
+        place=True,
+        read_by=(ADAPTING,),
+    ),
+    Field(
+        "TRAIN.VIEWS",
+        0,
+        "augmentations of each image, taken in turn, whose features can be kept; 0: a new one each epoch",
+        least=0,
+        most=10**6,
+        read_by=(ADAPTING,),
+    ),
+    Field(
+        "TEST.FEATURES",
+        "",
+        "folder for test features of an image tower without learned prompts; empty: not kept",
+        longest=1024,
+        path=True,
+        place=True,
+        read_by=(EVERY,),
+    ),
     Field("TEST.EVALUATOR", "Classification", "Dassl's evaluator", choices=evaluators, read_by=(EVERY,)),
     Field("TEST.PER_CLASS_RESULT", False, "also log each class's accuracy", read_by=(EVERY,)),
     Field("TEST.COMPUTE_CMAT", False, "write the confusion matrix to cmat.pt", read_by=(EVERY,)),
@@ -364,6 +391,11 @@ CASPL = tuple(
     )
 )
 
+NOT_DASSLS = (  # keys of this package outside of TRAINER
+    *("DATASET.SUBSAMPLE_CLASSES", "DATASET.CLASSNAMES", "DATASET.TEMPLATE"),
+    *("TRAIN.FEATURES", "TRAIN.VIEWS", "TEST.FEATURES"),
+)
+
 FIELDS = {field.name: field for field in (*_RUN, *_INPUT, *_DATA, *_MODEL, *_OPTIM, *_MEASURING, *CASPL)}
 
 
@@ -392,8 +424,9 @@ def host_of(trainer: str) -> str:
 def roles(trainer: str) -> set[str]:
     """Return the roles of a trainer: which of the keys outside of its host's node it reads."""
     found = {EVERY} | ({CASCADE} if host_of(trainer) != trainer else set())
-    found |= {BOOSTING} if trainer == "CasPL" else set()
-    return found | {LEARNING if _READERS.get(host_of(trainer), Reader()).learns else ZERO_SHOT}
+    if not _READERS.get(host_of(trainer), Reader()).learns:
+        return found | {ZERO_SHOT}
+    return found | {LEARNING, BOOSTING if trainer == "CasPL" else ADAPTING}
 
 
 def reads(trainer: str, key: str) -> bool:
@@ -421,8 +454,7 @@ def extend_cfg(cfg: CfgNode) -> None:
 
     `caspl train --help` lists the keys with their meanings.
     """
-    ours = ("DATASET.SUBSAMPLE_CLASSES", "DATASET.CLASSNAMES", "DATASET.TEMPLATE")
-    add_missing(cfg, [*(FIELDS[key] for key in ours), *CASPL])
+    add_missing(cfg, [*(FIELDS[key] for key in NOT_DASSLS), *CASPL])
 
 
 def extend_with_hosts(cfg: CfgNode) -> None:

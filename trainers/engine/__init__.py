@@ -5,7 +5,7 @@ The package takes plain arguments and depends on torch alone. Start reading at `
 """
 
 from .layout import TextLayout
-from .model import Learner, PromptedCLIP
+from .model import Encoded, Learner, PromptedCLIP
 from .prompts import PromptGroup, Stack, TextStack
 from .sizes import ClipSizes, clip_sizes
 from .symbols import ORDERS, ClassText, Slot
@@ -30,6 +30,7 @@ __all__ = [
     "POSITIONS",
     "ClassText",
     "ClipSizes",
+    "Encoded",
     "Learner",
     "PromptGroup",
     "PromptedCLIP",

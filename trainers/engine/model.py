@@ -1,7 +1,7 @@
 """The prompted classifier: a frozen CLIP, a host's prompts and an optional boosting prompt."""
 
 from collections.abc import Sequence
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +18,16 @@ from .tokens import layout_of, special_tokens
 from .vision import encode_image
 
 Layers = TypeVar("Layers", Stack, TextStack)
+
+
+class Encoded(NamedTuple):
+    """Images whose features are known.
+
+    Attributes:
+        features: (B, E), as `PromptedCLIP.encode` returns them.
+    """
+
+    features: Tensor
 
 
 class Learner(nn.Module):
@@ -92,11 +102,22 @@ class PromptedCLIP(nn.Module):
         """Return the stacks of both groups, indexed by `HOST` and `BOOSTING`."""
         return [of_host] if self.boosting is None else [of_host, list(getattr(self.boosting, tower))]
 
-    def image_features(self, image: Tensor) -> Tensor:
+    def vision_stacks(self) -> list[Stack]:
+        """Return the vision tokens of each layer of the host and of the boosting prompt, (n, d) each."""
+        return self._stacks(self.prompt_learner.vision_stack(), "vision")
+
+    def has_text_prompts_only(self) -> bool:
+        """Check whether the host leaves the image tower frozen, with or without a boosting prompt."""
+        return not len(self.prompt_learner.vision_stack())
+
+    def encode(self, image: Tensor) -> Tensor:
+        """Return image features (B, E) of images (B, 3, R, R), not normalised, in the dtype that computes."""
+        return encode_image(self.clip.visual, image, self.vision_stacks())
+
+    def image_features(self, image: Tensor | Encoded) -> Tensor:
         """Return normalised image features (B, E) of images (B, 3, R, R), in float32 or float64."""
-        stacks = self._stacks(self.prompt_learner.vision_stack(), "vision")
-        features = at_least_float32(encode_image(self.clip.visual, image, stacks))
-        return F.normalize(self.image_head()(features), dim=-1)
+        features = image.features if isinstance(image, Encoded) else self.encode(image)
+        return F.normalize(self.image_head()(at_least_float32(features)), dim=-1)
 
     def image_head(self) -> nn.Module:
         """Return the learned module from the image encoder's features to those of the classes; by default none."""
@@ -149,11 +170,11 @@ class PromptedCLIP(nn.Module):
             self._at_a_time[key] = classes_at_a_time(self.clip, self.layout, *key)
         return self._at_a_time[key]
 
-    def forward(self, image: Tensor) -> Tensor:
+    def forward(self, image: Tensor | Encoded) -> Tensor:
         """Return the logits (B, C) of images (B, 3, R, R)."""
         return self.clip.logit_scale.exp() * self.image_features(image) @ self.class_features().t()
 
-    def loss_terms(self, image: Tensor, label: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+    def loss_terms(self, image: Tensor | Encoded, label: Tensor) -> tuple[dict[str, Tensor], Tensor]:
         """Compute the host's loss terms; their sum is the training loss.
 
         Args:

@@ -244,7 +244,8 @@ def _evaluation(setting: Setting, trainer: str, folder: Path, options: Sequence[
         options = [*options, "TRAINER.CASPL.CLASSES", "all"]
     if (folder / "config.yaml").is_file():
         other = [dataset_files()[dataset]] if dataset else []
-        return assemble(other, ["DATASET.ROOT", str(setting.data), *options], evaluated=folder)
+        places = ["DATASET.ROOT", str(setting.data), *setting.kept_features(trainer)]
+        return assemble(other, [*places, *options], evaluated=folder)
     options = [*setting.options_for(trainer), *options]  # nothing was trained: zero-shot CLIP
     return setting.configuration(trainer, BOOSTING_SEED, folder, options, dataset)
 

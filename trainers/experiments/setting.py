@@ -28,6 +28,7 @@ _PHASE_2_ONLY = (
     "TRAINER.PR",
     "TRAINER.CASPL.CHECK",
 )
+_FEATURES = ("TEST.FEATURES", "TRAIN.FEATURES")
 
 
 @dataclass(frozen=True)
@@ -119,6 +120,12 @@ class Setting:
         pairs = _pairs(self.options) + _pairs(self.adapt_options)
         return _flat([pair for pair in pairs if _reads(trainer, pair[0])])
 
+    def kept_features(self, trainer: str) -> list[str]:
+        """Return KEY VALUE pairs that keep image features below the output folder, for all runs of the protocols."""
+        given = dict(_pairs(self.options_for(trainer)))
+        keys = [key for key in _FEATURES if config.is_own(trainer) and config.reads(trainer, key)]
+        return _flat([[key, given.get(key, str(self.output / "features"))] for key in keys])
+
     def unreached(self) -> list[str]:
         """Return the plain KEY VALUE pairs that phase 1 reads but that are understood as phase 2's."""
         taken = set(self.options_for("CasPL")[::2])
@@ -167,6 +174,7 @@ class Setting:
         """
         files = [dataset_files()[dataset or self.dataset], trainer_file(trainer, self.recipe)]
         named = ["DATASET.ROOT", str(self.data), "OUTPUT_DIR", str(folder), "SEED", seed, "TRAINER.NAME", trainer]
+        named += self.kept_features(trainer)
         recipe = [] if self.recipe == "shapes" else changes(self.protocol, self.dataset, trainer)
         return assemble(files, [*named, *recipe, *options])
 

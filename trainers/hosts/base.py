@@ -1,6 +1,6 @@
 """The base class of hosts. `README.md` in the parent folder shows how to add one."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -11,9 +11,11 @@ from yacs.config import CfgNode
 from .. import config
 from ..backbones import load_clip, source_of
 from ..config import Field, OnlyWith, precisions
-from ..engine import PromptedCLIP, clip_sizes
+from ..engine import Encoded, PromptedCLIP, clip_sizes
 from ..engine.blocks import StockModule
 from ..engine.precision import Precision, cast_clip, choose
+from ..method.feature_cache import on_device
+from ..training.features import TrainingFeatures, training_cache
 from ..training.trainer import PromptTrainer
 
 PREC = Field("PREC", "fp16", "precision", choices=precisions)
@@ -77,12 +79,14 @@ class HostTrainer(PromptTrainer):
         fields: the node's keys, with the names and defaults of the method's own repository.
         learner_name: name of the folder of its checkpoints, as in the method's own repository.
         reads_dataset: whether `make_model` gets the dataset's registry name, as the option "dataset".
+        features: the cache of the training images' features; None: they are computed in each step.
     """
 
     node: ClassVar[str]
     fields: ClassVar[tuple[Field, ...]]
     learner_name: ClassVar[str]
     reads_dataset: ClassVar[bool] = False
+    features: TrainingFeatures | None = None
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -175,10 +179,49 @@ class HostTrainer(PromptTrainer):
         self.model, precision = self.build_classifier(self.cfg, self.dm.dataset.classnames, self.device, training=True)
         self.register_learner(self.learner_name, self.model.prompt_learner, precision)
 
+    def build_data_loader(self) -> None:
+        """Let the training images have `TRAIN.VIEWS` augmentations."""
+        super().build_data_loader()
+        self.train_loader_x.dataset.views = self.cfg.TRAIN.VIEWS
+
+    def before_train(self) -> None:
+        """Open the cache of the training images' features, if their number of augmentations is fixed."""
+        super().before_train()
+        if self.cfg.TRAIN.VIEWS and self.model.has_text_prompts_only():
+            self.features = training_cache(self, self.model.vision_stacks(), self.cfg.TRAIN.VIEWS)
+
+    def from_cache(
+        self, cache: TrainingFeatures | None, batch: dict, encode: Callable[[Tensor], Tensor]
+    ) -> Tensor | Encoded:
+        """Return a batch's images on the device, or their features if there is a cache.
+
+        Args:
+            cache: the cache.
+            batch: the batch.
+            encode: computes the features (B, E) of images (B, 3, R, R).
+        """
+        image = batch["img"].to(self.device)
+        if cache is None:
+            return image
+        with torch.no_grad():
+            features = cache.features(batch["index"], self.train_loader_x.dataset.view, lambda: encode(image))
+        return Encoded(on_device(features, self.device))
+
+    def loss_terms(self, batch: dict, image: Tensor | Encoded, label: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+        """Return the model's loss terms and logits.
+
+        Args:
+            batch: the batch.
+            image: its images on the device, or their features.
+            label: (B,), its labels on the device.
+        """
+        return self.model.loss_terms(image, label)
+
     def compute_loss(self, batch: dict) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the sum of the model's loss terms, and the accuracy with the terms, if there are several."""
-        image, label = self.parse_batch_train(batch)
-        terms, logits = self.model.loss_terms(image, label)
+        image = self.from_cache(self.features, batch, self.model.encode)
+        label = batch["label"].to(self.device)
+        terms, logits = self.loss_terms(batch, image, label)
         figures = {"acc": compute_accuracy(logits.detach(), label)[0]}
         return sum(terms.values()), figures | (terms if len(terms) > 1 else {})  # type: ignore[return-value]
 

@@ -9,7 +9,7 @@ from dassl.engine import TRAINER_REGISTRY
 from torch import Tensor, nn
 
 from ..backbones import tokenizer_of
-from ..engine import Learner, PromptedCLIP, Stack, clip_sizes, host_texts, initial_context, special_tokens
+from ..engine import Encoded, Learner, PromptedCLIP, Stack, clip_sizes, host_texts, initial_context, special_tokens
 from ..engine.blocks import StockModule
 from .base import PREC, HostTrainer, context_fields, words_of
 
@@ -44,7 +44,7 @@ class ConditionalModel(PromptedCLIP):
 
     prompt_learner: ConditionalContext
 
-    def forward(self, image: Tensor) -> Tensor:
+    def forward(self, image: Tensor | Encoded) -> Tensor:
         """Return the logits (B, C) of images (B, 3, R, R)."""
         images = self.image_features(image)  # (B, E)
         classes = self.text_features(self.prompt_learner.conditioned(images), len(images))  # (B, C, E)

@@ -12,7 +12,7 @@ from yacs.config import CfgNode
 
 from ..backbones import tokenizer_of
 from ..config import Field
-from ..engine import ClassText, Learner, PromptedCLIP
+from ..engine import ClassText, Encoded, Learner, PromptedCLIP
 from ..engine.blocks import StockModule
 from ..method.templates import template_of
 from ..method.zero_shot import build_zero_shot_classifier
@@ -47,7 +47,7 @@ class GuidedModel(PromptedCLIP):
         self.register_buffer("zero_shot", zero_shot, persistent=False)
         self.weight = weight
 
-    def loss_terms(self, image: Tensor, label: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+    def loss_terms(self, image: Tensor | Encoded, label: Tensor) -> tuple[dict[str, Tensor], Tensor]:
         """Compute the cross-entropy, and the distance to the zero-shot class vectors (equation 5 of the paper)."""
         classes = self.class_features()  # (C, E)
         logits = self.clip.logit_scale.exp() * self.image_features(image) @ classes.t()

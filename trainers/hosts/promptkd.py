@@ -175,7 +175,7 @@ class PromptKD(Taught, HostTrainer):
         self.all_names = list(self.dm.dataset.classnames)
         for key, value in tested.items():
             setattr(self, key, value)
-        self.train_loader_x.dataset.views = cfg.TRAINER[self.node].VIEWS
+        self.train_loader_x.dataset.views = cfg.TRAINER[self.node].VIEWS or cfg.TRAIN.VIEWS
 
     def data_seen(self) -> list[dict]:
         """Return the provenance: the images of all classes, without labels."""
@@ -197,7 +197,7 @@ class PromptKD(Taught, HostTrainer):
         """Open the teacher cache."""
         node = self.cfg.TRAINER[self.node]
         if node.CACHE:
-            self.cache = self.cache_in(node.CACHE, node.TEACHER, node.VIEWS)
+            self.cache = self.cache_in(node.CACHE, node.TEACHER, self.train_loader_x.dataset.views)
         super().before_train()
 
     def compute_loss(self, batch: dict) -> tuple[Tensor, dict[str, Tensor]]:

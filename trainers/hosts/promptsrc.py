@@ -15,6 +15,7 @@ from ..backbones import tokenizer_of
 from ..config import Field
 from ..engine import (
     ClassText,
+    Encoded,
     Learner,
     PromptedCLIP,
     Stack,
@@ -28,6 +29,7 @@ from ..engine import (
 from ..engine.blocks import StockModule, at_least_float32
 from ..method.templates import ensemble
 from ..method.zero_shot import build_zero_shot_classifier
+from ..training.features import TrainingFeatures, training_cache
 from .base import PREC, HostTrainer, initial_words
 
 
@@ -98,19 +100,34 @@ class SelfRegulatedModel(PromptedCLIP):
         self.text_weight, self.image_weight = text_weight, image_weight
 
     @torch.no_grad()
-    def frozen_image_features(self, image: Tensor) -> Tensor:
-        """Return stock CLIP's normalised features (B, E), without any prompt."""
-        return F.normalize(at_least_float32(encode_image(self.clip.visual, image)), dim=-1)
+    def frozen_encode(self, image: Tensor) -> Tensor:
+        """Return stock CLIP's features (B, E) of images (B, 3, R, R), without any prompt, not normalised."""
+        return encode_image(self.clip.visual, image)
 
-    def loss_terms(self, image: Tensor, label: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+    def frozen_image_features(self, image: Tensor | Encoded) -> Tensor:
+        """Return stock CLIP's normalised features (B, E) of images (B, 3, R, R), without any prompt."""
+        features = image.features if isinstance(image, Encoded) else self.frozen_encode(image)
+        return F.normalize(at_least_float32(features), dim=-1)
+
+    def loss_terms(
+        self, image: Tensor | Encoded, label: Tensor, frozen: Tensor | Encoded | None = None
+    ) -> tuple[dict[str, Tensor], Tensor]:
         """Compute the cross-entropy, and the distances to frozen CLIP's text features, image features and logits.
 
         The regularisation of section 3.2 of the paper.
+
+        Args:
+            image: (B, 3, R, R).
+            label: (B,), class indices.
+            frozen: the images as frozen CLIP encodes them; None: `image`.
+
+        Returns:
+            The terms by name, and the logits (B, C).
         """
         images, classes = self.image_features(image), self.class_features()
         scale = self.clip.logit_scale.exp()
         logits = scale * images @ classes.t()
-        frozen_images = self.frozen_image_features(image)
+        frozen_images = self.frozen_image_features(image if frozen is None else frozen)
         frozen_logits = scale * frozen_images @ self.frozen_text.t()
         terms = {
             "ce": F.cross_entropy(logits, label),
@@ -185,6 +202,7 @@ class PromptSRC(HostTrainer):
     """Prompting with Self-regulating Constraints, https://arxiv.org/abs/2307.06948"""
 
     model: Any  # a SelfRegulatedModel
+    frozen_features: TrainingFeatures | None = None
     node = "PROMPTSRC"
     learner_name = "VLPromptLearner"
     fields = (
@@ -226,6 +244,16 @@ class PromptSRC(HostTrainer):
         node = self.cfg.TRAINER.PROMPTSRC
         self.epoch_weights = gaussian_weights(self.cfg.OPTIM.MAX_EPOCH, node.GPA_MEAN, node.GPA_STD)
         super().build_model()
+
+    def before_train(self) -> None:
+        """Open the cache of frozen CLIP's features of the training images."""
+        super().before_train()
+        self.frozen_features = training_cache(self, [], self.cfg.TRAIN.VIEWS)
+
+    def loss_terms(self, batch: dict, image: Tensor | Encoded, label: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+        """Return the model's loss terms and logits, with frozen CLIP's features from the cache."""
+        frozen = self.from_cache(self.frozen_features, batch, self.model.frozen_encode)
+        return self.model.loss_terms(image, label, frozen)
 
     def finish_epoch(self) -> None:
         """Aggregate the prompts; after the last epoch, the aggregate replaces them."""

@@ -8,6 +8,7 @@ from torch import Tensor
 from yacs.config import CfgNode
 
 from ..engine.precision import Precision
+from .feature_cache import on_device
 from .teacher_cache import TeacherCache, described_images
 from .teachers import Teacher, TeacherTransform
 
@@ -42,7 +43,7 @@ class Taught:
         """Return the teacher's normalised features (B, E) of a batch, from the cache if there is one.
 
         Args:
-            index: (B,), the images' indices.
+            index: (B,), the images' indices, on the CPU.
             image: (B, 3, R, R), the student's images.
         """
 
@@ -51,7 +52,7 @@ class Taught:
 
         if self.cache is None:
             return compute()
-        return self.cache.features(index, self.train_loader_x.dataset.view, compute).to(self.device)
+        return on_device(self.cache.features(index, self.train_loader_x.dataset.view, compute), self.device)
 
     def cache_in(self, folder: str, name: str, views: int) -> TeacherCache:
         """Open the cache of the teacher's features in this run.

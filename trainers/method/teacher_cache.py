@@ -1,175 +1,19 @@
-"""The teacher's image features, computed once for each image and view and kept in a file for later epochs and runs.
+"""The cache of a teacher's image features, rounded to float16."""
 
-`<folder>/<key>.features` is memory-mapped: a header with the key, then one row for each image and view, a checksum and E
-float16 numbers. The key is a hash of everything that determines the features; `<folder>/<key>.json` documents it.
+from collections.abc import Callable
 
-A row without its checksum counts as missing, so a process that is killed while it writes loses that row only. The first
-value written to a row is final and every process uses what the file holds: runs that fill a cache, read it, share it or
-resume after a kill compute the same bits. Processes without write permission use the existing rows.
-"""
-
-import contextlib
-import hashlib
-import json
-import logging
-import os
-import zlib
-from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
-
-import numpy as np
-import torch
-from filelock import FileLock
 from torch import Tensor
 
-from ..storage.atomic import replacing
+from .feature_cache import CacheError, FeatureCache, described_images
 
-logger = logging.getLogger(__name__)
-
-FORMAT = 1  # of the file; part of the key
-_HEADER = 128  # bytes
+__all__ = ["CacheError", "TeacherCache", "described_images"]
 
 
-class CacheError(OSError):
-    """A cache that cannot be written, or a file that is not the expected cache."""
+class TeacherCache(FeatureCache):
+    """A file of a teacher's features of N images in V views (see `FeatureCache`)."""
 
-
-def described_images(paths: Sequence[str], root: str) -> str:
-    """Return the SHA-256 of a list of images: their order, paths below `root`, sizes and modification times.
-
-    The contents are not read, which would be 140 GB before every run on ImageNet. A copy with other times gets a
-    separate cache.
-
-    Args:
-        paths: the images.
-        root: the folder that their paths are relative to.
-
-    Raises:
-        CacheError: an image does not exist.
-    """
-    digest = hashlib.sha256()
-    for path in paths:
-        try:
-            status = os.stat(path)
-        except OSError as error:
-            raise CacheError(f"image {path} cannot be read ({error}). Check DATASET.ROOT") from error
-        line = [os.path.relpath(path, root), status.st_size, status.st_mtime_ns]
-        digest.update((json.dumps(line) + "\n").encode())
-    return digest.hexdigest()
-
-
-class TeacherCache:
-    """A file of features of N images in V views.
-
-    Args:
-        folder: the folder of the file; created if it is missing.
-        settings: everything that determines the features, as JSON values.
-        images: N.
-        views: V.
-        width: E, the width of a feature.
-
-    Raises:
-        CacheError: the folder cannot be written to, the disk is full, or the file is truncated or something else.
-    """
-
-    def __init__(self, folder: str | Path, settings: dict, images: int, views: int, width: int):
-        settings = {**settings, "format": FORMAT, "images": images, "views": views, "width": width}
-        text = json.dumps(settings, indent=1, sort_keys=True)
-        self.key = hashlib.sha256(text.encode()).hexdigest()
-        self.path = Path(folder) / f"{self.key[:32]}.features"
-        row = np.dtype([("mark", "<u4"), ("features", "<f2", width)])
-        header = f"CasPL teacher cache {FORMAT}\n{self.key}\n".encode().ljust(_HEADER, b"\0")
-        size = _HEADER + images * views * row.itemsize
-        try:
-            self.read_only = self.path.exists() and not os.access(self.path, os.W_OK)
-            if not self.read_only:
-                self._make(text, header, size)
-            _check(self.path, header, size)
-            self.rows = np.memmap(
-                self.path, row, "r" if self.read_only else "r+", offset=_HEADER, shape=(images, views)
-            )
-        except CacheError:
-            raise
-        except OSError as error:
-            raise CacheError(
-                f"the teacher cache {self.path} cannot be written ({error}): it takes {size / 2**20:,.0f} MiB. Free some "
-                "space, set TRAINER.CASPL.TEACHER.CACHE to another folder, or leave it empty"
-            ) from error
-        logger.info("Teacher cache %s: %s images x %d views, %.0f MiB", self.path, f"{images:,}", views, size / 2**20)
-
-    def _make(self, text: str, header: bytes, size: int) -> None:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        with self._locked():
-            if not self.path.exists():
-                with replacing(self.path.with_suffix(".json")) as aside:
-                    aside.write_text(text + "\n")
-                _create(self.path, header, size)
-
-    @contextlib.contextmanager
-    def _locked(self) -> Iterator[None]:
-        """Exclude other processes from creating the file or writing rows while the block runs."""
-        with FileLock(self.path.with_suffix(".lock")):
-            yield
+    title = "teacher cache"
+    option = "TRAINER.CASPL.TEACHER.CACHE"
 
     def features(self, index: Tensor, view: int, compute: Callable[[], Tensor]) -> Tensor:
-        """Return the features (B, E) of a batch, in float32 on the CPU.
-
-        If one is missing, `compute` is called for the whole batch: the last bits of a feature may depend on its batch,
-        and a resumed run must find the same bits.
-
-        Args:
-            index: (B,), the images' indices.
-            view: the view's index.
-            compute: returns the features (B, E).
-
-        Raises:
-            CacheError: a feature is missing and the file is read-only.
-        """
-        places = index.cpu().numpy()
-        found = self.rows[places, view]
-        if not all(map(_whole, found)):
-            if self.read_only:
-                raise CacheError(
-                    f"the teacher cache {self.path} is read-only and lacks images of view {view}. Fill it with a run that "
-                    "has write permission, set TRAINER.CASPL.TEACHER.CACHE to another folder, or leave it empty"
-                )
-            fresh = compute().detach().to("cpu", torch.float16).numpy()
-            with self._locked():
-                self._write(places, view, fresh)
-            found = self.rows[places, view]
-        return torch.from_numpy(found["features"].astype(np.float32))
-
-    def _write(self, places: np.ndarray, view: int, fresh: np.ndarray) -> None:
-        for place, features in zip(places, fresh, strict=True):
-            if not _whole(self.rows[place, view]):
-                self.rows["features"][place, view] = features
-                self.rows["mark"][place, view] = _mark(features)
-
-
-def _mark(features: np.ndarray) -> int:
-    """Return the checksum of a row; never 0, which marks empty rows."""
-    return zlib.crc32(features.tobytes()) or 1
-
-
-def _whole(row: np.void) -> bool:
-    return row["mark"] != 0 and row["mark"] == _mark(row["features"])
-
-
-def _create(path: Path, header: bytes, size: int) -> None:
-    """Write an empty cache. Where the system can, its space is allocated now: later, a full disk kills the process."""
-    with replacing(path) as aside:
-        with open(aside, "r+b") as file:
-            if hasattr(os, "posix_fallocate"):
-                os.posix_fallocate(file.fileno(), 0, size)
-            else:
-                file.truncate(size)
-            file.write(header)
-
-
-def _check(path: Path, header: bytes, size: int) -> None:
-    with open(path, "rb") as file:
-        found, length = file.read(_HEADER), os.fstat(file.fileno()).st_size
-    if found != header:
-        raise CacheError(f"{path} is not the teacher cache that its name denotes. Remove it")
-    if length != size:
-        raise CacheError(f"the teacher cache {path} is damaged: {length} bytes; expected {size}. Remove it")
+        return super().features(index, view, compute).float()

@@ -58,13 +58,14 @@ class TimedLoader:
     Args:
         loader: the loader to iterate over.
         device: where the batches are needed.
+        copied: the entries of a batch that are needed there; the others remain on the CPU.
 
     Attributes:
         waited: seconds spent waiting so far.
     """
 
-    def __init__(self, loader: DataLoader, device: torch.device):
-        self.loader, self.device, self.waited = loader, device, 0.0
+    def __init__(self, loader: DataLoader, device: torch.device, copied: tuple[str, ...] = ("img", "label")):
+        self.loader, self.device, self.copied, self.waited = loader, device, copied, 0.0
 
     @property
     def dataset(self) -> Any:
@@ -75,14 +76,14 @@ class TimedLoader:
         return len(self.loader)
 
     def __iter__(self) -> Iterator[dict]:
-        if self.device.type != "cuda":
+        if self.device.type == "cpu":
             yield from self._timed()
             return
         previous = None
         for batch in self._timed():
             if previous is not None:
                 yield previous
-            previous = {k: v.to(self.device, non_blocking=True) if torch.is_tensor(v) else v for k, v in batch.items()}
+            previous = {k: v.to(self.device, non_blocking=True) if k in self.copied else v for k, v in batch.items()}
         if previous is not None:
             yield previous
 

@@ -141,13 +141,13 @@ def same_randomness() -> None:
         set_rng_state(from_main({key: value for key, value in get_rng_state().items() if key != "cuda"}))
 
 
-def averaged(values: list[Tensor]) -> list[float]:
-    """Average scalars over the ranks; a value that is not finite on one rank is so on all."""
+def from_all(values: Tensor) -> Tensor:
+    """Return the values (K,) of all ranks, (N, K), on every rank."""
     if size() == 1:
-        return [value.item() for value in values]
-    total = torch.cat([value.detach().double().reshape(1) for value in values])
-    dist.all_reduce(total)
-    return (total / size()).tolist()
+        return values[None]
+    every = [torch.empty_like(values) for _ in range(size())]
+    dist.all_gather(every, values)
+    return torch.stack(every)
 
 
 class _Loss(nn.Module):
@@ -177,7 +177,8 @@ def shared_loss(trainer: Any, learner: nn.Module) -> Callable[[dict], tuple[Tens
 class GatheringEvaluator:
     """Dassl's evaluator over N ranks, of which rank r evaluates the batches r, r + N, r + 2 N, ...
 
-    Rank 0 feeds the evaluator all batches in the order of a single process.
+    Logits remain on the device until the end of an evaluation and are copied at once. Rank 0 feeds the evaluator all
+    batches, on the CPU, in the order of a single process.
 
     Args:
         evaluator: Dassl's evaluator.
@@ -185,20 +186,32 @@ class GatheringEvaluator:
 
     def __init__(self, evaluator: Any):
         self.evaluator = evaluator
-        self.batches: list[tuple[Tensor, Tensor]] = []
+        self.outputs: list[Tensor] = []
+        self.labels: list[Tensor] = []
 
     def reset(self) -> None:
         """Start a new evaluation."""
-        self.batches.clear()
+        self.outputs.clear()
+        self.labels.clear()
         self.evaluator.reset()
 
     def process(self, output: Tensor, label: Tensor) -> None:
         """Collect the logits (B, C) and labels (B,) of this rank's next batch."""
-        self.batches.append((output.cpu(), label.cpu()))
+        self.outputs.append(output.detach())
+        self.labels.append(label)
+
+    def _batches(self) -> list[tuple[Tensor, Tensor]]:
+        """Return this rank's batches on the CPU."""
+        if not self.outputs:
+            return []
+        outputs = self.outputs
+        if outputs[0].device.type != "cpu":
+            outputs = list(torch.cat(outputs).cpu().split([len(output) for output in outputs]))
+        return list(zip(outputs, [label.cpu() for label in self.labels], strict=True))
 
     def evaluate(self) -> Any:
         """Return the results on all ranks."""
-        shares = gathered(self.batches)
+        shares = gathered(self._batches())
 
         def results() -> tuple[Any, Any]:
             for number in range(sum(map(len, shares))):

@@ -17,6 +17,7 @@ from ..storage.tensors import read_checkpoint
 from . import parallel
 from .checkpoints import BEST, PROGRESS, latest_checkpoint, load_learner
 from .log import announce
+from .optimiser import with_kernels_of
 from .rng import get_rng_state, set_rng_state
 
 if TYPE_CHECKING:
@@ -126,10 +127,11 @@ class Resumable(_Base):
         Raises:
             DivergedError: a parameter is not finite; nothing is written then.
         """
-        for name, model in self._models.items():
-            for key, value in model.state_dict().items():
-                if not torch.isfinite(value).all():
-                    raise DivergedError(self.diverged(f"{name}'s {key} has values that are not finite"))
+        values = {(name, key): v for name, model in self._models.items() for key, v in model.state_dict().items()}
+        finite = torch.stack([value.isfinite().all() for value in values.values()]).tolist() if values else []
+        for (name, key), good in zip(values, finite, strict=True):
+            if not good:
+                raise DivergedError(self.diverged(f"{name}'s {key} has values that are not finite"))
         super().after_epoch()
         parallel.on_main(self._write_progress)
 
@@ -155,12 +157,18 @@ class Resumable(_Base):
         super().after_train()
         parallel.on_main(lambda: (Path(self.output_dir) / PROGRESS).unlink(missing_ok=True))
 
-    def diverged(self, what: str) -> str:
-        """Return the message of a `DivergedError`: what happened, when, what is kept, and what to do."""
+    def diverged(self, what: str, batch: int = 0) -> str:
+        """Return the message of a `DivergedError`: what happened, when, what is kept, and what to do.
+
+        Args:
+            what: what happened.
+            batch: in which batch, counted from 1; 0: the current one.
+        """
         path = Path(self.output_dir) / PROGRESS
         kept = f"the state of the last whole epoch is kept in {path}" if path.is_file() else "no epoch was finished"
         return (
-            f"{what} (epoch {self.epoch + 1}, batch {self.batch_idx + 1} of {self.num_batches}); the run stops, {kept}. "
+            f"{what} (epoch {self.epoch + 1}, batch {batch or self.batch_idx + 1} of {self.num_batches}); the run stops, "
+            f"{kept}. "
             "Lower OPTIM.LR, or compute with PREC fp32, in another --output-dir"
         )
 
@@ -184,6 +192,8 @@ def _load(what: str, thing: Any, state: Any) -> None:
     Raises:
         ValueError: it does not have the structure of the current state, or a number is not finite.
     """
+    if isinstance(thing, torch.optim.Optimizer):
+        state = with_kernels_of(thing, state)
     _check_alike(what, plain(thing.state_dict()), state)
     if isinstance(thing, torch.optim.Optimizer):
         parameters = [parameter for group in thing.param_groups for parameter in group["params"]]

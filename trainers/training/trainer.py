@@ -1,9 +1,10 @@
 """The base class of this package's trainers: training steps under a precision, data, checkpoints."""
 
+import contextlib
 import json
 import logging
-import math
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +16,15 @@ from torch import Tensor, nn
 from yacs.config import CfgNode
 
 from ..backbones import tokenizer_by_name
+from ..engine import Encoded
 from ..engine.precision import Precision
 from ..storage.tensors import read_checkpoint
-from . import loaders, parallel, provenance
+from . import features, loaders, parallel, provenance
 from .checkpoints import BEST, LEARNED, find_checkpoint, load_learner, save_learned, write_checkpoint
 from .dataset import ImageDataset
+from .figures import RunningFigures
 from .log import announce
+from .optimiser import fused
 from .records import append_epoch
 from .resume import DivergedError, Resumable, plain
 from .rng import get_rng_state
@@ -48,7 +52,8 @@ class PromptTrainer(Resumable, TrainerX):
     run_identity: dict | None = None
     reads_labels = True
     learned_file = LEARNED  # of the learned prompts in the run's folder
-    _sums: dict[str, float]  # of the figures of an epoch
+    _figures: RunningFigures  # of an epoch
+    _in_epochs = False
     _row: dict[str, Any]  # of metrics.csv, of the last epoch
 
     def build_data_loader(self) -> None:
@@ -89,13 +94,14 @@ class PromptTrainer(Resumable, TrainerX):
             self.train_loader_x = loaders.keeping(self.train_loader_x, self.cfg.DATALOADER.NUM_WORKERS < 0)
         self.waited = self.trained = 0.0
         super().before_train()
+        self._in_epochs = True
         parallel.on_main(lambda: provenance.keep(self.output_dir, self.data_seen()))
 
     def run_epoch(self) -> None:
         """Measure the time spent waiting for images, and report the epoch's means."""
         loader, start = self.train_loader_x, time.perf_counter()
         self.train_loader_x = timed = loaders.TimedLoader(loader, self.device)
-        self._sums, rate = {}, self.optim.param_groups[0]["lr"]
+        self._figures, rate = RunningFigures(), self.optim.param_groups[0]["lr"]
         try:
             super().run_epoch()
         finally:
@@ -107,7 +113,7 @@ class PromptTrainer(Resumable, TrainerX):
 
     def _report_epoch(self, rate: float, seconds: float) -> None:
         done, last = self.epoch + 1, self.epoch + 1 == self.max_epoch
-        means = {name: total / self.num_batches for name, total in self._sums.items()}
+        means = {name: total / self.num_batches for name, total in self._figures.totals.items()}
         self._row = {"epoch": done, **means, "learning_rate": rate, "seconds": round(seconds, 3)}
         self._keep_row()
         figures = [
@@ -121,6 +127,7 @@ class PromptTrainer(Resumable, TrainerX):
 
     def after_train(self) -> None:
         """Keep the learned prompts as safetensors, and log the share of the time spent waiting for images."""
+        self._in_epochs = False
         parallel.on_main(self._keep_learned)
         super().after_train()
         if self.trained:
@@ -150,11 +157,11 @@ class PromptTrainer(Resumable, TrainerX):
             precision: the precision of its parameters and steps.
         """
         self.precision = precision
-        self._sums = {}
+        self._figures = RunningFigures()
         learner.to(self.device, precision.prompts)
         if self.cfg.MODEL.INIT_WEIGHTS:
             load_learner(learner, self.cfg.MODEL.INIT_WEIGHTS)
-        self.optim = build_optimizer(learner, self.cfg.OPTIM)
+        self.optim = fused(build_optimizer(learner, self.cfg.OPTIM), self.device)
         self.sched = build_lr_scheduler(self.optim, self.cfg.OPTIM)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=precision.scaled)
         self.register_model(name, learner, self.optim, self.sched)
@@ -168,38 +175,53 @@ class PromptTrainer(Resumable, TrainerX):
         raise NotImplementedError
 
     def forward_backward(self, batch: dict) -> dict[str, float]:
-        """Train one step on a batch; return its loss and figures.
+        """Train one step on a batch.
+
+        Nothing waits for the device, except every `TRAIN.PRINT_FREQ` batches and at the end of an epoch.
+
+        Returns:
+            The means of the loss and the figures since they were last read; empty for a batch that does not read them.
 
         Raises:
-            DivergedError: the loss or the gradients are not finite.
+            DivergedError: the loss or the gradients were not finite since they were last read.
         """
         if not self.reads_labels:
             batch = {key: value for key, value in batch.items() if key != "label"}
         with self.precision.context(self.device):
             loss, figures = (self.shared_loss or self.compute_loss)(batch)
-        value, *others = parallel.averaged([loss, *figures.values()])
-        if not math.isfinite(value):
-            raise DivergedError(self.diverged(f"the loss is {value}"))
         self.optim.zero_grad()
         self.scaler.scale(loss).backward()
         self.scaler.step(self.optim)
-        self._update_scale()
-        if self.batch_idx + 1 == self.num_batches:
+        self._figures.add({"loss": loss, **figures}, self._update_scale())
+        done, every, last = self.batch_idx + 1, self.cfg.TRAIN.PRINT_FREQ, self.batch_idx + 1 == self.num_batches
+        summary = self._read_figures() if last or (every > 0 and done % every == 0) else {}
+        if last:
             self.finish_epoch()
-        summary = {"loss": value} | dict(zip(figures, others, strict=True))
-        for name, figure in summary.items():
-            self._sums[name] = self._sums.get(name, 0.0) + figure
         return summary
 
-    def _update_scale(self) -> None:
-        """Count a step that the scaler skipped because scaled gradients overflowed float16."""
-        before = self.scaler.get_scale()
+    def _update_scale(self) -> Tensor | None:
+        """Update the loss scale; return whether the step was skipped because scaled gradients overflowed float16."""
+        if not self.scaler.is_enabled():
+            return None
+        before = self.scaler._get_scale_async().clone()  # type: ignore[union-attr]  # `get_scale` waits for the device
         self.scaler.update()
-        if self.scaler.get_scale() >= before:
-            return
-        self.skipped += 1
-        if self.scaler.get_scale() < 1:
+        return self.scaler._get_scale_async() < before  # type: ignore[operator]
+
+    def _read_figures(self) -> dict[str, float]:
+        """Return the means of the figures since they were last read.
+
+        Raises:
+            DivergedError: a loss was not finite, or gradients are not, however the loss is scaled.
+        """
+        before = self._figures.skipped
+        means = self._figures.read()
+        self.skipped += self._figures.skipped - before
+        if self._figures.finite < self._figures.steps:
+            total = self._figures.totals["loss"]
+            raise DivergedError(self.diverged(f"the loss is {total}", self._figures.finite + 1))
+        if self._figures.skipped > before and self.scaler.get_scale() < 1:
             raise DivergedError(self.diverged("the gradients are not finite, however the loss is scaled"))
+        return means
 
     def finish_epoch(self) -> None:
         """Step the learning rate after an epoch's last step."""
@@ -211,7 +233,12 @@ class PromptTrainer(Resumable, TrainerX):
         """Return the images (B, 3, R, R) and labels (B,) on the device."""
         return batch["img"].to(self.device), batch["label"].to(self.device)
 
-    def model_inference(self, image: Tensor) -> Tensor:
+    def parse_batch_test(self, batch: dict) -> tuple[Any, Tensor]:
+        """Return the images (B, 3, R, R), or their features, on the device, and the labels (B,) unchanged."""
+        image = Encoded(batch["features"]) if "features" in batch else batch["img"].to(self.device)
+        return image, batch["label"]
+
+    def model_inference(self, image: Tensor | Encoded) -> Tensor:
         """Return logits (B, C) in float32 of images (B, 3, R, R)."""
         with self.precision.context(self.device):
             return self.model(image).float()
@@ -222,17 +249,37 @@ class PromptTrainer(Resumable, TrainerX):
         The result of an epoch's validation, for which "val" is given, is added to its row of metrics.csv.
         """
         self.tested_split = split or self.cfg.TEST.SPLIT
-        evaluator = self.evaluator
-        if parallel.size() > 1:
-            self.evaluator = parallel.GatheringEvaluator(evaluator)
-        try:
+        with self._evaluating("val_loader" if self.tested_split == "val" and self.val_loader else "test_loader"):
             result = super().test(split)
-        finally:
-            self.evaluator = evaluator
         if split == "val":
             self._row["validation"] = float(result)
             self._keep_row()
         return result
+
+    @contextlib.contextmanager
+    def _evaluating(self, name: str) -> Iterator[None]:
+        """Prefetch a loader's images, or read their features, and collect the outputs of all ranks while the block runs."""
+        loader = getattr(self, name)
+        kept = {name: loader, "evaluator": self.evaluator}
+        self.evaluator = parallel.GatheringEvaluator(self.evaluator)
+        batches = loaders.TimedLoader(loader, self.device, ("img",))
+        cache = features.test_cache(self, loader) if self._tower_is_final() else None
+        encoded = None if cache is None else features.FeatureLoader(batches, cache, self._encode, self.device)
+        setattr(self, name, encoded or batches)
+        try:
+            yield
+        finally:
+            for name, value in kept.items():
+                setattr(self, name, value)
+
+    def _tower_is_final(self) -> bool:
+        """Return whether the image tower's features belong to more than this run's current state."""
+        trained = any(tokens.requires_grad for stack in self.model.vision_stacks() for tokens in stack)
+        return self.model.has_text_prompts_only() and (not trained or not self._in_epochs)
+
+    def _encode(self, image: Tensor) -> Tensor:
+        with self.precision.context(self.device):
+            return self.model.encode(image)
 
     def save_model(
         self,
