@@ -29,6 +29,7 @@ class Facts(NamedTuple):
     Attributes:
         classes, train, val, test: numbers of classes and images (None: not published, or not a part).
         link: the data's web page ("": none).
+        licence: of the images, as published ("": not known here).
         archive: file name in the Hugging Face repository of the field ("": not in it).
         sha256: the known hash of that file ("": unknown).
         files: {path in the dataset's folder: known SHA-256} of files that determine the split.
@@ -40,6 +41,7 @@ class Facts(NamedTuple):
     val: int | None = None
     test: int | None = None
     link: str = ""
+    licence: str = ""
     archive: str = ""
     sha256: str = ""
     files: Mapping[str, str] = MappingProxyType({})

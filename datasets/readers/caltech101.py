@@ -18,6 +18,7 @@ class Caltech101(SplitFileDataset):
     facts = Facts(
         *(100, 4128, 1649, 2465),
         link="https://data.caltech.edu/records/mzrjq-6wc02",
+        licence="CC BY 4.0",
         archive="caltech-101.zip",
         files={"split_zhou_Caltech101.json": "52ce83205ff8ff8a1a18119aad6376120ae35c36e783a984bc560cbf10e73fa5"},
         download=Download("Caltech101", {"caltech101/101_ObjectCategories": "101_ObjectCategories"}),

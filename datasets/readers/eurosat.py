@@ -28,6 +28,7 @@ class EuroSAT(SplitFileDataset):
     facts = Facts(
         *(10, 13500, 5400, 8100),
         link="https://github.com/phelber/EuroSAT",
+        licence="MIT",
         archive="eurosat.zip",
         files={"split_zhou_EuroSAT.json": "541503a77d0b26b735d85ec7a3e672804fe0aa466c2e5f07da772cc6c0af8ad2"},
         download=Download("EuroSAT", {"eurosat/2750": "2750"}),

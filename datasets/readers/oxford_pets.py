@@ -22,6 +22,7 @@ class OxfordPets(SplitFileDataset):
     facts = Facts(
         *(37, 2944, 736, 3669),
         link="https://www.robots.ox.ac.uk/~vgg/data/pets/",
+        licence="CC BY-SA 4.0",
         archive="oxford_pets.zip",
         files={"split_zhou_OxfordPets.json": "d7f3ffe65b3919f95132e51422894ae18686b83c331fd8c0adcdc3dc2de6301e"},
         download=Download("OxfordIIITPet", {f"oxford-iiit-pet/{name}": name for name in ("images", "annotations")}),

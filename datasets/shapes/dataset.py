@@ -17,6 +17,7 @@ from tqdm import tqdm
 from ..base import Items
 from ..class_folders import Entry
 from ..errors import DatasetError
+from ..facts import Facts
 from ..listed import ListedDataset
 from ..splits import PARTS, Split, read_split
 from .rendering import TARGET, Domain, render
@@ -41,6 +42,7 @@ class RenderedDataset(ListedDataset):
         seed: of all images.
     """
 
+    facts = Facts(licence="Apache-2.0")
     classes: ClassVar[Mapping[str, Choices]] = {}
     sizes: ClassVar[Mapping[str, int]] = {}
     domain: ClassVar[Domain] = TARGET

@@ -14,7 +14,7 @@ from hub_server import SHA, served
 from trainers.__main__ import main as caspl
 from trainers.cli import train
 from trainers.deploy import classifier as deploy
-from trainers.deploy import hub
+from trainers.storage import hub
 
 SECRET = "hf_aSecretTokenOfSomebody"
 
@@ -72,7 +72,8 @@ def test_card_names_data_classes_and_teacher(root, server):
     card = server.files["user/pets"]["README.md"].decode()
     assert card.startswith("---\nlibrary_name: caspl\npipeline_tag: zero-shot-image-classification")
     assert "Phase 1: 24 images of Toy without labels, all classes (6: red_fox" in card
-    assert "Phase 2: 24 images of Toy with labels" in card
+    assert "Phase 2: 24 images of Toy with labels" in card and "Teacher of phase 1: teacher.pt." in card
+    assert "## Licences" in card and "| Toy all | " in card
 
 
 def test_cached_run_loads_offline(root, server):
@@ -114,6 +115,74 @@ def test_upload_failures_end_in_one_line_without_the_token(root, server, capsys,
         assert caspl(["push", str(root / "run"), "user/pets"]) == 2
     error = capsys.readouterr().err
     assert error.count("\n") == 1 and "cannot be written" in error and SECRET not in error + caplog.text
+
+
+@pytest.fixture
+def prompt(root, server):
+    """A boosting prompt in a repository, pushed as a file."""
+    assert caspl(["push", str(root / "boost" / "boosting.safetensors"), "user/prompt"]) == 0
+    return server.files["user/prompt"]
+
+
+def cascaded(root, folder, where):
+    """Train phase 2 with the boosting prompt that a key names; return its metrics."""
+    return train.run(toy.command(root, "CasPL_CoOp", folder, TRAINER__CASPL__CHECKPOINT=where))
+
+
+def test_pushed_prompt_has_a_card_and_no_paths(root, prompt):
+    assert set(prompt) == {"boosting.safetensors", "config.json", "ledger.json", "README.md"}
+    card = prompt["README.md"].decode()
+    assert "Teacher of phase 1: teacher.pt" in card and "student.pt: that of its publisher" in card
+    assert str(root) not in b"".join(prompt.values()).decode(errors="replace")
+
+
+@pytest.mark.parametrize("revision", ["", "@main", f"@{SHA}"])
+def test_checkpoint_key_reads_a_prompt_from_the_hub(root, prompt, tmp_path, revision):
+    metrics = cascaded(root, tmp_path / "run", f"hf-hub:user/prompt{revision}")
+    assert metrics == cascaded(root, tmp_path / "local", root / "boost")
+    kept = (tmp_path / "run" / "boosting.safetensors").read_bytes()
+    assert kept == prompt["boosting.safetensors"]
+
+
+def test_cached_prompt_is_read_offline(root, server, prompt, tmp_path, monkeypatch):
+    where = "hf-hub:user/prompt"
+    first = cascaded(root, tmp_path / "run", where)
+    server.fail["/"] = 500
+    assert cascaded(root, tmp_path / "again", where) == first
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    assert cascaded(root, tmp_path / "offline", where) == first
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda files: files.update({"boosting.safetensors": files["boosting.safetensors"][:-1] + b"1"}), "damaged"),
+        (lambda files: files.pop("boosting.safetensors"), "missing or damaged"),
+        (lambda files: files.update({"config.json": b"{}"}), "expected a repository that `caspl push` wrote"),
+    ],
+)
+def test_checkpoint_key_rejects_damaged_repositories(root, prompt, tmp_path, damage, message):
+    damage(prompt)
+    with pytest.raises(hub.HubError, match=message):
+        cascaded(root, tmp_path / "run", "hf-hub:user/prompt")
+    assert not list(tmp_path.glob("run/*.safetensors"))
+
+
+@pytest.mark.parametrize("code", [401, 404, 500])
+def test_checkpoint_key_reports_a_failing_hub_in_one_line(root, server, tmp_path, code, capsys):
+    server.fail["/api/models/"] = code
+    line = toy.command(root, "CasPL_CoOp", tmp_path / "run", TRAINER__CASPL__CHECKPOINT="hf-hub:user/prompt")
+    assert caspl(["train", *line]) == 2
+    error = capsys.readouterr().err
+    assert error.count("error:") == 1 and "hf-hub:user/prompt: cannot be downloaded" in error and SECRET not in error
+
+
+def test_interrupted_prompt_is_downloaded_again(root, server, prompt, tmp_path):
+    server.fail["boosting.safetensors"] = 0
+    with pytest.raises(hub.HubError, match="cannot be downloaded"):
+        cascaded(root, tmp_path / "run", "hf-hub:user/prompt")
+    server.fail.clear()
+    assert cascaded(root, tmp_path / "run", "hf-hub:user/prompt")["accuracy"] >= 0
 
 
 @pytest.mark.parametrize("name", ["hf-hub:pets", "hf-hub:a/b/c", "hf-hub:user/pets@", "hf-hub:/"])

@@ -325,7 +325,7 @@ CASPL = tuple(
         (
             "CHECKPOINT",
             "",
-            "the boosting-prompt file, or the folder of the run that trained it",
+            "the boosting-prompt file, the folder of the run that trained it, or hf-hub:<user>/<name>[@<revision>]",
             {"longest": 1024, "path": True, "place": True, "read_by": (CASCADE,)},
         ),
         (

@@ -9,24 +9,25 @@ from ..config import leaves
 from ..experiments.setup import assemble
 from ..hosts.base import HostTrainer
 from ..method.prompt_file import FILE_NAME as BOOSTING
-from ..method.prompt_file import load_boosting, save_boosting
+from ..method.prompt_file import BoostingInfo, boosting_item, load_boosting, save_boosting
 from ..storage.atomic import replacing, sha256
+from ..storage.hub import CONFIG, FORMAT
 from ..storage.tensors import read_checkpoint
 from ..training import provenance
 from ..training.checkpoints import LEARNED, find_checkpoint, save_learned
+from ..training.records import EVALUATIONS, RESULT
 from ..training.run import own_class
 from ..version import __version__
 from .card import model_card
-from .hub import CONFIG, FORMAT
 
 _PLACES = ("OUTPUT_DIR", "DATASET.ROOT", "RESUME", "TRAINER.CASPL.CHECKPOINT", "TRAINER.CASPL.TEACHER.CACHE")
 
 
-def bundle(run: Path, target: Path) -> list[Path]:
+def bundle(source: Path, target: Path) -> list[Path]:
     """Write what is shared of a run into an empty folder; CLIP's weights and machine paths are left out.
 
     Args:
-        run: a finished run's folder, or that of phase 1.
+        source: a finished run's folder, that of phase 1, or a boosting-prompt file.
         target: the folder to write to.
 
     Returns:
@@ -34,20 +35,29 @@ def bundle(run: Path, target: Path) -> list[Path]:
 
     Raises:
         FileNotFoundError: the run is not finished.
+        CheckpointError: the boosting prompt cannot be read.
     """
+    target.mkdir(parents=True, exist_ok=True)
+    return _bundle_prompt(source, target) if source.is_file() else _bundle_run(source, target)
+
+
+def _bundle_prompt(source: Path, target: Path) -> list[Path]:
+    info = _share_boosting(source, target / BOOSTING)
+    ledger = [boosting_item(info)]
+    provenance.keep(target, ledger)
+    (target / "README.md").write_text(model_card("CasPL", info.student, info.teacher, ledger, {}))
+    return _describe(target, {"trainer": "CasPL", "backbone": info.student, "class_names": info.class_names})
+
+
+def _bundle_run(run: Path, target: Path) -> list[Path]:
     cfg = assemble([], [], evaluated=run).clone()
     cfg.defrost()
-    ledger = provenance.kept(run)
-    target.mkdir(parents=True, exist_ok=True)
+    ledger, teacher = provenance.kept(run), ""
     if (run / BOOSTING).is_file():
-        _share_boosting(run / BOOSTING, target / BOOSTING)
+        teacher = _share_boosting(run / BOOSTING, target / BOOSTING).teacher
     host = own_class(cfg.TRAINER.NAME)
     if host is not None and issubclass(host, HostTrainer):
-        if (run / LEARNED).is_file():
-            shutil.copyfile(run / LEARNED, target / LEARNED)
-        else:  # a run of an earlier version
-            state = read_checkpoint(find_checkpoint(run / host.learner_name, None))["state_dict"]
-            save_learned(state, target / LEARNED)
+        _share_learned(run, host.learner_name, target / LEARNED)
     for key, value in list(leaves(cfg)):
         if key in _PLACES:
             cfg.merge_from_list([key, ""])
@@ -55,36 +65,57 @@ def bundle(run: Path, target: Path) -> list[Path]:
             cfg.merge_from_list([key, _name_of(value)])
     (target / "config.yaml").write_text(cfg.dump())
     provenance.keep(target, ledger)
-    result = _result(run)
-    (target / "README.md").write_text(model_card(cfg, ledger, result))
-    files = sorted(path for path in target.iterdir() if path.name != CONFIG)
+    figures = figures_of(run)
+    (target / "README.md").write_text(
+        model_card(cfg.TRAINER.NAME, cfg.MODEL.BACKBONE.NAME, teacher, ledger, figures), encoding="utf-8"
+    )
     described = {
-        "format": FORMAT,
-        "library_name": "caspl",
-        "caspl": __version__,
         "trainer": cfg.TRAINER.NAME,
         "backbone": cfg.MODEL.BACKBONE.NAME,
         "class_names": ledger[-1]["class_names"],
         "settings": {key: value for key, value in leaves(cfg) if key not in _PLACES},
-        "result": result,
-        "checksums": {path.name: sha256(path) for path in files},
+        "result": figures,
     }
+    return _describe(target, described)
+
+
+def _describe(target: Path, described: dict) -> list[Path]:
+    """Write `config.json` last, with the checksums of all other files; return the files."""
+    files = sorted(path for path in target.iterdir() if path.name != CONFIG)
+    checksums = {path.name: sha256(path) for path in files}
+    content = {"format": FORMAT, "library_name": "caspl", "caspl": __version__, **described, "checksums": checksums}
     with replacing(target / CONFIG) as aside:
-        aside.write_text(json.dumps(described, indent=2, default=str) + "\n")
+        aside.write_text(json.dumps(content, indent=2, default=str) + "\n")
     return [*files, target / CONFIG]
 
 
-def _share_boosting(source: Path, target: Path) -> None:
-    """Copy a boosting prompt; of weights in files, only the files' names stay."""
+def _share_learned(run: Path, learner: str, target: Path) -> None:
+    if (run / LEARNED).is_file():
+        shutil.copyfile(run / LEARNED, target)
+    else:  # a run of an earlier version
+        save_learned(read_checkpoint(find_checkpoint(run / learner, None))["state_dict"], target)
+
+
+def _share_boosting(source: Path, target: Path) -> BoostingInfo:
+    """Copy a boosting prompt and return its metadata; of weights in files, only the files' names stay."""
     group, info = load_boosting(source)
-    names_only = dataclasses.replace(info, student=_name_of(info.student), teacher=_name_of(info.teacher))
-    save_boosting(target, group, names_only)
+    shared = dataclasses.replace(info, student=_name_of(info.student), teacher=_name_of(info.teacher))
+    save_boosting(target, group, shared)
+    return shared
 
 
 def _name_of(weights: str) -> str:
-    return Path(weights).name if Path(weights).is_absolute() else weights
+    """Return the name of weights without the folder of an absolute path, which may follow "run:"."""
+    kind, colon, path = weights.rpartition(":")
+    if Path(weights).is_absolute():
+        return Path(weights).name
+    return f"{kind}{colon}{Path(path).name}" if Path(path).is_absolute() else weights
 
 
-def _result(run: Path) -> dict | None:
-    path = run / "result.json"
-    return json.loads(path.read_text()) if path.is_file() else None
+def figures_of(run: Path) -> dict[str, float]:
+    """Return {column of its protocol, or evaluation: accuracy in per cent} of a run."""
+    if (run / "result.json").is_file():
+        result = json.loads((run / "result.json").read_text())
+        return {name: result[name] for name in ("base", "new", "hm", "accuracy") if name in result}
+    found = {path.parent.name: json.loads(path.read_text()) for path in sorted(run.glob(f"{EVALUATIONS}/*/{RESULT}"))}
+    return {name.replace("_", " "): result["metrics"]["accuracy"] for name, result in found.items()}

@@ -1,17 +1,24 @@
-"""The model card of a shared run."""
+"""The model card of a shared run or boosting prompt."""
 
-from yacs.config import CfgNode
+from collections.abc import Mapping
 
-_FIGURES = {"base": "base classes", "new": "new classes", "hm": "harmonic mean", "accuracy": "accuracy"}
+from dassl.data.datasets import DATASET_REGISTRY
+
+from ..backbones import BUILT_IN
+from ..backbones.files import is_published
+
+_TITLES = {"base": "base classes", "new": "new classes", "hm": "harmonic mean", "accuracy": "accuracy"}
 
 
-def model_card(cfg: CfgNode, ledger: list[dict], result: dict | None) -> str:
-    """Return a model card in Markdown, made from a run's settings, provenance and result.
+def model_card(trainer: str, backbone: str, teacher: str, ledger: list[dict], figures: Mapping[str, float]) -> str:
+    """Return a model card in Markdown.
 
     Args:
-        cfg: the run's configuration.
-        ledger: its provenance (see `training.provenance`).
-        result: its result.json; None if there is none.
+        trainer: the run's trainer, "CasPL" for a boosting prompt alone.
+        backbone: the student's name.
+        teacher: name of phase 1's teacher; empty without phase 1.
+        ledger: provenance of each phase (see `training.provenance`).
+        figures: {what was tested: accuracy in per cent}; the columns of a protocol get their titles.
     """
     lines = [
         "---",
@@ -20,26 +27,21 @@ def model_card(cfg: CfgNode, ledger: list[dict], result: dict | None) -> str:
         "tags: [caspl, clip, prompt-learning]",
         "---",
         "",
-        f"# {cfg.TRAINER.NAME} on {cfg.DATASET.NAME}",
+        f"# {trainer} on {ledger[-1]['dataset'] or 'an unknown dataset'}",
         "",
-        f"Prompts for CLIP {cfg.MODEL.BACKBONE.NAME}, learned with CasPL (Cascade Prompt Learning, arXiv 2409.17805).",
-        "CLIP's weights are not part of this repository; OpenAI publishes them under the MIT licence.",
+        f"Prompts for CLIP {backbone}, learned with CasPL (Cascade Prompt Learning, arXiv 2409.17805).",
+        "CLIP's weights are not part of this repository.",
         "",
         "## Data",
         "",
-        *(_phase(item) for item in ledger),
-        "",
-        "The licence of the images is their dataset's.",
+        *map(_phase, ledger),
     ]
-    if cfg.TRAINER.NAME.startswith("CasPL"):
-        lines += ["", f"Teacher of phase 1: {cfg.TRAINER.CASPL.TEACHER.BACKBONE}."]
-    figures = {title: (result or {}).get(key) for key, title in _FIGURES.items()}
-    measured = {title: value for title, value in figures.items() if value is not None}
-    if measured:
+    if teacher:
+        lines += ["", f"Teacher of phase 1: {teacher}."]
+    if figures:
         lines += ["", "## Accuracy on the test images, %", "", "| | |", "| --- | --- |"]
-        lines += [f"| {title} | {value:.2f} |" for title, value in measured.items()]
-    lines += ["", "## Use", "", "    import caspl", '    classifier = caspl.load("hf-hub:<user>/<name>")']
-    lines += ['    classifier.predict("image.jpg")', ""]
+        lines += [f"| {_TITLES.get(name, name)} | {value:.2f} |" for name, value in figures.items()]
+    lines += ["", "## Licences", "", *_licences(backbone, teacher, ledger), "", "## Use", "", *_use(trainer), ""]
     return "\n".join(lines)
 
 
@@ -52,3 +54,28 @@ def _phase(item: dict) -> str:
         f"- {kinds.get(item['phase'], item['phase'])}: {count} of {item['dataset'] or 'an unknown dataset'} {labels}, "
         f"{item['classes']} classes ({len(item['class_names'])}: {names})."
     )
+
+
+def _licences(backbone: str, teacher: str, ledger: list[dict]) -> list[str]:
+    weights = {name: _of_weights(name) for name in (backbone, teacher) if name}
+    data = {item["dataset"]: _of_data(item["dataset"]) for item in ledger if item["dataset"]}
+    return [f"- {name}: {licence}" for name, licence in (weights | data).items()]
+
+
+def _of_weights(name: str) -> str:
+    if name in BUILT_IN:
+        return "Apache-2.0"
+    return "MIT (OpenAI)" if is_published(name) else "that of its publisher"
+
+
+def _of_data(name: str) -> str:
+    known = name in DATASET_REGISTRY.registered_names()
+    facts = getattr(DATASET_REGISTRY.get(name), "facts", None) if known else None
+    return getattr(facts, "licence", "") or "that of its publisher"
+
+
+def _use(trainer: str) -> list[str]:
+    if trainer == "CasPL":
+        return ["    caspl train --trainer CasPL_CoOp ... TRAINER.CASPL.CHECKPOINT hf-hub:<user>/<name>"]
+    lines = ["import caspl", 'classifier = caspl.load("hf-hub:<user>/<name>")', 'classifier.predict("image.jpg")']
+    return [f"    {line}" for line in lines]

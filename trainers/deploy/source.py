@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from .hub import HUB, download
+from ..storage.hub import HUB, download
 
 LOCAL = "local-dir:"
 

@@ -16,6 +16,7 @@ from torch import Tensor
 from ..backbones import fingerprint, projections
 from ..engine import ORDERS, PromptGroup
 from ..engine.blocks import StockModule
+from ..storage import hub
 from ..storage.atomic import replacing
 from ..training import provenance
 from ..version import __version__
@@ -169,17 +170,19 @@ def find_boosting(where: str | Path) -> Path:
     """Return the boosting-prompt file that `TRAINER.CASPL.CHECKPOINT` denotes.
 
     Args:
-        where: a file, or the folder of the run that wrote it.
+        where: a file, the folder of the run that wrote it, or "hf-hub:<user>/<name>[@<revision>]", which is downloaded and
+            verified unless it is cached.
 
     Raises:
         CheckpointError: the value is empty, or the file does not exist.
+        HubError: the repository cannot be downloaded and is not cached, or a file in it is damaged.
     """
     if not str(where):
         raise CheckpointError(
             "TRAINER.CASPL.CHECKPOINT: empty; expected the boosting-prompt file that phase 1 wrote "
             f"(<run>/{FILE_NAME}), or its run's folder"
         )
-    path = Path(where).expanduser()
+    path = hub.download(str(where)) if str(where).startswith(hub.HUB) else Path(where).expanduser()
     if path.is_dir() and (path / FILE_NAME).is_file():
         return path / FILE_NAME
     if path.is_file():

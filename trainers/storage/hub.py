@@ -4,8 +4,8 @@ import json
 import logging
 from pathlib import Path
 
-from ..storage.atomic import sha256
 from ..version import __version__
+from .atomic import sha256
 
 logger = logging.getLogger(__name__)
 
