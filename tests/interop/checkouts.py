@@ -18,8 +18,7 @@ from recipe import STUDENT, TEACHER, clip_state_dict
 from trainers.backbones import tokenizer
 from trainers.engine.tokens import EOT, SOS
 
-HERE = Path(__file__).resolve().parent
-ROOT = HERE.parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 CHECKOUTS = os.environ.get("CASPL_INTEROP", "")
 REPOSITORIES = ("CoOp", "multimodal-prompt-learning", "PromptSRC")
 IMPORTED_LATE = "PromptSRC"  # there `import caspl` is the last import, elsewhere the first
@@ -57,7 +56,7 @@ class Place:
             "CASPL_HALF": "1",
             **({"IMPORTED_LATE": "1"} if repository == IMPORTED_LATE else {}),
         }
-        command = [sys.executable, str(HERE / program), *map(str, arguments)]
+        command = [sys.executable, "-m", f"interop.{program}", *map(str, arguments)]
         done = subprocess.run(command, cwd=self.folder / repository, env=environment, capture_output=True, text=True)
         if check and done.returncode:
             pytest.fail(f"{repository}: {' '.join(command)}\n{done.stdout[-3000:]}\n{done.stderr[-5000:]}")
@@ -97,7 +96,7 @@ class Place:
             "--seed",
             1,
         ]
-        return self.run(repository, "drive.py", "train.py", *start, *flags, *pairs, *arguments, check=check)
+        return self.run(repository, "drive", "train.py", *start, *flags, *pairs, *arguments, check=check)
 
 
 def add_lines(program, repository):

@@ -1,6 +1,6 @@
 """Runs a program of somebody's checkout as a user would, on a machine that lacks what its authors had.
 
-    cd CHECKOUT; python drive.py train.py ARGUMENTS...
+    cd CHECKOUT; PYTHONPATH=.../tests python -m interop.drive train.py ARGUMENTS...
 
 There is no GPU here and perhaps not all that Dassl requires, so `.cuda()` stays on the CPU, and packages that are
 missing are stood in for by what little of them Dassl touches. IMPORTED_LATE is set in the environment if the program
@@ -102,8 +102,7 @@ def at_home(value):
 
 
 def prepare():
-    """All of that, and the current folder, the checkout, comes first in the path, as it does for its own programs."""
-    sys.path[0] = os.getcwd()
+    """Do all of that. `python -m` puts the current folder, the checkout, first in the path, as for its own programs."""
     without_cuda()
     complete_dassl()
     if "IMPORTED_LATE" in os.environ:

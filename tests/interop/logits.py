@@ -1,7 +1,7 @@
 """Writes the logits of a checkout's own models with the weights of parity fixtures: plain, with the boosting prompt
 brought in, and with it taken out again.
 
-    cd CHECKOUT; python logits.py OUT.npz CTX_INIT FIXTURE.npz...
+    cd CHECKOUT; python -m interop.logits OUT.npz CTX_INIT FIXTURE.npz...
 
 Float32 throughout, as the fixtures were computed: what the checkout halves stays whole.
 """
@@ -11,9 +11,9 @@ import json
 import sys
 from pathlib import Path
 
-import drive
 import numpy as np
 import torch
+from interop import drive
 from torch import nn
 
 ORDERS = ("host_first", "boosting_first")

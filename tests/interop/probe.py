@@ -1,6 +1,6 @@
 """Measures a cascaded host inside its checkout; started by `published.py` with the checkout as the current folder.
 
-    python probe.py JOB.json
+    python -m interop.probe JOB.json
 
 The job has the arguments of the checkout's train.py, the files of boosting prompts, and the paths of the towers for
 `explicit`. The results are written next to it.
@@ -17,10 +17,9 @@ import sys
 import traceback
 from pathlib import Path
 
-import drive
-import explicit
 import numpy
 import torch
+from interop import drive, explicit
 from torch import nn
 
 

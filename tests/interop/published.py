@@ -20,8 +20,7 @@ from interop.hosts import CLIPS, LAYERS, NAMES, PUBLISHED, SHALLOW, TEACHER, Pub
 from PIL import Image
 from recipe import clip_state_dict, randn
 
-HERE = Path(__file__).resolve().parent
-ROOT = HERE.parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def prepare(name: str, host: Published, source: Path, work: Path) -> Path:
@@ -152,9 +151,13 @@ def arguments(host: Published, copy: Path, work: Path, output: Path) -> list[str
 
 def environment(host: Published, source: Path, work: Path) -> dict[str, str]:
     """Where the checkout finds Dassl and caspl."""
-    paths = [str(work / "packages"), str(source / host.dassl)]
-    paths += filter(None, [os.environ.get("PYTHONPATH")])
-    return {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "HOME": str(work), "PYTHONWARNINGS": "ignore"}
+    paths = [work / "packages", source / host.dassl, ROOT / "tests"]
+    return {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join(str(path.absolute()) for path in paths),
+        "HOME": str(work),
+        "PYTHONWARNINGS": "ignore",
+    }
 
 
 def run(name: str, host: Published, source: Path, work: Path) -> dict:
@@ -197,7 +200,7 @@ def phase1(name: str, host: Published, source: Path, work: Path) -> dict:
 
 def start(host: Published, copy: Path, source: Path, work: Path, line: list[str]) -> subprocess.CompletedProcess:
     """Run the checkout's train.py."""
-    command = [sys.executable, str(HERE / "drive.py"), "train.py", *line]
+    command = [sys.executable, "-m", "interop.drive", "train.py", *line]
     return subprocess.run(
         command, cwd=copy, env=environment(host, source, work), capture_output=True, text=True, timeout=1800
     )
@@ -264,7 +267,7 @@ def measure(name: str, host: Published, source: Path, work: Path, copy: Path) ->
     path.write_text(json.dumps(job))
     result = path.with_suffix(".result.json")
     result.unlink(missing_ok=True)
-    command = [sys.executable, str(HERE / "probe.py"), str(path)]
+    command = [sys.executable, "-m", "interop.probe", str(path)]
     done = subprocess.run(
         command, cwd=copy, env=environment(host, source, work), capture_output=True, text=True, timeout=1800
     )

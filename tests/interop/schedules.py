@@ -1,6 +1,6 @@
 """Writes the learning rate that each epoch trains with under the real Dassl's schedulers.
 
-    cd CHECKOUT; python schedules.py tests/golden/toolbox/lr_schedules.json OUT.json
+    cd CHECKOUT; python -m interop.schedules tests/golden/toolbox/lr_schedules.json OUT.json
 
 Each schedule is also saved in the middle, and goes on from the file with a new optimiser and scheduler.
 """
@@ -9,8 +9,8 @@ import json
 import sys
 from pathlib import Path
 
-import drive
 import torch
+from interop import drive
 
 
 def rates(optim, folder):

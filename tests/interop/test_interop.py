@@ -101,7 +101,7 @@ def native_maple_with_words(case, order, words):
 
 def foreign(place, repository, words, files):
     """A checkout's logits: `foreign(...)(fixture, what)`."""
-    place.run(repository, "logits.py", place.folder / "logits.npz", words, *files)
+    place.run(repository, "logits", place.folder / "logits.npz", words, *files)
     logits = dict(np.load(place.folder / "logits.npz"))
     for file in files:
         for order in ("host_first", "boosting_first"):
@@ -136,7 +136,7 @@ def test_logits_after_fixed_words(place):
 def test_learning_rates_of_the_real_dassl(place):
     """As Dassl gave them on the PyTorch that it was written for, from resumed runs too."""
     schedules, found = ROOT / "tests" / "golden" / "toolbox" / "lr_schedules.json", place.folder / "rates.json"
-    place.run("CoOp", "schedules.py", schedules, found)
+    place.run("CoOp", "schedules", schedules, found)
     for rates, schedule in zip(json.loads(found.read_text()), json.loads(schedules.read_text()), strict=True):
         assert rates == pytest.approx(schedule["lr_of_epoch"], rel=1e-9)
 

@@ -114,10 +114,10 @@ def test_import_in_a_toolbox(tmp_path, first):
     """Only CasPL's own names are registered, before or after the toolbox's trainers, which take precedence."""
     (tmp_path / "caspl").symlink_to(ROOT / "trainers")
     (tmp_path / "train.py").write_text(TOOLBOX.format(first=first))
-    environment = os.environ | {"PYTHONPATH": str(tmp_path)}
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), str(ROOT / "tests")])}
     if first == "dassl":
         environment["PYTHONPATH"] += os.pathsep + str(ROOT / "third_party")
         environment["IMPORTED_LATE"] = "1"
-    command = [sys.executable, str(ROOT / "tests" / "interop" / "drive.py"), "train.py"]
+    command = [sys.executable, "-m", "interop.drive", "train.py"]
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert not done.returncode, done.stderr

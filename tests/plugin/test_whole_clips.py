@@ -2,15 +2,18 @@
 
 import dataclasses
 
+import hf_folder
+import numpy as np
 import pytest
 import torch
 from hf_folder import renamed
+from PIL import Image
 from recipe import Spec, clip_state_dict, randn
 from torch.nn import functional as F
 
 import trainers
-from trainers.backbones import build_clip, fingerprint, tokenizer
-from trainers.engine import Learner, PromptedCLIP, PromptGroup, worded_texts
+from trainers.backbones import build_clip, fingerprint, load_clip, tokenizer, tokenizer_of
+from trainers.engine import Learner, PromptedCLIP, PromptGroup, special_tokens, worded_texts
 from trainers.engine.tokens import EOT, SOS
 from trainers.method.prompt_file import BoostingInfo, CheckpointError, save_boosting
 from trainers.plugin.structure import HostError
@@ -169,6 +172,16 @@ def test_calls_equal_the_engine_and_remove_restores(model, clip_model, depths):
         assert torch.equal(found, before)
 
 
+def test_batch_of_as_many_images_as_tokens_is_accepted(model, clip_model):
+    """The sequence's shape then does not tell its two orders apart."""
+    images = randn(4, "square", (SIZES.grid**2 + 1, 3, SIZES.image, SIZES.image))
+    native = PromptedCLIP(clip_model, Learner(), worded_texts(tokenizer().encode, NAMES, TEMPLATE))
+    native.cascade(boosting(0, 2))
+    with torch.no_grad(), trainers.boosted(model.model, boosting(0, 2)):
+        found = F.normalize(model.image(images), dim=-1)
+        torch.testing.assert_close(found, native.image_features(images), atol=FEATURES, rtol=0)
+
+
 def test_model_of_prompt_file_is_checked(state, tmp_path):
     model = openai(state)
     info = BoostingInfo(student_weights=fingerprint(model.model.visual.proj, model.model.text_projection))
@@ -191,6 +204,51 @@ def test_text_that_is_too_long_is_rejected(model):
             model.model.encode_text(rows)
 
 
+def timm_loop(trunk, group):
+    """The features of a timm ViT without class token and with attention pooling, with tokens after its patches."""
+    x = trunk.norm_pre(trunk._pos_embed(trunk.patch_embed(IMAGES)))
+    patches = x.shape[1]
+    for i, block in enumerate(trunk.blocks):
+        if i < len(group.vision):
+            tokens = trunk.norm_pre(group.vision[0]) if i == 0 else group.vision[i]
+            x = torch.cat([x[:, :patches], tokens.expand(len(x), -1, -1)], dim=1)
+        x = block(x)
+    return trunk.forward_head(trunk.norm(x[:, :patches]))
+
+
+def siglip():
+    """A small SigLIP of open_clip: a timm ViT, and a text tower without causal mask."""
+    model = pytest.importorskip("open_clip.model")
+    pytest.importorskip("timm")
+    torch.manual_seed(0)
+    vision = {"timm_model_name": "test_vit", "timm_pool": "map", "timm_proj": "none", "image_size": SIZES.image}
+    text = {"context_length": 16, "vocab_size": 300, "width": 64, "heads": 1, "layers": 2}
+    text |= {"no_causal_mask": True, "pool_type": "last", "proj_bias": True}
+    return model.CustomTextCLIP(64, vision, text, init_logit_bias=-10.0).eval()
+
+
+@pytest.mark.parametrize("depth", [1, 3, 6])
+def test_image_half_of_siglip_equals_an_explicit_loop(depth):
+    model = siglip()
+    assert len(model.visual.trunk.blocks) == 6
+    group = PromptGroup(torch.zeros(0, 0, 64), randn(2, "vision", (depth, 3, 64), 0.3)).freeze()
+    with torch.no_grad():
+        plain, expected = model.encode_image(IMAGES), model.visual.head(timm_loop(model.visual.trunk, group))
+        with trainers.boosted(model, group):
+            torch.testing.assert_close(model.encode_image(IMAGES), expected, atol=FEATURES, rtol=0)
+        assert (expected - plain).abs().max() > 1e-3
+        assert torch.equal(model.encode_image(IMAGES), plain)
+
+
+def test_text_half_of_siglip_is_rejected_and_nothing_changes():
+    model = siglip()
+    with torch.no_grad():
+        before = model.encode_image(IMAGES)
+        with pytest.raises(HostError, match="text tower has no causal mask.*DEPTH_TEXT 0"):
+            trainers.inject(model, boosting(2, 2))
+        assert torch.equal(model.encode_image(IMAGES), before)
+
+
 def test_timm_vision_tower_equals_an_explicit_loop():
     timm = pytest.importorskip("timm.models.vision_transformer")
     torch.manual_seed(0)
@@ -207,14 +265,7 @@ def test_timm_vision_tower_equals_an_explicit_loop():
     group = boosting(0, 2)
     with torch.no_grad():
         plain = trunk(IMAGES)
-        x = trunk.norm_pre(trunk._pos_embed(trunk.patch_embed(IMAGES)))
-        for i, block in enumerate(trunk.blocks):
-            if i < len(group.vision):
-                tokens = trunk.norm_pre(group.vision[0]) if i == 0 else group.vision[i]
-                tokens = tokens.expand(len(x), -1, -1)
-                x = torch.cat([x[:, :4], tokens], dim=1)
-            x = block(x)
-        expected = trunk.forward_head(trunk.norm(x[:, :4]))
+        expected = timm_loop(trunk, group)
         with trainers.boosted(trunk, group):
             torch.testing.assert_close(trunk(IMAGES), expected, atol=FEATURES, rtol=0)
         assert (expected - plain).abs().max() > 1e-3
@@ -226,6 +277,41 @@ def test_text_tower_without_causal_mask_is_rejected():
     text = transformer.TextTransformer(width=64, heads=1, layers=LAYERS, no_causal_mask=True, pool_type="last")
     with pytest.raises(HostError, match="text tower has no causal mask.*DEPTH_TEXT 0"):
         trainers.inject(torch.nn.ModuleDict({"text": text}), boosting(2, 0))
+
+
+def test_hugging_face_pipeline_is_boosted(tmp_path):
+    transformers = pytest.importorskip("transformers", exc_type=ImportError)
+    folder = hugging_face_folder(tmp_path)
+    pipeline = transformers.pipeline("zero-shot-image-classification", model=str(folder), device="cpu")
+    pixels = np.random.RandomState(0).randint(0, 255, (40, 30, 3)).astype(np.uint8)
+    picture = Image.fromarray(pixels)
+
+    def scores():
+        found = pipeline(picture, candidate_labels=NAMES, hypothesis_template=TEMPLATE)
+        return torch.tensor([next(each["score"] for each in found if each["label"] == name) for name in NAMES])
+
+    before, group = scores(), boosting(2, 3)
+    clip_model = load_clip(str(folder))
+    words = worded_texts(tokenizer_of(clip_model).encode, NAMES, TEMPLATE, special_tokens(clip_model)[1])
+    native = PromptedCLIP(clip_model, Learner(), words)
+    native.cascade(group)
+    images = pipeline.image_processor(picture, return_tensors="pt")["pixel_values"]
+    with torch.no_grad(), trainers.boosted(pipeline.model, group):
+        torch.testing.assert_close(scores(), native(images)[0].softmax(dim=0), atol=1e-5, rtol=0)
+    assert (before - native(images)[0].softmax(dim=0)).abs().max() > 1e-3
+    assert torch.equal(scores(), before)
+
+
+def hugging_face_folder(folder):
+    """Write a small model of Hugging Face with its tokenizer and image processor."""
+    spec = dataclasses.replace(SIZES, vocab=len(hf_folder.vocabulary()))
+    tower = {"hidden_size": 64, "intermediate_size": 256, "num_hidden_layers": LAYERS, "num_attention_heads": 1}
+    tower |= {"hidden_act": "quick_gelu"}
+    state = clip_state_dict(spec, 3, set(range(spec.vocab)))
+    state["logit_scale"] = torch.tensor(3.0)
+    vision = tower | {"image_size": SIZES.image, "patch_size": 8, "projection_dim": SIZES.embed_dim}
+    text = tower | {"max_position_embeddings": 77, "projection_dim": SIZES.embed_dim}
+    return hf_folder.save(folder / "clip", state, text, vision)
 
 
 def test_forward_of_hugging_face_is_boosted(state, clip_model):

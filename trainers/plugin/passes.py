@@ -248,8 +248,9 @@ class TowerHooks:
         """Vision: the first block must get what `ln_pre` returned, since the boosting tokens do."""
         entered = self._state.entered
         assert entered is not None
-        entered = entered if entered.shape == x.shape else entered.transpose(0, 1)
-        if entered.shape != x.shape or not close(x, entered.to(x.dtype)):
+        # both orders are tried: a batch may have as many images as an image has tokens
+        orders = [each for each in (entered, entered.transpose(0, 1)) if each.shape == x.shape]
+        if not any(close(x, each.to(x.dtype)) for each in orders):
             raise HostError(
                 f"{self.tower.path}: the model changes its tokens between the norm before the blocks and the first block; "
                 "expected block_0(ln_pre(x)). Use a boosting prompt without vision tokens (DEPTH_VISION 0)"
