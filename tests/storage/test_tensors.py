@@ -146,3 +146,10 @@ def test_bytes_are_read(tmp_path):
     """R-AMT saves its masks as bytes in the state dict."""
     torch.save({"state_dict": {"mask": bytes(range(256))}}, tmp_path / "file")
     assert read_checkpoint(tmp_path / "file")["state_dict"]["mask"] == bytes(range(256))
+
+
+def test_state_of_a_multi_step_schedule_is_read(tmp_path):
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.1)
+    state = torch.optim.lr_scheduler.MultiStepLR(optimizer, [3, 3, 5]).state_dict()
+    torch.save(state, tmp_path / "schedule.pt")
+    assert read_checkpoint(tmp_path / "schedule.pt")["milestones"] == {3: 2, 5: 1} == state["milestones"]

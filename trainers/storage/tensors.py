@@ -10,7 +10,7 @@ import io
 import math
 import pickle
 import zipfile
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from pathlib import Path
 from typing import Any
 
@@ -202,6 +202,7 @@ class _Reader(pickle.Unpickler):
             return _Module
         known = {
             ("collections", "OrderedDict"): OrderedDict,
+            ("collections", "Counter"): Counter,  # the milestones of a MultiStepLR
             ("torch._utils", "_rebuild_tensor_v2"): _tensor,
             ("torch._utils", "_rebuild_parameter"): _parameter,
             ("_codecs", "encode"): _encoded,  # how bytes are pickled
