@@ -6,7 +6,7 @@ is a file in the repository.
 
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # mkdocs loads this file from the path in its configuration
 
 CONFIGURATION = "configuration.md"
+DATASETS = "<!-- datasets -->"  # on docs/data.md
 _TAGS = (
     "a|abbr|article|br|code|details|div|em|h[1-6]|hr|li|nav|ol|p|pre|span|strong|summary|table|tbody|td|th|thead|tr|ul"
 )
@@ -58,6 +59,11 @@ def on_files(files: Any, config: Any) -> Any:
     return files
 
 
+def on_page_markdown(markdown: str, page: Any, config: Any, files: Any) -> str:
+    """Fill in the table of datasets."""
+    return markdown.replace(DATASETS, datasets()) if DATASETS in markdown else markdown
+
+
 def on_page_content(html: str, page: Any, config: Any, files: Any) -> str:
     """Show placeholders in docstrings, such as <folder>, which HTML would hide."""
     return _PLACEHOLDER.sub(r"&lt;\1&gt;", html) if page.file.src_uri.startswith("reference/") else html
@@ -91,14 +97,44 @@ the same keys.
 
 - Set a key as `KEY VALUE` on any command line, or in a YAML file. A list is written as in Python: `INPUT.SIZE "(224, 224)"`.
 - The defaults are Dassl's and those of the methods' own repositories. The recipes in `configs/` set the paper's values.
-- The column "phase" names the runs that read the key: 1 trains the boosting prompt, 2 trains a host. Setting a key that no
-  run reads is an error.
+- The column "phase" names the runs that read the key: 1 trains the boosting prompt, 2 trains a host. A key that no
+  trainer of the command reads is an error; a key that another setting switches off gets a warning.
 - In a command with both phases, plain pairs reach every phase that reads the key, except that optimiser,
   schedule and batch size (`OPTIM.*`, `TRAIN.*`, `DATALOADER.TRAIN_X.*`) reach phase 2 alone; the command prints a line about
   it. `--boost KEY VALUE` sets a key in phase 1 and
   `--adapt KEY VALUE` in phase 2.
 
 {reference()}"""
+
+
+def datasets() -> str:
+    """Return a table of the published datasets, from the facts that their readers declare."""
+    import yaml
+    from dassl.data.datasets import DATASET_REGISTRY
+
+    from trainers.experiments import places
+    from trainers.experiments.protocols import ELEVEN, SHIFTED
+
+    places.load_datasets()
+    head = "| dataset | classes | train / val / test | folder: content | licence | page | archive |"
+    rows = [head, "| --- | --- | --- | --- | --- | --- | --- |"]
+    for name in (*ELEVEN, *SHIFTED):
+        kind = DATASET_REGISTRY.get(yaml.safe_load(places.dataset_files()[name].read_text())["DATASET"]["NAME"])
+        facts = kind.facts
+        counts = " / ".join("-" if number is None else f"{number:,}" for number in facts[1:4])
+        licence, archive = facts.licence or "see the page", f"`{facts.archive}`" if facts.archive else "none"
+        layout = "<br>".join(line.split(" (")[0] for line in layout_of(kind)).replace("<class>", "&lt;class&gt;")
+        layout = layout.replace("<image>", "&lt;image&gt;")
+        rows.append(
+            f"| `{name}` | {facts.classes:,} | {counts} | `{kind.dataset_dir}/`:<br>{layout} | {licence} "
+            f"| [link]({facts.link}) | {archive} |"
+        )
+    return "\n".join(rows)
+
+
+def layout_of(kind: Any) -> Sequence[str]:
+    """Return the expected content of a dataset's folder; a reader describes it without reading anything."""
+    return kind.describe_layout(kind.__new__(kind))
 
 
 def modules(folder: str) -> list[str]:

@@ -1,0 +1,106 @@
+"""The commands in README, CONTRIBUTING and docs/, for tests.
+
+A fenced block of the language bash contains commands. A block without a title is executed as it is; a title states what
+it needs that a test does not have.
+"""
+
+import re
+import shlex
+from dataclasses import dataclass
+from pathlib import Path
+
+from conftest import ROOT
+
+from trainers.__main__ import COMMANDS
+from trainers.cli import arguments
+
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+_BLOCK = re.compile(r'^( *)```bash(?: title="([^"\n]*)")?\n(.*?)^\1```$', re.M | re.S)
+_FENCE = re.compile(r"^( *)```.*?^\1```$", re.M | re.S)
+_INLINE = re.compile(r"`((?:[A-Z_]+=\S+ )?(?:caspl|bash|python|pip) [^`]+)`")
+_STARTS = re.compile(r"^ {4}(?:caspl|pip|bash|python|torchrun|git) .*", re.M)
+
+
+@dataclass(frozen=True)
+class Command:
+    """A command of a page.
+
+    Attributes:
+        page: name of the page.
+        title: what it needs; "" if it is executed.
+        words: the command line.
+    """
+
+    page: str
+    title: str
+    words: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return f"{self.page}: {shlex.join(self.words)}"
+
+
+class Parsed(BaseException):
+    """A parsed command line, raised in place of running the command."""
+
+    def __init__(self, parser, namespace):
+        super().__init__()
+        self.parser, self.namespace = parser, namespace
+
+
+def commands(page: Path) -> list[Command]:
+    """Return the commands of a page's blocks, in order."""
+    found = []
+    for _, title, text in _BLOCK.findall(page.read_text()):
+        for line in text.replace("\\\n", " ").splitlines():
+            if words := shlex.split(line, comments=True):
+                found.append(Command(page.name, title, tuple(words)))
+    return found
+
+
+def inline(page: Path) -> list[str]:
+    """Return the commands in a page's running text."""
+    return _INLINE.findall(_FENCE.sub("", page.read_text()))
+
+
+def unfenced(page: Path) -> list[str]:
+    """Return lines outside of fenced blocks that look like commands of a block."""
+    return _STARTS.findall(_FENCE.sub("", page.read_text()))
+
+
+def parse(monkeypatch, words) -> Parsed:
+    """Parse the words after `caspl` with the command's own parser.
+
+    Raises:
+        SystemExit: an argument is unknown or wrong.
+        KeyError: the command is unknown.
+    """
+    return _stopped(monkeypatch, words, arguments.parse)
+
+
+def parser_of(monkeypatch, command: str):
+    """Return the parser of a command."""
+    return _stopped(monkeypatch, [command], lambda *_, **__: None).parser
+
+
+def _stopped(monkeypatch, words, read) -> Parsed:
+    def stop(parser, argv, *args, **kwargs):
+        raise Parsed(parser, read(parser, argv, *args, **kwargs))
+
+    module, first, _ = COMMANDS[words[0]]
+    with monkeypatch.context() as patch:
+        patch.setattr(arguments, "parse", stop)
+        program = __import__(f"trainers.cli.{module}", fromlist=["main"])
+        try:
+            program.main(*first, list(words[1:]))
+        except Parsed as parsed:
+            return parsed
+    raise AssertionError(f"caspl {words[0]} does not parse its arguments with arguments.parse")
+
+
+def options(parser) -> set[str]:
+    """Return the options of a parser and its subcommands."""
+    found = set(parser._option_string_actions)
+    for action in parser._actions:
+        if isinstance(action.choices, dict):
+            found |= {option for each in action.choices.values() for option in options(each)}
+    return found
