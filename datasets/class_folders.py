@@ -80,13 +80,27 @@ def list_images(
     return entries
 
 
-def list_folder(folder: str | os.PathLike[str]) -> tuple[list[str], Skipped]:
-    """Return the sorted names of the images in a folder, and everything else in it except hidden files."""
+def list_tree(folder: str | os.PathLike[str], skipped: Skipped, skip: Collection[str] = ()) -> list[str]:
+    """Return the paths, relative to `folder`, of the images in it and in all folders below, sorted folder by folder.
+
+    Args:
+        folder: where to look.
+        skipped: is extended by the files that are not read.
+        skip: names of files that are neither read nor counted.
+    """
+    images, others = list_folder(folder, skip)
+    skipped.endings += others.endings
+    below = [(name, list_tree(os.path.join(folder, name), skipped, skip)) for name in others.folders]
+    return images + [os.path.join(name, image) for name, paths in below for image in paths]
+
+
+def list_folder(folder: str | os.PathLike[str], skip: Collection[str] = ()) -> tuple[list[str], Skipped]:
+    """Return the sorted names of the images in a folder, and everything else in it except hidden files and `skip`."""
     images, others = [], Skipped()
     with os.scandir(folder) as entries:
         for entry in sorted(entries, key=lambda entry: entry.name):
             ending = os.path.splitext(entry.name)[1].lower()
-            if entry.name.startswith("."):
+            if entry.name.startswith(".") or entry.name in skip:
                 continue
             if entry.is_dir():
                 others.folders.append(entry.name)

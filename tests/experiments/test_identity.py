@@ -210,7 +210,7 @@ def test_killed_job_fails_and_no_planted_pickle_is_loaded(collections, tmp_path)
         if driver.poll() is None:
             os.killpg(driver.pid, signal.SIGKILL)
     assert driver.returncode == 2 and "failed: few_shot image_folder phase 1" in printed
-    assert "Finished: few_shot image_folder phase 1" not in printed and not list(output.rglob("*.safetensors"))
+    assert "Finished: few_shot image_folder phase 1" not in printed and not list(output.rglob("boosting.safetensors"))
     assert not trace.exists() and "Traceback" not in printed
 
 

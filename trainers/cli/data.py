@@ -22,7 +22,7 @@ from ..storage.locks import locked
 from . import arguments
 from .program import guarded
 
-OWN = ("csv", "image_folder")  # `all` leaves them out: their folder is DATASET.ROOT itself
+OWN = ("csv", "image_folder", "unlabelled_folder")  # `all` leaves them out: their folder is DATASET.ROOT itself
 
 
 def data(argv: list[str] | None = None) -> int:

@@ -12,7 +12,7 @@ import argparse
 from . import arguments
 from .program import guarded
 
-OWN = ("csv", "image_folder")  # have no published figures
+OWN = ("csv", "image_folder", "unlabelled_folder")  # have no published figures
 
 
 def verify(argv: list[str] | None = None) -> int:

@@ -103,6 +103,8 @@ class Field:
             one = " ".join(filter(None, [_TYPES[self.type], self._range()]))
         if not self.many:
             return f"{one}, not empty" if self.required and self.type is str and self.choices is None else one
+        if self.path:
+            return "a folder, or a list of folders"
         count = "" if self.length is None else f" of {self.length}"
         return f"a list{count}, each {one}"
 
@@ -134,6 +136,8 @@ class Field:
         value = self._literal(value)
         if not self.many:
             return self._item(value)
+        if self.path and isinstance(value, str):
+            value = [value]  # one folder
         if not isinstance(value, list | tuple):
             raise ValueError(self.expected())
         return type(self.default)(self._item(item) for item in value)
@@ -148,7 +152,8 @@ class Field:
             literal = ast.literal_eval(value)
         except (ValueError, SyntaxError, MemoryError, RecursionError):
             return value
-        return value if self.path and literal is not None else literal
+        literally = self.path and literal is not None and not (self.many and isinstance(literal, list | tuple))
+        return value if literally else literal
 
     def _item(self, value: Any) -> Any:
         if self.type is float and isinstance(value, int | str) and not isinstance(value, bool):

@@ -363,6 +363,12 @@ CASPL = tuple(
         ("TEMPERATURE", 1.0, "temperature of the distillation", {"least": 1e-3, "most": 1000, "read_by": (BOOSTING,)}),
         ("LOSS", "kl", "loss of phase 1", {"choices": losses, "read_by": (BOOSTING,)}),
         ("CLASSES", "all", "classes of phase 1", {"choices": ("all", "base"), "read_by": (BOOSTING,)}),
+        (
+            "IMAGES",
+            [],
+            "folders of unlabelled images that phase 1 learns from as well",
+            {"longest": 1024, "path": True, "place": True, "read_by": (BOOSTING,)},
+        ),
         ("HOST_WORDS", "", "words in the place of the host's context", {"read_by": (BOOSTING,)}),
         (
             "TEACHER.BACKBONE",

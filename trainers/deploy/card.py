@@ -49,6 +49,7 @@ def _phase(item: dict) -> str:
     labels = "with labels" if item["labels"] else "without labels"
     names = ", ".join(item["class_names"][:8]) + (", …" if len(item["class_names"]) > 8 else "")
     count = f"{item['images']} images" if item["images"] else "an unknown number of images"
+    count += f" (and {item['added_images']} of other folders)" if item.get("added_images") else ""
     kinds = {"boosting": "Phase 1", "adapting": "Phase 2"}
     return (
         f"- {kinds.get(item['phase'], item['phase'])}: {count} of {item['dataset'] or 'an unknown dataset'} {labels}, "

@@ -9,7 +9,7 @@ from typing import Any
 from yacs.config import CfgNode
 
 from .. import config
-from ..method import prompt_file, templates
+from ..method import prompt_file, templates, unlabelled
 from ..storage.atomic import sha256
 from .result import Result
 from .setting import Data, Setting
@@ -25,6 +25,12 @@ def check_boosting_data(folder: Path, info: prompt_file.BoostingInfo, data: Data
         reject_data(folder, "other images", f"those in {data.root} are given")
     if not info.data and info.classes == "all" and info.images not in (0, data.images):
         reject_data(folder, f"{info.images} images", f"{data.root} has {data.images}")
+
+
+def check_added_images(folder: Path, info: prompt_file.BoostingInfo, added: Sequence[str]) -> None:
+    """Raise `ConfigError` if phase 1 was trained on other unlabelled images than those in the folders that are given."""
+    if added and info.added_data != unlabelled.fingerprint(unlabelled.list_images(added), added):
+        reject_data(folder, f"{info.added_images} other unlabelled images", f"those in {', '.join(added)} are given")
 
 
 def reject_data(folder: Path, theirs: str, ours: str) -> None:

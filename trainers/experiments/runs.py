@@ -21,6 +21,7 @@ from . import result as results
 from .comparison import (
     boosting_record,
     changed_settings,
+    check_added_images,
     check_boosting_data,
     check_boosting_texts,
     compare_boosting,
@@ -60,8 +61,10 @@ def boost(setting: Setting) -> Path:
                 Run(setting.configuration("CasPL", BOOSTING_SEED, folder, options)).train()
                 return path
     info = prompt_file.read_info(path)
+    asked = setting.configuration("CasPL", BOOSTING_SEED, folder, options)
     check_boosting_data(folder, info, data)
-    check_boosting_texts(folder, info, setting.configuration("CasPL", BOOSTING_SEED, folder, options))
+    check_boosting_texts(folder, info, asked)
+    check_added_images(folder, info, asked.TRAINER.CASPL.IMAGES)
     logger.info("Phase 1 is finished: %s", path)
     if (folder / "config.yaml").is_file():
         compare_boosting(setting.configuration("CasPL", BOOSTING_SEED, folder), folder / "config.yaml", options)

@@ -30,6 +30,7 @@ from ..engine.precision import Precision, cast_clip, choose
 from ..training import parallel
 from ..training.provenance import training_item
 from ..training.trainer import PromptTrainer
+from . import unlabelled
 from .identity import (
     backbone_fingerprint,
     boosting_identity,
@@ -102,7 +103,9 @@ class CasPL(Taught, PromptTrainer):
 
     def data_seen(self) -> list[dict]:
         """Return the provenance of phase 1."""
-        return [training_item(self, "boosting")]
+        added = len(self.added)
+        item = training_item(self, "boosting")
+        return [item | {"images": item["images"] - added, "added_images": added} if added else item]
 
     def check_cfg(self, cfg: CfgNode) -> None:
         """Check the configuration before anything is built.
@@ -115,7 +118,11 @@ class CasPL(Taught, PromptTrainer):
             raise config.ConfigError(problem)
 
     def build_data_loader(self) -> None:
-        """Load the classes of `TRAINER.CASPL.CLASSES`, unless another subset is set (for an evaluation)."""
+        """Load the classes of `TRAINER.CASPL.CLASSES`, unless another subset is set, and add unlabelled images.
+
+        Raises:
+            ConfigError: a folder of unlabelled images does not exist or has no images.
+        """
         cfg = self.cfg.clone()
         if cfg.DATASET.SUBSAMPLE_CLASSES == "all":
             cfg.defrost()
@@ -123,6 +130,11 @@ class CasPL(Taught, PromptTrainer):
         self.classes = cfg.DATASET.SUBSAMPLE_CLASSES
         self.use_data(cfg)
         self.train_loader_x.dataset.views = cfg.TRAINER.CASPL.TEACHER.VIEWS
+        self.added = unlabelled.list_images(cfg.TRAINER.CASPL.IMAGES)
+        self.added_data = unlabelled.fingerprint(self.added, cfg.TRAINER.CASPL.IMAGES)
+        if self.added:
+            self.train_loader_x.dataset.data_source.extend(self.added)  # its sampler reads the length in each epoch
+            logger.info("Added %d unlabelled images from %s", len(self.added), ", ".join(cfg.TRAINER.CASPL.IMAGES))
 
     @classmethod
     def build_classifier(
@@ -237,6 +249,8 @@ class CasPL(Taught, PromptTrainer):
             class_names=list(self.dm.dataset.classnames),
             classes=self.classes,
             images=seen["images"],
+            added_images=len(self.added),
+            added_data=self.added_data,
             labels=seen["labels"],
             epochs=self.max_epoch,
             seed=cfg.SEED,
@@ -249,7 +263,7 @@ class CasPL(Taught, PromptTrainer):
         """Return the digest of what determines the prompt: settings, data, teacher and student."""
         teacher = weights_fingerprint(*self.teacher.paths)
         student = backbone_fingerprint(self.cfg.MODEL.BACKBONE.NAME)
-        return boosting_identity(self.cfg, self.data_fingerprint(), teacher, student)
+        return boosting_identity(self.cfg, self.data_fingerprint(), teacher, student, self.added_data)
 
     def data_fingerprint(self) -> str:
         """Return the fingerprint of the training data."""

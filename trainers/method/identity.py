@@ -24,11 +24,11 @@ _READ = (
 )
 # Files and folders: their contents are fingerprinted instead.
 _PATHS = tuple(
-    f"TRAINER.CASPL.{key}" for key in ("CHECKPOINT", "TEACHER.BACKBONE", "TEACHER.CACHE", "TEACHER.TEMPLATE")
+    f"TRAINER.CASPL.{key}" for key in ("CHECKPOINT", "IMAGES", "TEACHER.BACKBONE", "TEACHER.CACHE", "TEACHER.TEMPLATE")
 )
 
 
-def boosting_identity(cfg: CfgNode, data: str, teacher: str, student: str) -> str:
+def boosting_identity(cfg: CfgNode, data: str, teacher: str, student: str, added: str = "") -> str:
     """Return the SHA-256 of phase 1's settings, data, teacher and student.
 
     Args:
@@ -36,6 +36,7 @@ def boosting_identity(cfg: CfgNode, data: str, teacher: str, student: str) -> st
         data: fingerprint of the data.
         teacher: fingerprint of the teacher's weights.
         student: fingerprint of the student's weights.
+        added: fingerprint of unlabelled images from other folders; empty: there are none.
     """
     settings: dict[str, Any] = {key: value for key, value in leaves(cfg) if key.startswith(_READ) and key not in _PATHS}
     settings["cached"] = bool(cfg.TRAINER.CASPL.TEACHER.CACHE)  # a cache rounds the teacher's features
@@ -43,6 +44,7 @@ def boosting_identity(cfg: CfgNode, data: str, teacher: str, student: str) -> st
     if template:
         settings["template"] = described(template)
     content = {"settings": settings, "data": data, "teacher": teacher, "student": student}
+    content |= {"added": added} if added else {}
     return hashlib.sha256(json.dumps(content, sort_keys=True, default=list).encode()).hexdigest()
 
 

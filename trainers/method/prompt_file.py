@@ -49,6 +49,7 @@ class BoostingInfo:
         order, temperature, template, host_words: settings of phase 1.
         dataset, class_names, classes: the training data; `classes` is "all" or "base"; classes_hash: of the names.
         images: number of training images; labels: whether their labels were read.
+        added_images: number of unlabelled images from other folders; added_data: their fingerprint.
         epochs, seed, dtype: how it was trained, and the dtype of the prompts during training.
         data: fingerprint of the training data.
         identity: digest of what determines the prompt: phase 1's settings, data, teacher and student.
@@ -73,6 +74,8 @@ class BoostingInfo:
     classes_hash: str = ""
     classes: str = ""
     images: int = 0
+    added_images: int = 0
+    added_data: str = ""
     labels: bool = False
     epochs: int = 0
     seed: int = 0
@@ -99,7 +102,7 @@ class BoostingInfo:
             "class_names": all(isinstance(name, str) for name in self.class_names),
             "classes": self.classes in ("", "all", "base", "new"),
         }
-        counts = ("text_width", "vision_width", "text_layers", "vision_layers", "images", "epochs")
+        counts = ("text_width", "vision_width", "text_layers", "vision_layers", "images", "added_images", "epochs")
         limits |= {key: getattr(self, key) >= 0 for key in counts}
         if self.class_names and limits["class_names"]:
             limits["classes_hash"] = self.classes_hash == names_hash(self.class_names)
@@ -110,7 +113,8 @@ class BoostingInfo:
 
 def boosting_item(info: BoostingInfo) -> dict:
     """Return phase 1's entry of a run's provenance, as its prompt file records it."""
-    return provenance.item("boosting", info.dataset, info.images, info.labels, info.classes, info.class_names)
+    seen = provenance.item("boosting", info.dataset, info.images, info.labels, info.classes, info.class_names)
+    return seen | ({"added_images": info.added_images} if info.added_images else {})
 
 
 def names_hash(names: list[str]) -> str:

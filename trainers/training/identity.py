@@ -32,7 +32,7 @@ MOST_BYTES = 1 << 26  # of identity.json; ImageNet's class names take less than 
 # Where and how a run computes, and files that are compared by their fingerprints.
 _PLACES = (
     *("OUTPUT_DIR", "RESUME", "DATASET.ROOT", "DATALOADER.NUM_WORKERS", "VERBOSE", "USE_CUDA", "TRAIN.PRINT_FREQ"),
-    *("TRAIN.FEATURES", "TEST.FEATURES"),
+    *("TRAIN.FEATURES", "TEST.FEATURES", "TRAINER.CASPL.IMAGES"),
     *("TRAINER.CASPL.CHECKPOINT", "TRAINER.CASPL.TEACHER.BACKBONE", "TRAINER.CASPL.TEACHER.CACHE", "TRAINER.NAME"),
     *(
         "MODEL.BACKBONE.NAME",
@@ -70,6 +70,8 @@ def of_trainer(trainer: Any, cfg: CfgNode) -> dict:
         "teacher": weights_fingerprint(*teacher) if teacher else "",
         "boosting": getattr(boosting, "identity", ""),
     }
+    if hasattr(trainer, "added_data"):
+        content["added images"] = trainer.added_data or "none"
     return content | {"digest": digest(content)}
 
 
@@ -99,7 +101,7 @@ def _backbone(cfg: CfgNode) -> str:
 
 def differences(ours: dict, theirs: dict) -> list[str]:
     """Return what differs between two identities, as "what: theirs -> ours"; entries that one of them lacks do not count."""
-    changed = _changed(ours, theirs, ("trainer", "backbone", "teacher", "boosting"))
+    changed = _changed(ours, theirs, ("trainer", "backbone", "teacher", "boosting", "added images"))
     our_data, their_data = ours.get("data", {}), theirs.get("data", {})
     changed += _changed(our_data, their_data, ("dataset", "classes", "fingerprint"), "data's ")
     return changed + [line for line in _changed_settings(ours, theirs) if _read(ours, line.partition(":")[0])]

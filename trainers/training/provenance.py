@@ -1,6 +1,7 @@
 """Provenance: which data each phase of a run used, how many images, whether it read their labels, and its class names.
 
-`ledger.json` in a run's folder is a list with one item per phase, as returned by `item`.
+`ledger.json` in a run's folder is a list with one item per phase, as returned by `item`. An item has "added_images" if
+phase 1 also learned from unlabelled images of other folders; their number is not part of "images".
 """
 
 import json

@@ -72,6 +72,7 @@ class Run:
                 trainer = self._build()
                 if build_only:
                     return None
+                check_labels(self.cfg, trainer, trained=True, tested=not self.cfg.TEST.NO_TEST)
                 check_validation(self.cfg, trainer)
                 trainer.run_identity = parallel.on_main(lambda: self._kept_identity(trainer))
                 trainer.train()
@@ -93,6 +94,7 @@ class Run:
         """
         with self._processes(), self._logged(evaluating=True):
             trainer = self._build(epoch)
+            check_labels(self.cfg, trainer, trained=False, tested=True)
             if folder:
                 parallel.on_main(lambda: self._check_evaluation(trainer, Path(folder), epoch))
             trainer.load_model(str(folder), epoch=epoch)
@@ -250,6 +252,22 @@ def check_processes(cfg: CfgNode) -> None:
         raise ConfigError(
             f"TRAINER.NAME: {cfg.TRAINER.NAME} with {parallel.size()} processes; expected a trainer of this package. Start "
             "it without torchrun"
+        )
+
+
+def check_labels(cfg: CfgNode, trainer: Any, trained: bool, tested: bool) -> None:
+    """Raise `ConfigError` if a dataset without labels is to be trained with labels or tested on."""
+    if getattr(trainer.dm.dataset, "labelled", True):
+        return
+    if trained and getattr(trainer, "reads_labels", True):
+        raise ConfigError(
+            f"DATASET.NAME: {cfg.DATASET.NAME} has no labels; expected a labelled dataset for {cfg.TRAINER.NAME}. Only phase 1 "
+            "(the trainer CasPL) learns without labels"
+        )
+    if tested:
+        raise ConfigError(
+            f"DATASET.NAME: {cfg.DATASET.NAME} has no labels; expected a labelled dataset for a test. Give another dataset, "
+            "or train with TEST.NO_TEST True"
         )
 
 

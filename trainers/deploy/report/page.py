@@ -130,6 +130,7 @@ def _ledger(ledger: list[dict]) -> str:
     for item in ledger:
         phase = {"boosting": "Phase 1 (boosting)", "adapting": "Phase 2 (adapting)"}.get(item["phase"], item["phase"])
         images = f"{item['images']:,} images" if item["images"] else "an unknown number of images"
+        images += f" (and {item['added_images']:,} of other folders)" if item.get("added_images") else ""
         labels = "with their labels" if item["labels"] else "without any label"
         names = len(item["class_names"])
         lines.append(f"{phase} saw {images} of {item['dataset'] or 'unknown data'} {labels}, and {names} class names.")

@@ -1,0 +1,62 @@
+"""Unlabelled images that phase 1 learns from in addition to its dataset's (`TRAINER.CASPL.IMAGES`)."""
+
+import hashlib
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from dassl.data.datasets import Datum
+from PIL import Image
+
+from ..config import ConfigError
+
+KEY = "TRAINER.CASPL.IMAGES"
+
+
+class UnlabelledImage(Datum):
+    """An image without a label, decoded like a user's own images: upright, RGB, 8 bits."""
+
+    def read(self) -> Image.Image:
+        """Decode the image.
+
+        Raises:
+            ImageError: it is unreadable.
+        """
+        from ..deploy.images import open_image  # a program's part, above this package's methods
+
+        return open_image(self.impath)
+
+
+def list_images(folders: Sequence[str]) -> list[Datum]:
+    """List the images in folders and all folders below them, sorted by their paths within each folder.
+
+    Raises:
+        ConfigError: a folder does not exist or has no images, or an image occurs twice.
+    """
+    from ..deploy.images import find_images
+
+    found: list[Path] = []
+    for folder in folders:
+        if not Path(folder).is_dir():
+            raise ConfigError(f"{KEY}: {folder} is not a folder; expected a folder of images")
+        try:
+            found += find_images([folder])
+        except OSError as error:
+            raise ConfigError(f"{KEY}: {error}") from error
+    absolute = [os.path.abspath(path) for path in found]
+    if len(set(absolute)) < len(absolute):
+        raise ConfigError(f"{KEY}: {list(folders)} overlap; expected each image once. Leave a folder out")
+    return [UnlabelledImage(impath=path) for path in absolute]
+
+
+def fingerprint(items: Sequence[Datum], folders: Sequence[str]) -> str:
+    """Return the SHA-256 of a list of images: paths below their folders, and sizes; empty for an empty list."""
+    if not items:
+        return ""
+    digest = hashlib.sha256()
+    roots = [os.path.abspath(folder) for folder in folders]
+    for item in items:
+        root = next(root for root in roots if Path(item.impath).is_relative_to(root))
+        line = f"{os.path.relpath(item.impath, root)}\t{os.stat(item.impath).st_size}\n"
+        digest.update(line.encode("utf-8", "surrogateescape"))
+    return digest.hexdigest()
