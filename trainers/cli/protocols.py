@@ -2,6 +2,7 @@
 
 import argparse
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -55,9 +56,16 @@ def _run_parser(rules: Protocol) -> argparse.ArgumentParser:
     parser = arguments.parser(rules.command, f"{rules.title}: both phases, and a table.", phases=True)
     for name in rules.arguments:
         parser.add_argument(name, **ARGUMENTS[name])
+    if "--targets" not in rules.arguments:
+        _add_vary(parser)
     arguments.add_folders(parser)
     add_dry_run(parser)
     return parser
+
+
+def _add_vary(parser: argparse.ArgumentParser) -> None:
+    text = "make the runs for each value; several keys: for each combination. boost:KEY, adapt:KEY: in one phase alone"
+    parser.add_argument("--vary", nargs="+", default=[], metavar="KEY=V1,V2,...", help=text)
 
 
 def one_run(rules: Protocol, argv: list[str] | None) -> None:
@@ -68,12 +76,16 @@ def one_run(rules: Protocol, argv: list[str] | None) -> None:
 
     setting, cascaded = _setting(args, args.dataset, rules.name, getattr(args, "targets", [])), f"CasPL_{args.host}"
     baseline = args.baseline or args.dataset == "shapes"
-    setting.check_options(["CasPL", cascaded])
-    setting.check_runs(["CasPL", cascaded, *([args.host, "ZeroshotCLIP"] if baseline else [])], args.seed, args.shots)
+    trainers = ["CasPL", cascaded, *([args.host, "ZeroshotCLIP"] if baseline else [])]
+    varied = _variations(setting, args)
+    for each in varied:
+        each.check_options(trainers)
+        each.check_runs(trainers, args.seed, args.shots)
     _announce_unreached(setting)
-    if args.dry_run:
-        show_jobs(_jobs(setting, args, baseline), args)
+    if args.dry_run or len(varied) > 1:
+        _several(varied, args, baseline)
         return
+    setting = varied[0]
     stages, results = Stages(5 if baseline else 4), []
     with stages.next(f"{'render' if args.dataset.startswith('shapes') else 'read'} data: {args.dataset}"):
         setting.data_of()
@@ -87,6 +99,30 @@ def one_run(rules: Protocol, argv: list[str] | None) -> None:
     with stages.next(f"table: {rules.title}, {args.dataset}"):
         table = _table(results)
     print(table)
+
+
+def _variations(setting: "Setting", args: argparse.Namespace) -> "list[Setting]":
+    """Return the setting for each combination of `--vary`; the setting itself without it."""
+    from ..experiments.variations import product
+
+    return [setting.with_variation(varied) for varied in product(getattr(args, "vary", []))]
+
+
+def _several(varied: "list[Setting]", args: argparse.Namespace, baseline: bool) -> None:
+    """Make the runs of all variations one after the other and print a table over the varied keys, or only the plan.
+
+    Raises:
+        ConfigError: runs failed.
+    """
+    from ..experiments.grid import Grid, unique
+
+    grid = Grid([], varied[0])
+    grid.jobs = unique(job for setting in varied for job in _jobs(setting, args, baseline))
+    if args.dry_run:
+        show_jobs(grid.jobs, args)
+        return
+    grid.run()
+    report(grid, args.output, args.vary)
 
 
 def _jobs(setting: "Setting", args: argparse.Namespace, baseline: bool) -> "list[Job]":
@@ -129,7 +165,9 @@ def reproduce(argv: list[str] | None) -> None:
 
     names = list(PROTOCOLS) if args.protocol == "all" else [args.protocol]
     shared = _setting(args)
-    grid = Grid([_plan(PROTOCOLS[name], args) for name in names], shared)
+    plans, varied = [_plan(PROTOCOLS[name], args) for name in names], _variations(shared, args)
+    _check_variations(plans, varied if args.vary else [])
+    grid = Grid(plans, *varied)
     _announce_unreached(shared)
     if args.dry_run:
         show_jobs(grid.jobs, args)
@@ -141,11 +179,25 @@ def reproduce(argv: list[str] | None) -> None:
         from ..experiments.cluster import Cluster
 
         grid.run(Cluster(kind, args.jobs, args.output / "cluster", args.slurm).run)
-    report(grid, args.output)
+    report(grid, args.output, args.vary)
 
 
-def report(grid: "Grid", output: Path) -> None:
+def _check_variations(plans: "list[Plan]", varied: "list[Setting]") -> None:
+    """Check the values of all variations before the first run starts."""
+    for plan in plans:
+        hosts = [name for host in plan.scope.hosts for name in (host, f"CasPL_{host}")]
+        for setting in varied:
+            made = setting.of(plan.scope.datasets[0], plan.protocol, plan.targets)
+            made.check_runs(["CasPL", "ZeroshotCLIP", *hosts], plan.scope.seeds[0], plan.scope.shots[0])
+
+
+def report(grid: "Grid", output: Path, varied: Sequence[str] = ()) -> None:
     """Print the tables of a grid's protocols, and its failures.
+
+    Args:
+        grid: the grid.
+        output: the folder of all runs.
+        varied: the items of `--vary`; there is a table over each key.
 
     Raises:
         ConfigError: there were failures.
@@ -154,18 +206,21 @@ def report(grid: "Grid", output: Path) -> None:
 
     for name in dict.fromkeys(result.protocol for result in grid.results):
         _paper_tables(output, name)
+        for item in varied:
+            print()
+            _paper_tables(output, name, ["--by", item.partition("=")[0]])
     for job, error in grid.failures:
         print(f"failed: {job}: {str(error).strip()}")
     if grid.failures:
         raise ConfigError(f"{len(grid.failures)} runs failed (listed above). The same command tries them again")
 
 
-def _paper_tables(output: Path, protocol: str) -> None:
+def _paper_tables(output: Path, protocol: str, more: Sequence[str] = ()) -> None:
     """Print the tables of all results in the output folder, with the paper's figures."""
     from . import results
 
     try:
-        results.show([str(output), "--protocol", protocol])
+        results.show([str(output), "--protocol", protocol, *more])
     except ValueError as error:  # about results of other runs in this folder; the grid's failures follow
         sys.stderr.write(f"in the tables: {error}\n")
 
@@ -188,6 +243,7 @@ def _grid_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--shots-list", nargs="+", type=arguments.shot_number, metavar="SHOTS", help="of few_shot; default: 1 2 4 8 16"
     )
+    _add_vary(parser)
     parser.add_argument("--miniature", action="store_true", help="the same on the embedded datasets: minutes on a CPU")
     parser.add_argument(
         "--cluster",

@@ -1,12 +1,18 @@
 """Tables and plots of finished runs: means over seeds, gains of CasPL over its hosts, the paper's figures next to ours."""
 
+import argparse
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ..experiments.places import ROOT
 from ..experiments.protocols import ACCURACY, PROTOCOLS
 from . import arguments
 from .program import guarded
+
+if TYPE_CHECKING:
+    from ..results.by_key import KeyTable
+    from ..results.read import Run
 
 FORMATS = ("md", "csv", "latex", "json")
 
@@ -24,20 +30,38 @@ def show(argv: list[str] | None = None) -> None:
     parser.add_argument(
         "--metrics", nargs="+", default=[ACCURACY], metavar="METRIC", help=f"metrics to show (default: {ACCURACY})"
     )
+    parser.add_argument("--by", metavar="KEY", help="tables over the values of a key, as --vary makes them")
     parser.add_argument("--format", choices=FORMATS, default="md", help="default: md")
     parser.add_argument("--plot", type=Path, metavar="FILE", help="also draw to FILE (.png, .pdf or .svg)")
     args = arguments.parse(parser, argv, keys=False)
-    from ..results import formats, plots, read, summary
+    from ..results import by_key, plots, read
 
     if args.plot:
         plots.check_ending(args.plot)
     runs, problems = read.read_runs(args.output, (args.protocol,) if args.protocol else tuple(PROTOCOLS), args.metrics)
+    if args.by:
+        _show_by_key(by_key.tables(runs, args.by), args)
+    else:
+        _show_tables(runs, args)
+    if problems:
+        raise ValueError(f"{len(problems)} result.json could not be read, and are in no table: " + " | ".join(problems))
+
+
+def _show_tables(runs: "list[Run]", args: argparse.Namespace) -> None:
+    from ..results import formats, plots, read, summary
+
     tables = summary.summarise(runs, read.read_paper(), args.metrics)
     sys.stdout.write(formats.FORMATS[args.format](tables))
     if args.plot:
         plots.draw(tables, args.plot)
-    if problems:
-        raise ValueError(f"{len(problems)} result.json could not be read, and are in no table: " + " | ".join(problems))
+
+
+def _show_by_key(tables: "list[KeyTable]", args: argparse.Namespace) -> None:
+    from ..results import by_key, plots_by_key
+
+    sys.stdout.write(by_key.FORMATS[args.format](tables))
+    if args.plot:
+        plots_by_key.draw(tables, args.plot)
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -82,6 +82,8 @@ def _state_of_boosting(setting: Setting) -> str:
 def _state_of_run(job: Job) -> str:
     setting = job.setting
     if job.seed is None or job.shots is None:
+        if job.needs is not None and not job.needs.is_file():
+            return NEW
         asked, _, boosting = runs.untrained_configuration(setting, job.trainer)
         folder = setting.folder(job.trainer)
         kept = runs.measured(setting, folder, asked, _existing(boosting), compare_data=False)

@@ -1,10 +1,11 @@
 """A grid of runs: its jobs, phase 1 before the runs that need it; the results, and the failures."""
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from . import variations
 from .protocols import Scope
 from .result import Result
 from .runs import boost, host_run, read_finished, untrained
@@ -30,6 +31,13 @@ class Job:
     trainer: str
     seed: int | None = None
     shots: int | None = None
+
+    @property
+    def place(self) -> Path:
+        """What it writes: phase 1's prompt file, or the folder of a result."""
+        if self.trainer == BOOST:
+            return self.setting.boosting_file
+        return self.setting.folder(self.trainer, self.seed, self.shots)
 
     @property
     def needs(self) -> Path | None:
@@ -63,7 +71,10 @@ class Job:
 
     def __str__(self) -> str:
         what = f"{self.setting.protocol} {self.setting.dataset} {self.trainer}"
-        return what if self.seed is None else f"{what} shots {self.shots} seed {self.seed}"
+        if self.seed is not None:
+            what += f" shots {self.shots} seed {self.seed}"
+        varied = self.setting.varied_of("CasPL" if self.trainer == BOOST else self.trainer)
+        return f"{what} ({variations.label(varied)})" if varied else what
 
 
 @dataclass(frozen=True)
@@ -87,16 +98,7 @@ class Plan:
             shared: folders and options of the grid.
         """
         for dataset in self.scope.datasets:
-            setting = Setting(
-                dataset,
-                shared.data,
-                shared.output,
-                shared.options,
-                self.protocol,
-                self.targets,
-                shared.boost_options,
-                shared.adapt_options,
-            )
+            setting = shared.of(dataset, self.protocol, self.targets)
             yield from (Job(setting, trainer) for trainer in (BOOST, "ZeroshotCLIP", "CasPL"))
             for host in self.scope.hosts:
                 for shots in self.scope.shots:
@@ -135,30 +137,32 @@ def one_by_one(jobs: list[Job], failures: Failures) -> list[Result]:
     return [result for result in results if result is not None]
 
 
+def unique(jobs: Iterable[Job]) -> list[Job]:
+    """Return jobs without those that write the same files: protocols and variations share phase 1 and baselines."""
+    found: dict[Path, Job] = {}
+    for job in jobs:
+        found.setdefault(job.place, job)
+    return list(found.values())
+
+
 class Grid:
     """All runs of some plans.
 
     Args:
         plans: the parts of the grid.
-        shared: folders and options of all runs; its dataset and protocol do not count.
+        shared: folders and options of all runs, once for each variation; dataset and protocol do not count.
 
     Raises:
         ConfigError: an option that none of the trainers reads.
     """
 
-    def __init__(self, plans: list[Plan], shared: Setting):
+    def __init__(self, plans: list[Plan], *shared: Setting):
         hosts = dict.fromkeys(host for plan in plans for host in plan.scope.hosts)
-        shared.check_options(["CasPL", *hosts])
-        self.jobs: list[Job] = []
+        for setting in shared:
+            setting.check_options(["CasPL", *hosts])
         self.results: list[Result] = []
         self.failures = Failures()
-        prompts: set[Path] = set()
-        for job in (job for plan in plans for job in plan.jobs(shared)):
-            if job.trainer == BOOST:
-                if job.setting.boosting_file in prompts:  # another protocol with the same recipe
-                    continue
-                prompts.add(job.setting.boosting_file)
-            self.jobs.append(job)
+        self.jobs = unique(job for plan in plans for each in shared for job in plan.jobs(each))
 
     def run(self, how: Callable[[list[Job], Failures], list[Result]] = one_by_one) -> None:
         """Do all jobs that are not finished; `results` and `failures` are then filled."""

@@ -38,6 +38,7 @@ class Result:
         data: {dataset: its fingerprint and folder}; empty in files of version 0.1.0.
         configuration: the run's settings.
         ledger: the provenance of each phase.
+        varied: {key: value} of the run's settings that an ablation varies (see `variations`).
         template: the template set by `DATASET.TEMPLATE`, of a file with its hash; empty with the dataset's own.
         versions: {package: version} of the software.
         version: version of this schema.
@@ -54,6 +55,7 @@ class Result:
     data: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     configuration: Mapping[str, Any] = field(default_factory=dict)
     ledger: list[dict] = field(default_factory=list)
+    varied: Mapping[str, str] = field(default_factory=dict)
     template: str = ""
     versions: Mapping[str, str] = field(default_factory=dict)
     version: int = VERSION
@@ -141,9 +143,7 @@ def _result(content: dict[str, Any], path: Path) -> Result:
         "ledger": content.get("ledger") or [],
     }
     for name, kinds in _KINDS.items():
-        value = (
-            content.get(name) if name in ("seconds", "boosting", "data", "configuration", "template") else content[name]
-        )
+        value = content.get(name) if name in _OPTIONAL else content[name]
         if value is not None and (isinstance(value, bool) or not isinstance(value, kinds)):
             raise ResultError(f"'{name}' is {value!r}; expected {_named(kinds)}. {_REMEDY}")
     result = Result(**values)
@@ -156,6 +156,7 @@ def _result(content: dict[str, Any], path: Path) -> Result:
     return result
 
 
+_OPTIONAL = ("seconds", "boosting", "data", "configuration", "template", "varied")
 _KINDS: dict[str, tuple[type, ...]] = {
     "dataset": (str,),
     "trainer": (str,),
@@ -166,6 +167,7 @@ _KINDS: dict[str, tuple[type, ...]] = {
     "data": (dict,),
     "configuration": (dict,),
     "template": (str,),
+    "varied": (dict,),
 }
 
 

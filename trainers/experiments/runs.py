@@ -283,6 +283,7 @@ def _save(
         configuration=kept,
         ledger=ledger,
         template="" if configuration is None else described_template(configuration),
+        varied=dict(setting.varied_of(trainer)),
         versions=versions(),
     )
     made.write(folder)

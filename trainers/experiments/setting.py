@@ -1,7 +1,7 @@
 """What all runs of a protocol on a dataset share: folders, recipes, settings, and the identity of the data."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import yaml
@@ -11,10 +11,12 @@ from yacs.config import CfgNode
 from .. import config
 from ..method import prompt_file
 from ..method.identity import data_fingerprint
+from . import variations
 from .places import dataset_files, trainer_file
 from .protocols import PROTOCOLS, Protocol, is_miniature, targets_of
 from .recipes import changes
 from .setup import assemble, default_cfg
+from .variations import Variation
 
 BOOSTING_SEED = 1  # phase 1 is trained once and shared by all seeds and hosts (the paper's protocol)
 
@@ -66,6 +68,7 @@ class Setting:
         targets: datasets to test on too, where the protocol does; empty: its default.
         boost_options: KEY VALUE pairs of phase 1 alone.
         adapt_options: KEY VALUE pairs of phase 2 alone.
+        varied: the part of these options that distinguishes the setting from others in its output folder.
     """
 
     dataset: str
@@ -76,6 +79,7 @@ class Setting:
     targets: list[str] = field(default_factory=list)
     boost_options: list[str] = field(default_factory=list)
     adapt_options: list[str] = field(default_factory=list)
+    varied: Variation = ()
     _data: dict[str, Data] = field(default_factory=dict, repr=False, compare=False)
 
     @property
@@ -91,7 +95,7 @@ class Setting:
     @property
     def boosting_dir(self) -> Path:
         """Folder of phase 1's run."""
-        return self.output / self.rules.boosting / self.dataset
+        return self.output / variations.folder(self.varied_of("CasPL")) / self.rules.boosting / self.dataset
 
     @property
     def boosting_file(self) -> Path:
@@ -109,8 +113,41 @@ class Setting:
 
     def folder(self, trainer: str, seed: int | None = None, shots: int | None = None) -> Path:
         """Return the folder of a run, or of the result of a trainer without phase 2."""
-        folder = self.output / self.protocol / self.dataset / trainer
+        varied = variations.folder(self.varied_of(trainer))
+        folder = self.output / varied / self.protocol / self.dataset / trainer
         return folder if seed is None else folder / f"shots_{shots}" / f"seed_{seed}"
+
+    def of(self, dataset: str, protocol: str, targets: Sequence[str] = ()) -> "Setting":
+        """Return this setting for another dataset and protocol."""
+        return replace(self, dataset=dataset, protocol=protocol, targets=list(targets), _data={})
+
+    def with_variation(self, varied: Variation) -> "Setting":
+        """Return this setting with other values of some keys, in separate folders where a run reads them."""
+        added: dict[str, list[str]] = {"": [], "boost": [], "adapt": []}
+        for name, value in varied:
+            phase, key = variations.phase_of(name)
+            added[phase] += [key, value]
+        return replace(
+            self,
+            options=[*self.options, *added[""]],
+            boost_options=[*self.boost_options, *added["boost"]],
+            adapt_options=[*self.adapt_options, *added["adapt"]],
+            varied=tuple(varied),
+            _data={},
+        )
+
+    def varied_of(self, trainer: str) -> Variation:
+        """Return the varied keys that a run depends on, phase 1's included; trainers without any share one run."""
+        if not self.varied:
+            return ()
+        phase_1 = set(self.options_for("CasPL")[::2])
+        found = []
+        for name, value in self.varied:
+            phase, key = variations.phase_of(name)
+            in_phase_1 = trainer.startswith("CasPL") and phase != "adapt" and key in phase_1
+            if in_phase_1 or (trainer != "CasPL" and phase != "boost" and _reads(trainer, key)):
+                found.append((name, value))
+        return tuple(found)
 
     def options_for(self, trainer: str) -> list[str]:
         """Return the KEY VALUE pairs that a trainer takes: those that it reads, of its phase."""

@@ -8,13 +8,14 @@ from typing import Any
 from tabulate import tabulate
 
 from ..experiments.protocols import ACCURACY
+from .paired import LEVEL
 from .summary import AVERAGE, FAR_BELOW, Cell, Row, Table
 
 MISSING = "—"
 LABELS = {"ZeroshotCLIP": "CLIP, zero-shot", "CasPL": "CLIP with the boosting prompt alone"}
 LEGEND = (
     "Accuracies in per cent: mean ± sample standard deviation over the seeds{seeds}. — is missing. Gain: points over the "
-    "trainer without CasPL. Phase 1 saw: the classes whose images and names it was given. "
+    "trainer without CasPL{interval}. Phase 1 saw: the classes whose images and names it was given. "
 )
 PAPER_LEGEND = "Paper: the paper's figure (ours minus it), where it has one."
 NO_PAPER_LEGEND = "The paper has no figures for this table here."
@@ -25,7 +26,7 @@ COLLAPSE_LEGEND = (
 FIELDS = [
     *("protocol", "source", "shots", "dataset", "trainer", "phase_1_classes", "metric", "mean", "std", "seeds"),
     *("of_seeds", "gain", "paper", "difference", "collapsed", "datasets", "of_datasets", "gain_datasets"),
-    "settings",
+    *("settings", "gain_interval"),
 ]
 
 
@@ -76,7 +77,7 @@ def latex(tables: list[Table]) -> str:
     parts = []
     for table in tables:
         text = tabulate(_body(table), _headers(table), tablefmt="latex_booktabs", disable_numparse=True)
-        caption = _escaped(f"{title(table)}. {' '.join([legend(table), *table.notes])}")
+        caption = escaped(f"{title(table)}. {' '.join([legend(table), *table.notes])}")
         lines = [
             "\\begin{table}",
             "\\centering",
@@ -85,13 +86,18 @@ def latex(tables: list[Table]) -> str:
             f"{text}}}",
         ]
         parts.append("\n".join([*lines, "\\end{table}", ""]))
-    text = "\n".join(parts)
+    return signs("\n".join(parts))
+
+
+def signs(text: str) -> str:
+    """Return a text with LaTeX's commands for signs that it lacks."""
     for sign, command in {"±": "$\\pm$", "−": "$-$", "—": "---", "†": "$^\\dagger$", "–": "--"}.items():
         text = text.replace(sign, command)
     return text
 
 
-def _escaped(text: str) -> str:
+def escaped(text: str) -> str:
+    """Return a text with LaTeX's special characters escaped."""
     return "".join(f"\\{sign}" if sign in "_%&#$" else sign for sign in text)
 
 
@@ -131,7 +137,8 @@ def _record(table: Table, row: Row, column: str, cell: Cell) -> dict:
     values: list[Any] = [table.protocol, table.source, shots, row.dataset, row.trainer, row.classes]
     values += [(metric or ACCURACY) if by_shots else column, cell.mean, cell.std, cell.n, table.seeds]
     values += [cell.gain, cell.paper, cell.difference, {name: list(seeds) for name, seeds in cell.collapsed.items()}]
-    return dict(zip(FIELDS, [*values, cell.datasets, row.of_datasets, cell.gain_datasets, table.variant], strict=True))
+    values += [cell.datasets, row.of_datasets, cell.gain_datasets, table.variant, cell.gain_interval]
+    return dict(zip(FIELDS, values, strict=True))
 
 
 def title(table: Table) -> str:
@@ -145,7 +152,10 @@ def title(table: Table) -> str:
 
 def legend(table: Table) -> str:
     """How the table is to be read."""
-    text = LEGEND.format(seeds=f" ({table.seeds} unless n is given)")
+    interval = f", ± half of the {LEVEL} % confidence interval of the differences paired over seeds (Student's t)"
+    text = LEGEND.format(
+        seeds=f" ({table.seeds} unless n is given)", interval=interval if _any(table, "gain_interval") else ""
+    )
     text += PAPER_LEGEND if _any(table, "paper") else NO_PAPER_LEGEND
     text += HM_LEGEND if "hm" in table.columns else ""
     return text + (COLLAPSE_LEGEND if any(cell.collapsed for row in table.rows for cell in row.cells.values()) else "")
@@ -196,7 +206,7 @@ def _body(table: Table) -> list[list[str]]:
             line.append(_figure(table, row, cell) if applies else "")
             if _shows_gain(table, column):
                 cascaded = applies and row.trainer.startswith("CasPL")
-                line.append(_signed(cell.gain) if cascaded else "")
+                line.append(_gain(cell) if cascaded else "")
             if _paper_header(table, column):
                 line.append(_paper(cell))
         body.append(line)
@@ -218,6 +228,11 @@ def _figure(table: Table, row: Row, cell: Cell) -> str:
     if row.of_datasets and cell.datasets != row.of_datasets:
         remarks.append(f"{cell.datasets} of {row.of_datasets} datasets")
     return text + (f" ({', '.join(remarks)})" if remarks else "")
+
+
+def _gain(cell: Cell) -> str:
+    interval = "" if cell.gain_interval is None else f" ± {cell.gain_interval:.2f}"
+    return f"{_signed(cell.gain)}{interval}"
 
 
 def _signed(points: float | None) -> str:

@@ -15,6 +15,7 @@ from ..experiments.result import Result, ResultError
 
 PAPER = Path(__file__).resolve().parent / "paper"
 NOT_RECORDED = "not recorded"
+PROMPT = "boosting prompt"  # the setting that holds the identity of the boosting prompt
 
 
 @dataclass(frozen=True)
@@ -137,13 +138,20 @@ _NO_SETTING = (
     *("DATALOADER.NUM_WORKERS", "VERBOSE", "VERSION", "USE_CUDA", "TRAIN.PRINT_FREQ", "TRAIN.CHECKPOINT_FREQ"),
     *("TRAIN.FEATURES", "TEST.FEATURES"),
 )
+# Zero-shot results keep the whole configuration.
+_OF_TRAINING = ("TRAINER.", "OPTIM.", "TRAIN.", "DATALOADER.TRAIN_X.")
 
 
 def _settings(result: Result) -> dict[str, Any]:
-    found = {key: value for key, value in _leaves(result.configuration) if key not in _NO_SETTING}
+    found = {
+        key: value
+        for key, value in _leaves(result.configuration)
+        if key not in _NO_SETTING and not (result.trainer == "ZeroshotCLIP" and key.startswith(_OF_TRAINING))
+    }
+    found |= result.varied
     boosting = result.boosting or {}
     if boosting:
-        found["boosting prompt"] = (boosting.get("identity") or boosting.get("sha256") or "")[:8]
+        found[PROMPT] = (boosting.get("identity") or boosting.get("sha256") or "")[:8]
     if result.trainer.startswith("CasPL"):
         found["phase 1 classes"] = _phase_1_classes(result)
     return found

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 
 from ..experiments.protocols import ACCURACY, PROTOCOLS, Column, Protocol
 from ..experiments.recipes import PAPER_HOSTS
+from .paired import paired
 from .read import Run, column_name, registry_names
 from .variants import separated
 
@@ -25,6 +26,7 @@ class Cell:
         std: sample standard deviation over the seeds; of an average row, of the seeds' averages over the datasets.
         n: number of seeds (of an average row: of those that all its datasets have); 1 where nothing was trained.
         gain: points over the trainer without CasPL.
+        gain_interval: half of the 95 % confidence interval of the gains paired over seeds; None with fewer than two seeds.
         paper, difference: the paper's figure, and the points that ours is above it.
         collapsed: {dataset: seeds} far below their siblings (see `collapsed_seeds`); they are counted nevertheless.
         datasets: of an average row, how many datasets it is over.
@@ -40,6 +42,7 @@ class Cell:
     collapsed: dict[str, tuple[int, ...]] = field(default_factory=dict)
     datasets: int | None = None
     gain_datasets: int | None = None
+    gain_interval: float | None = None
 
 
 @dataclass(frozen=True)
@@ -171,8 +174,10 @@ class _Group:
         cells = {}
         for column in self.columns:
             cell, host = self.cell(dataset, trainer, column), self.cell(dataset, plain(trainer), column)
-            gain = _minus(cell.mean, host.mean) if plain(trainer) != trainer else None
-            cells[column] = self._with_paper(replace(cell, gain=gain), dataset, trainer, column)
+            if plain(trainer) != trainer:
+                interval = self._gain_interval([dataset], trainer, column)
+                cell = replace(cell, gain=_minus(cell.mean, host.mean), gain_interval=interval)
+            cells[column] = self._with_paper(cell, dataset, trainer, column)
         return Row(dataset, trainer, self._classes([dataset], trainer), cells)
 
     def average_row(self, label: str, datasets: list[str], trainer: str) -> Row:
@@ -183,11 +188,21 @@ class _Group:
             both = self._have(self._have(datasets, trainer, column), plain(trainer), column)
             if both and plain(trainer) != trainer:
                 gain = self._average(both, trainer, column) - self._average(both, plain(trainer), column)
-                cell = replace(cell, gain=gain, gain_datasets=len(both))
+                interval = self._gain_interval(both, trainer, column)
+                cell = replace(cell, gain=gain, gain_datasets=len(both), gain_interval=interval)
             if set(datasets) == set(self.paper_datasets):
                 cell = self._with_paper(cell, label, trainer, column, whole=cell.datasets == len(datasets))
             cells[column] = cell
         return Row(label, trainer, self._classes(datasets, trainer), cells, len(datasets))
+
+    def _gain_interval(self, datasets: list[str], trainer: str, column: str) -> float | None:
+        """Return half the confidence interval of the average gain, over the seeds that all runs have."""
+        cells = [self.figures.get((name, one, column), {}) for name in datasets for one in (trainer, plain(trainer))]
+        seeds = set.intersection(*map(set, cells)) - {None}
+        ours, theirs = (
+            {seed: self._average(datasets, one, column, {seed}) for seed in seeds} for one in (trainer, plain(trainer))
+        )
+        return paired(ours, theirs).interval
 
     def _with_paper(self, cell: Cell, dataset: str, trainer: str, column: str, whole: bool = True) -> Cell:
         paper = self.paper.get((self.protocol, dataset, trainer, column))

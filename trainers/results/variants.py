@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
-from .read import Run
+from .read import PROMPT, Run
 
 
 def separated(runs: list[Run]) -> list[Run]:
@@ -37,7 +37,7 @@ def _labels(runs: list[Run]) -> list[dict[str, str]]:
     for run in runs:
         rows[run.row].append(run)
         images[run.source or run.dataset] |= {run.data} - {""}
-    differing = {row: _differing([run.settings for run in members]) for row, members in rows.items()}
+    differing = {row: _distinguishing([run.settings for run in members]) for row, members in rows.items()}
     labels = []
     for run in runs:
         label = {key: str(run.settings[key]) for key in differing[run.row]}
@@ -46,6 +46,18 @@ def _labels(runs: list[Run]) -> list[dict[str, str]]:
             label[f"images of {dataset}"] = run.data[:8]
         labels.append(label)
     return labels
+
+
+def _distinguishing(settings: list[dict[str, Any]]) -> list[str]:
+    """Return the differing keys, without the boosting prompt if it follows from the others."""
+    keys = _differing(settings)
+    others = [key for key in keys if key != PROMPT]
+    if PROMPT not in keys or not others:
+        return keys
+    prompts = defaultdict(set)
+    for one in settings:
+        prompts[tuple(str(one[key]) for key in others)].add(one[PROMPT])
+    return others if all(len(found) == 1 for found in prompts.values()) else keys
 
 
 def _differing(settings: list[dict[str, Any]]) -> list[str]:

@@ -1,0 +1,108 @@
+"""Tables over a key and paired differences, against figures computed by hand."""
+
+import json
+import statistics
+from pathlib import Path
+
+import pytest
+
+from trainers.cli import results
+from trainers.results import by_key, formats, read, summary
+from trainers.results.paired import half_width, paired, quantile
+from trainers.results.read import Run
+
+KEY = "TRAINER.CASPL.TEMPERATURE"
+
+
+def run(value, seed, base, new, trainer="CasPL_CoOp", dataset="Shapes", **more):
+    """Return a run whose key has a value; None: it does not read the key."""
+    settings = ({} if value is None else {KEY: value}) | more
+    hm = 2 * base * new / (base + new)
+    figures = {"base": base, "new": new, "hm": hm}
+    path = Path(f"{trainer}-{dataset}-{value}-{seed}-{sorted(more.items())}")
+    return Run("base2new", dataset, "", trainer, seed, None if seed is None else 16, figures, "all", path, settings)
+
+
+def test_paired_difference_uses_shared_seeds():
+    found = paired({1: 10.0, 2: 12.0, 3: 20.0}, {1: 9.0, 2: 8.0, 4: 0.0})
+    assert (found.mean, found.seeds) == (2.5, 2)
+    assert found.interval == pytest.approx(12.706 * statistics.stdev([1, 4]) / 2**0.5)
+    assert paired({1: 10.0}, {2: 1.0}).mean is None
+    assert paired({1: 10.0, 2: 12.0}, {None: 1.0}).mean == 10  # zero-shot has a single figure
+
+
+def test_interval_needs_two_values():
+    assert half_width([1.0]) is None and half_width([1.0, 1.0]) == 0
+    assert half_width([1.0, 2.0, 3.0]) == pytest.approx(4.303 / 3**0.5)
+
+
+def test_quantiles_are_those_of_students_t():
+    stats = pytest.importorskip("scipy.stats")
+    for freedom in (1, 2, 10, 30, 31, 100):
+        assert quantile(freedom) == pytest.approx(stats.t.ppf(0.975, freedom), abs=0.01)
+
+
+def test_lines_are_ordered_by_value_and_compared_with_the_first():
+    runs = [run(value, seed, 50 + float(value) * seed, 60) for value in ("10", "2", "0.5") for seed in (1, 2)]
+    (table,) = by_key.tables([*runs, run(None, 1, 40, 40, "CoOp")], KEY)
+    cascaded = [line for line in table.lines if line.trainer == "CasPL_CoOp"]
+    assert [line.value for line in cascaded] == ["0.5", "2", "10"]
+    difference = cascaded[2].differences["base"]
+    assert difference.mean == pytest.approx(9.5 * 1.5) and difference.seeds == 2
+    assert [line.value for line in table.lines if line.trainer == "CoOp"] == [by_key.BASELINE]
+
+
+def test_other_settings_never_share_a_cell():
+    runs = [run("1", 1, 50, 60, rate=rate) for rate in ("a", "b")]
+    (table,) = by_key.tables(runs, KEY)
+    assert [(line.value, line.others) for line in table.lines] == [("1", "rate a"), ("1", "rate b")]
+    with pytest.raises(ValueError, match="same run"):
+        by_key.tables([runs[0], Run(**{**vars(runs[0]), "path": Path("copy")})], KEY)
+
+
+def test_averages_are_over_complete_values_with_the_hm_of_averages():
+    runs = [run(value, 1, base, 60, dataset=name) for value in "12" for name, base in (("A", 40), ("B", 80))]
+    (table,) = by_key.tables([*runs, run("3", 1, 10, 10, dataset="A")], KEY)
+    averages = {line.value: line.figures for line in table.lines if line.dataset == "Average"}
+    assert set(averages) == {"1", "2"} and averages["1"]["base"] == {1: 60} and averages["1"]["hm"] == {1: 60}
+
+
+def test_unknown_key_names_the_recorded_ones():
+    with pytest.raises(ValueError, match=r"--by.*TRAINER\.CASPL\.TEMPERATURE"):
+        by_key.tables([run("1", 1, 50, 60)], "TRAINER.CASPL.TEMPERATUR")
+
+
+def test_all_formats_have_the_figures():
+    tables = by_key.tables([run(value, seed, 50, 60) for value in "12" for seed in (1, 2)], KEY)
+    for name, make in by_key.FORMATS.items():
+        text = make(tables)
+        assert "54.5" in text and KEY.split(".")[-1] in text, name
+    assert {len(record) for record in json.loads(by_key.json_text(tables))} == {len(by_key.FIELDS)}
+
+
+def test_gain_has_a_confidence_interval_over_seeds():
+    runs = [run(None, seed, base, 60, trainer) for seed, alone, ours in ((1, 50, 51), (2, 52, 55), (3, 60, 65))
+            for trainer, base in (("CoOp", alone), ("CasPL_CoOp", ours))]  # fmt: skip
+    (table,) = summary.summarise(runs, {})
+    cell = next(row for row in table.rows if row.trainer == "CasPL_CoOp").cells["base"]
+    assert cell.gain == pytest.approx(3) and cell.gain_interval == pytest.approx(half_width([1, 3, 5]))
+    assert f"+3.00 ± {half_width([1, 3, 5]):.2f}" in formats.markdown([table])
+    (record,) = [r for r in formats.records([table]) if r["trainer"] == "CasPL_CoOp" and r["dataset"] == "Shapes"][:1]
+    assert record["gain_interval"] == cell.gain_interval
+
+
+def test_program_reports_a_key_that_no_result_has(tmp_path, capsys):
+    folder = tmp_path / "base2new/shapes/CoOp/shots_16/seed_1"
+    folder.mkdir(parents=True)
+    content = {
+        "protocol": "base2new",
+        "dataset": "shapes",
+        "trainer": "CoOp",
+        "seed": 1,
+        "shots": 16,
+        "base": 1,
+        "new": 1,
+    }
+    (folder / "result.json").write_text(json.dumps(content))
+    assert results.main([str(tmp_path), "--by", KEY]) == 2
+    assert KEY in capsys.readouterr().err and read.PROMPT == "boosting prompt"
