@@ -15,7 +15,7 @@ from ..experiments.protocols import PROTOCOLS, Protocol
 from .formats import escaped, signs
 from .paired import LEVEL, Difference, paired
 from .read import PROMPT, Run
-from .summary import AVERAGE
+from .summary import AVERAGE, in_order
 
 BASELINE = "(not read)"  # the value of runs that do not depend on the key
 LEGEND = (
