@@ -15,10 +15,12 @@ from recipe import Spec, clip_state_dict, randn
 from safetensors.torch import save_file
 from torch.nn import functional as F
 
+import trainers
 from trainers.backbones import BackboneError, load_clip, source_of, tokenizer_of
 from trainers.cli import train
 from trainers.cli.program import guarded
 from trainers.config import ConfigError
+from trainers.deploy.plain import PlainClassifier
 from trainers.engine import Learner, PromptedCLIP, PromptGroup, host_texts, special_tokens, worded_texts
 from trainers.engine.symbols import arrange, slots
 from trainers.engine.tokens import BOOSTING
@@ -328,6 +330,9 @@ def test_phase_1_and_all_hosts_run(root, tmp_path, library):
         )
         assert again["accuracy"] == trained["accuracy"] >= 0
     assert train.run(line(root, library, "ZeroshotCLIP", tmp_path / "zero"))["accuracy"] >= 0
+    classifier, images = trainers.load(tmp_path / "MaPLe"), randn(1, "images", (3, 3, 16, 16))
+    with torch.no_grad():  # the module that is exported
+        torch.testing.assert_close(PlainClassifier(classifier)(images), classifier.model(images), atol=1e-4, rtol=0)
 
 
 def test_images_of_the_backbone_are_used_unless_they_are_given(root, tmp_path, capsys):

@@ -87,6 +87,14 @@ def without_cuda():
         owner.to = staying(owner.to)
 
 
+def in_float64():
+    """Compute everything in float64, which separates rounding from mistakes: call it after `caspl` is imported."""
+    torch.set_default_dtype(torch.float64)
+    torch.float32 = torch.float = torch.float64
+    for owner in (torch.Tensor, nn.Module):
+        owner.float = owner.double
+
+
 def staying(to):
     """`to` that takes a GPU for the CPU."""
 

@@ -186,7 +186,10 @@ def reference(cfg, job, group):
 def probe(job):
     """All measurements of a host."""
     import caspl  # noqa: F401
+    from caspl.method import prompt_file  # noqa: F401
 
+    if job.get("float64"):
+        drive.in_float64()
     results = {}
     cfg = configuration(job["arguments"])
     alone = build(cfg)

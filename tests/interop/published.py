@@ -249,8 +249,8 @@ def answer(value) -> str:
     return "yes" if value else "no"
 
 
-def measure(name: str, host: Published, source: Path, work: Path, copy: Path) -> dict:
-    """All measurements of a host."""
+def measure(name: str, host: Published, source: Path, work: Path, copy: Path, float64: bool = False) -> dict:
+    """All measurements of a host, in float64 if asked for."""
     text = host.text is not None or host.text_clip is not None
     doors = {kind: paths for kind, paths in (("vision", host.vision), ("text", host.text)) if paths}
     job = {
@@ -259,11 +259,11 @@ def measure(name: str, host: Published, source: Path, work: Path, copy: Path) ->
         "doors": doors,
         "rerun": host.rerun,
         "text_clip": host.text_clip,
+        "float64": float64,
     }
     if not text:
         job["rejected"] = save_prompts(work, host, True)[str(LAYERS)]
-    path = work / "jobs" / f"{name}.json"
-    path.parent.mkdir(exist_ok=True)
+    path = work / "jobs" / f"{name}{'.float64' if float64 else ''}.json"
     path.write_text(json.dumps(job))
     result = path.with_suffix(".result.json")
     result.unlink(missing_ok=True)
@@ -282,17 +282,18 @@ def main() -> None:
     parser.add_argument("names", nargs="*", help="hosts; all if none is given")
     parser.add_argument("--out", type=Path, required=True, help="folder of copies, results and the table")
     parser.add_argument(
-        "--steps", default="measure,run,phase1", help="measure, run (train.py and its evaluation), phase1"
+        "--steps", default="measure,run,phase1", help="measure, run (train.py and its evaluation), phase1, float64"
     )
     args = parser.parse_args()
     source = Path(os.environ["CASPL_INTEROP"])
-    args.out.mkdir(parents=True, exist_ok=True)
+    (args.out / "jobs").mkdir(parents=True, exist_ok=True)
     save_inputs(args.out)
     for name in args.names or PUBLISHED:
         host = PUBLISHED[name]
         copy = prepare(name, host, source, args.out)
-        if "measure" in args.steps:
-            report(name, measure(name, host, source, args.out, copy))
+        for step in ("measure", "float64"):
+            if step in args.steps:
+                report(name, measure(name, host, source, args.out, copy, step == "float64"))
         for step in (run, phase1):
             if step.__name__ in args.steps:
                 found = step(name, host, source, args.out)

@@ -182,3 +182,27 @@ def test_host_cascades_under_its_own_name(place, boosted):
     ours, theirs, plain = (torch.load(file, weights_only=True)["state_dict"]["ctx"] for file in saved)
     assert torch.equal(ours, theirs) and not torch.equal(ours, plain)
     assert accuracies(own) == accuracies(cascaded)
+
+
+@pytest.mark.parametrize("without", ["TEXT", "VISION"])
+def test_prompt_of_one_tower(place, without):
+    """Phase 1 without text or vision tokens, in one checkout; hosts of two others cascade with its prompt."""
+    phase_1 = f"phase1-without-{without}"
+    place.train("CoOp", "CasPL", phase_1, f"TRAINER.CASPL.DEPTH_{without}", 0)
+    file = place.folder / phase_1 / "boosting.safetensors"
+    assert {tower.upper() for tower, tokens in load_file(file).items() if not tokens.numel()} == {without}
+    for repository, host, node, precision in (
+        ("multimodal-prompt-learning", "MaPLe", "MAPLE", "fp16"),
+        ("PromptSRC", "PromptSRC", "PROMPTSRC", "fp16"),
+    ):
+        options = ["TRAINER.CASPL.CHECKPOINT", file, f"TRAINER.{node}.PREC", precision]
+        output = place.train(repository, host, f"{host}-without-{without}", *options)
+        assert "Cascaded with" in output and f"0 {without.lower()}" in output and accuracies(output)
+
+
+def test_checkpoint_in_a_configuration_file_is_enough(place, boosted):
+    """As docs/authors.md shows: a CASPL node below TRAINER in the host's own YAML file, under its own name."""
+    file = place.folder / "host.yaml"
+    file.write_text(f"TRAINER:\n  COOP:\n    PREC: fp32\n  CASPL:\n    CHECKPOINT: {boosted('CoOp')}\n")
+    output = place.train("CoOp", "CoOp", "from-yaml", flags=["--config-file", file])
+    assert "Cascaded with" in output and (place.folder / "from-yaml" / "boosting.safetensors").exists()
