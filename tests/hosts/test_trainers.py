@@ -163,6 +163,17 @@ for name, arguments in json.loads(sys.argv[1]).items():
 """
 
 
+def test_load_model_of_no_folder_loads_nothing(trained):
+    """LASP's train.py calls it so before it trains; the empty --model-dir is rejected instead."""
+    trainer, _ = next(iter(trained.values()))
+    (model,) = (trainer._models[name] for name in trainer.get_model_names())
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    trainer.load_model(None, 10)
+    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+    with pytest.raises(FileNotFoundError, match="--model-dir: not given"):
+        trainer.load_model("")
+
+
 def test_saved_run_gives_same_logits_in_new_process_on_other_classes(trained, root):
     jobs, expected = {}, {}
     for name, (trainer, _) in trained.items():

@@ -322,17 +322,20 @@ class PromptTrainer(Resumable, TrainerX):
         if parallel.is_main():
             super().init_writer(log_dir)
 
-    def load_model(self, directory: str, epoch: int | None = None) -> None:
+    def load_model(self, directory: str | None, epoch: int | None = None) -> None:
         """Load what was learned from a run's folder.
 
         Args:
-            directory: the folder.
+            directory: the folder; None: nothing is loaded (LASP's train.py asks for it before it trains).
             epoch: the epoch whose checkpoint is loaded; None: the best one if there is one, else the last.
 
         Raises:
             FileNotFoundError: the checkpoint does not exist.
             ValueError: it does not fit.
         """
+        if directory is None:
+            logger.info("No checkpoint given: nothing is loaded")
+            return
         if self.get_model_names() and not directory:
             raise FileNotFoundError("--model-dir: not given; expected the folder of the run to evaluate")
         for name in self.get_model_names():
