@@ -279,6 +279,13 @@ _MEASURING = (
         place=True,
         read_by=(LEARNING,),
     ),
+    *(
+        Field(f"TRAIN.{name}", "auto", meaning, choices=("auto", "off", "on"), place=True, read_by=(LEARNING,))
+        for name, meaning in (
+            ("COMPILE", "compile the towers' blocks; auto: on a GPU with Triton"),
+            ("CUDA_GRAPH", "replay training steps from a CUDA graph; auto: on a GPU, in one process"),
+        )
+    ),
     Field(
         "TRAIN.FEATURES",
         "",
@@ -399,7 +406,7 @@ CASPL = tuple(
 
 NOT_DASSLS = (  # keys of this package outside of TRAINER
     *("DATASET.SUBSAMPLE_CLASSES", "DATASET.CLASSNAMES", "DATASET.TEMPLATE"),
-    *("TRAIN.FEATURES", "TRAIN.VIEWS", "TEST.FEATURES"),
+    *("TRAIN.COMPILE", "TRAIN.CUDA_GRAPH", "TRAIN.FEATURES", "TRAIN.VIEWS", "TEST.FEATURES"),
 )
 
 FIELDS = {field.name: field for field in (*_RUN, *_INPUT, *_DATA, *_MODEL, *_OPTIM, *_MEASURING, *CASPL)}

@@ -3,14 +3,14 @@
 Shapes: d is the tower's width, H its number of heads, e = d / H.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from .kernels import StockModule, linear, mlp
+from .kernels import StockModule, activation_of, linear, mlp_by_blas
 from .prompts import TextStack
 
 
@@ -50,12 +50,50 @@ def cast_stack(stack: TextStack, dtype: torch.dtype) -> list[Any]:
     return list(torch.stack(layers).to(dtype).unbind())
 
 
-def project(block: StockModule, norm: Norm, x: Tensor, passing: Sequence[Tensor]) -> Tensor:
+class Block(NamedTuple):
+    """A transformer block's parameters as plain tensors, so that one compiled function computes all blocks.
+
+    Attributes:
+        norm_1, norm_2: its LayerNorms.
+        into, into_bias: the projection to queries, keys and values.
+        out, out_bias: the output projection.
+        mlp: weight and bias of both layers of its MLP.
+        activation: of its MLP (see `kernels.activation_of`).
+        heads: H.
+    """
+
+    norm_1: Norm
+    norm_2: Norm
+    into: Tensor
+    into_bias: Tensor
+    out: Tensor
+    out_bias: Tensor
+    mlp: tuple[Tensor, Tensor, Tensor, Tensor]
+    activation: str
+    heads: int
+
+
+def blocks_of(modules: Iterable[StockModule], dtype: torch.dtype) -> list[Block]:
+    """Return the parameters of a tower's blocks, LayerNorms in the dtype of their input."""
+    modules = list(modules)
+    return [
+        Block(
+            *norms,
+            *(module.attn.in_proj_weight, module.attn.in_proj_bias),
+            *(module.attn.out_proj.weight, module.attn.out_proj.bias),
+            mlp=(module.mlp.c_fc.weight, module.mlp.c_fc.bias, module.mlp.c_proj.weight, module.mlp.c_proj.bias),
+            activation=activation_of(module.mlp),
+            heads=module.attn.num_heads,
+        )
+        for module, norms in zip(modules, norms_of(modules, dtype), strict=True)
+    ]
+
+
+def project(block: Block, x: Tensor, passing: Sequence[Tensor]) -> Tensor:
     """Compute queries, keys and values of rows and passing tokens.
 
     Args:
         block: the block.
-        norm: its first LayerNorm.
         x: (B, T, d), the rows.
         passing: tokens (B or 1, n, d) that contribute keys and values only.
 
@@ -63,8 +101,8 @@ def project(block: StockModule, norm: Norm, x: Tensor, passing: Sequence[Tensor]
         (B, T + n, 3 d), n being the number of all passing tokens.
     """
     if passing:
-        x = torch.cat([x, *(tokens.expand(x.shape[0], -1, -1) for tokens in passing)], dim=1)  # (B, T + n, d)
-    return linear(norm(x), block.attn.in_proj_weight, block.attn.in_proj_bias)
+        x = torch.cat([x, *(tokens.expand(len(x), -1, -1) for tokens in passing)], dim=1)  # (B, T + n, d)
+    return linear(block.norm_1(x), block.into, block.into_bias)
 
 
 def split_heads(projected: Tensor, heads: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -78,17 +116,51 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tenso
     return F.scaled_dot_product_attention(q, k, v, attn_mask=mask).transpose(1, 2).flatten(-2)
 
 
-def finish(block: StockModule, norm: Norm, x: Tensor, attended: Tensor) -> Tensor:
+def finish(block: Block, x: Tensor, attended: Tensor) -> Tensor:
     """Apply the output projection, the MLP and both residual connections.
 
     Args:
         block: the block.
-        norm: its second LayerNorm.
         x: (B, T, d), tokens at the block's input.
         attended: (B, T, d), their attention output.
 
     Returns:
         (B, T, d), tokens at the block's output.
     """
-    x = x + linear(attended, block.attn.out_proj.weight, block.attn.out_proj.bias)
-    return x + mlp(block.mlp, norm(x))
+    x = x + linear(attended, block.out, block.out_bias)
+    return x + mlp_by_blas(block.norm_2(x), *block.mlp, block.activation)
+
+
+def inner_block(block: Block, x: Tensor, passing: Sequence[Tensor], mask: Tensor | None) -> Tensor:
+    """Compute a whole block of x (B, T, d); passing tokens (B or 1, n, d) contribute keys and values only.
+
+    Args:
+        block: the block.
+        x: the rows.
+        passing: tokens that the next block replaces.
+        mask: additive, of T queries and T + n keys; None: every query sees every key.
+
+    Returns:
+        (B, T, d)
+    """
+    q, k, v = split_heads(project(block, x, passing), block.heads)  # (B, H, T + n, e) each
+    return finish(block, x, attend(q[:, :, : x.shape[1]], k, v, mask))
+
+
+_compiled: Callable[..., Tensor] | None = None
+
+
+def compile_inner_blocks(backend: str | None = "inductor") -> None:
+    """Compute inner blocks by one compiled function, which all blocks of a tower share; None: eagerly.
+
+    The first and the last block of a tower run eagerly: their inputs need no gradient, or few of their rows are read.
+    """
+    global _compiled
+    _compiled = None if backend is None else torch.compile(inner_block, dynamic=False, backend=backend)
+
+
+def run_inner_block(block: Block, x: Tensor, passing: Sequence[Tensor], mask: Tensor | None = None) -> Tensor:
+    """Compute `inner_block`, compiled if `compile_inner_blocks` was called and x needs a gradient."""
+    if _compiled is None or not (x.requires_grad and torch.is_grad_enabled()):
+        return inner_block(block, x, passing, mask)
+    return _compiled(block, x, passing, mask)

@@ -53,16 +53,29 @@ def mlp(module: StockModule, x: Tensor) -> Tensor:
     """
     first, second, kind = module.c_fc, module.c_proj, activation_of(module)
     if not _by_onednn(x, *module.parameters()):
-        if _is_learning(x) and not _is_trained(module) and not _autocasts(x.device):
-            return _FrozenMLP.apply(x, first.weight, first.bias, second.weight, second.bias, kind)
-        hidden = _blas(x.flatten(0, -2), first.weight, first.bias, _factor(kind), _factor(kind))  # (rows, 4 d)
-        return _blas(_activate(hidden, kind), second.weight, second.bias, 1, 1 / _factor(kind)).view(x.shape)
+        return mlp_by_blas(x, first.weight, first.bias, second.weight, second.bias, kind)
     if _is_learning(x):
         return _MLP.apply(x, first.weight, first.bias, second.weight, second.bias, kind)
     if kind == "quick":
         hidden = _onednn(x * QUICK, first.weight, first.bias * QUICK, "swish")  # (..., T, 4 d)
         return _onednn(hidden, second.weight, second.bias * QUICK).mul_(1 / QUICK)
     return _onednn(_activate(_onednn(x, first.weight, first.bias), kind), second.weight, second.bias)
+
+
+def mlp_by_blas(x: Tensor, into: Tensor, into_bias: Tensor, out: Tensor, out_bias: Tensor, kind: str) -> Tensor:
+    """Compute the MLP of x (..., T, d) by PyTorch's own kernels; returns (..., T, d).
+
+    Args:
+        x: the tokens.
+        into, into_bias: the first layer.
+        out, out_bias: the second layer.
+        kind: the activation (see `activation_of`).
+    """
+    trained = any(weight.requires_grad for weight in (into, into_bias, out, out_bias))
+    if _is_learning(x) and not trained and not _autocasts(x.device):
+        return _FrozenMLP.apply(x, into, into_bias, out, out_bias, kind)
+    hidden = _blas(x.flatten(0, -2), into, into_bias, _factor(kind), _factor(kind))  # (rows, 4 d)
+    return _blas(_activate(hidden, kind), out, out_bias, 1, 1 / _factor(kind)).view(x.shape)
 
 
 def _factor(kind: str) -> float:
@@ -98,10 +111,6 @@ def _by_onednn(x: Tensor, *weights: Tensor) -> bool:
         and all(tensor.dtype == torch.float32 for tensor in (x, *weights))
         and not any(weight.requires_grad for weight in weights)
     )
-
-
-def _is_trained(module: StockModule) -> bool:
-    return any(parameter.requires_grad for parameter in module.parameters())
 
 
 def _autocasts(device: torch.device) -> bool:

@@ -10,7 +10,7 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from .blocks_gpu import attend, cast_stack, finish, norms_of, project, split_heads
+from .blocks_gpu import attend, blocks_of, cast_stack, finish, project, run_inner_block, split_heads
 from .kernels import StockModule
 from .layout import TextLayout
 from .plan import Filled, Passing, Plan
@@ -29,25 +29,29 @@ def encode(model: StockModule, layout: TextLayout, stacks: Sequence[TextStack], 
     Returns:
         (b, c, E), not normalised.
     """
-    blocks, dtype = model.transformer.resblocks, model.text_projection.dtype
+    dtype = model.text_projection.dtype
+    blocks = blocks_of(model.transformer.resblocks, dtype)
     plan = layout.plan(tuple(map(len, stacks)), len(blocks), classes)
     stacks = [cast_stack(stack, dtype) for stack in stacks]
     images = max([1, *(len(tokens) for stack in stacks for tokens in stack if tokens is not None)])
     position = model.positional_embedding.to(dtype)
     x = model.token_embedding(plan.words).to(dtype) + position[plan.positions]  # (K G R, d)
     x = x.expand(images, *x.shape).reshape(images * plan.copies, -1, x.shape[-1])  # (b K, G R, d)
-    norms, masks = norms_of(blocks, dtype), plan.masks(dtype, images)
-    for i, (block, (norm_1, norm_2)) in enumerate(zip(blocks, norms, strict=True)):
+    masks = plan.masks(dtype, images)
+    for i, block in enumerate(blocks):
         x = _fill(x, plan, stacks, i, position)
         passing = [
             _passing(each, plan, cast(Tensor, stacks[each.group][i]), None if i else position)
             for each in plan.passing(i)
         ]
-        projected = project(block, norm_1, x, passing)  # (b K, G R + n, 3 d)
-        attended = attend(*_split(projected, plan, block.attn.num_heads), masks[i]).view_as(x)  # (b K, G R, d)
+        if plan.groups == 1 and i + 1 < len(blocks):
+            x = run_inner_block(block, x, passing, masks[i])
+            continue
+        projected = project(block, x, passing)  # (b K, G R + n, 3 d)
+        attended = attend(*_split(projected, plan, block.heads), masks[i]).view_as(x)  # (b K, G R, d)
         if i + 1 == len(blocks):
             x, attended = (_rows(each, images)[:, plan.eot] for each in (x, attended))  # (b, c, d)
-        x = finish(block, norm_2, x, attended)
+        x = finish(block, x, attended)
     return model.ln_final(x).to(x.dtype) @ model.text_projection.to(x.dtype)
 
 

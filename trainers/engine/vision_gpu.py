@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from .blocks_gpu import attend, cast_stack, finish, norms_of, project, split_heads
+from .blocks_gpu import attend, blocks_of, cast_stack, finish, project, run_inner_block, split_heads
 from .kernels import StockModule
 from .patches import embed_patches
 from .prompts import Stack
@@ -16,11 +16,10 @@ from .prompts import Stack
 
 def encode(visual: StockModule, images: Tensor, stacks: Sequence[Stack]) -> Tensor:
     """Encode images (B, 3, R, R) with prompt tokens, (n, d) per layer; returns CLS after the last block, (B, d)."""
-    blocks = visual.transformer.resblocks
     x = embed_patches(visual, images)  # (B, T, d)
     stacks = [cast_stack(stack, x.dtype) for stack in stacks]
-    norms = norms_of(blocks, x.dtype)
-    for i, (block, (norm_1, norm_2)) in enumerate(zip(blocks, norms, strict=True)):
+    blocks = blocks_of(visual.transformer.resblocks, x.dtype)
+    for i, block in enumerate(blocks):
         last = i + 1 == len(blocks)
         passing: list[Tensor] = []
         entering: list[Tensor] = []
@@ -31,8 +30,9 @@ def encode(visual: StockModule, images: Tensor, stacks: Sequence[Stack]) -> Tens
                 (entering if carried else passing).append(tokens)
         if entering:
             x = torch.cat([x, *(tokens.expand(x.shape[0], -1, -1) for tokens in entering)], dim=1)  # (B, T, d), T grows
-        q, k, v = split_heads(project(block, norm_1, x, passing), block.attn.num_heads)  # (B, H, T + n, e) each
-        if last:
-            x = x[:, :1]  # only CLS is read
-        x = finish(block, norm_2, x, attend(q[:, :, : x.shape[1]], k, v))
+        if not last:
+            x = run_inner_block(block, x, passing)
+            continue
+        q, k, v = split_heads(project(block, x, passing), block.heads)  # (B, H, T + n, e) each
+        x = finish(block, x[:, :1], attend(q[:, :, :1], k, v))  # only CLS is read
     return x[:, 0]

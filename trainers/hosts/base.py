@@ -190,38 +190,38 @@ class HostTrainer(PromptTrainer):
         if self.cfg.TRAIN.VIEWS and self.model.has_text_prompts_only():
             self.features = training_cache(self, self.model.vision_stacks(), self.cfg.TRAIN.VIEWS)
 
-    def from_cache(
-        self, cache: TrainingFeatures | None, batch: dict, encode: Callable[[Tensor], Tensor]
-    ) -> Tensor | Encoded:
-        """Return a batch's images on the device, or their features if there is a cache.
+    def on_device(self, batch: dict) -> dict:
+        """Add the images' features from the cache, if there is one, as "features"."""
+        batch = super().on_device(batch)
+        if self.features is None:
+            return batch
+        return {**batch, "features": self.cached(self.features, batch, self.model.encode)}
+
+    def cached(self, cache: TrainingFeatures, batch: dict, encode: Callable[[Tensor], Tensor]) -> Tensor:
+        """Return features (B, E) of a batch's images from a cache.
 
         Args:
             cache: the cache.
-            batch: the batch.
+            batch: the batch, its images on the device.
             encode: computes the features (B, E) of images (B, 3, R, R).
         """
-        image = batch["img"].to(self.device)
-        if cache is None:
-            return image
-        with torch.no_grad():
-            features = cache.features(batch["index"], self.train_loader_x.dataset.view, lambda: encode(image))
-        return Encoded(on_device(features, self.device))
 
-    def loss_terms(self, batch: dict, image: Tensor | Encoded, label: Tensor) -> tuple[dict[str, Tensor], Tensor]:
-        """Return the model's loss terms and logits.
+        def compute() -> Tensor:
+            with torch.no_grad(), self.precision.context(self.device):
+                return encode(batch["img"])
 
-        Args:
-            batch: the batch.
-            image: its images on the device, or their features.
-            label: (B,), its labels on the device.
-        """
-        return self.model.loss_terms(image, label)
+        return on_device(cache.features(batch["index"], self.train_loader_x.dataset.view, compute), self.device)
+
+    def loss_terms(self, batch: dict) -> tuple[dict[str, Tensor], Tensor]:
+        """Return the model's loss terms and logits of a batch on the device."""
+        image = Encoded(batch["features"]) if "features" in batch else batch["img"]
+        return self.model.loss_terms(image, batch["label"])
 
     def compute_loss(self, batch: dict) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the sum of the model's loss terms, and the accuracy with the terms, if there are several."""
-        image = self.from_cache(self.features, batch, self.model.encode)
-        label = batch["label"].to(self.device)
-        terms, logits = self.loss_terms(batch, image, label)
+        batch = super().on_device(batch)
+        label = batch["label"]
+        terms, logits = self.loss_terms(batch)
         figures = {"acc": compute_accuracy(logits.detach(), label)[0]}
         return sum(terms.values()), figures | (terms if len(terms) > 1 else {})  # type: ignore[return-value]
 

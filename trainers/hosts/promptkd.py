@@ -204,7 +204,7 @@ class PromptKD(Taught, HostTrainer):
         """Return the loss of a batch's images, and the share of them on which student and teacher agree."""
         node, image = self.cfg.TRAINER[self.node], batch["img"].to(self.device)
         with torch.no_grad():
-            teacher = self.teacher.logits(self.teacher_features(batch["index"], image))  # (B, C)
+            teacher = self.teacher.logits(self.known_or_computed(batch))  # (B, C)
             classes = self.teacher.class_features()  # (C, E)
         student = self.model.clip.logit_scale.exp() * self.model.image_features(image) @ classes.t()  # (B, C)
         agree = (student.argmax(dim=1) == teacher.argmax(dim=1)).float().mean() * 100

@@ -250,10 +250,17 @@ class PromptSRC(HostTrainer):
         super().before_train()
         self.frozen_features = training_cache(self, [], self.cfg.TRAIN.VIEWS)
 
-    def loss_terms(self, batch: dict, image: Tensor | Encoded, label: Tensor) -> tuple[dict[str, Tensor], Tensor]:
-        """Return the model's loss terms and logits, with frozen CLIP's features from the cache."""
-        frozen = self.from_cache(self.frozen_features, batch, self.model.frozen_encode)
-        return self.model.loss_terms(image, label, frozen)
+    def on_device(self, batch: dict) -> dict:
+        """Add frozen CLIP's features from the cache, if there is one, as "frozen"."""
+        batch = super().on_device(batch)
+        if self.frozen_features is None:
+            return batch
+        return {**batch, "frozen": self.cached(self.frozen_features, batch, self.model.frozen_encode)}
+
+    def loss_terms(self, batch: dict) -> tuple[dict[str, Tensor], Tensor]:
+        """Return the model's loss terms and logits, with frozen CLIP's features if they are known."""
+        frozen = Encoded(batch["frozen"]) if "frozen" in batch else None
+        return self.model.loss_terms(batch["img"], batch["label"], frozen)
 
     def finish_epoch(self) -> None:
         """Aggregate the prompts; after the last epoch, the aggregate replaces them."""

@@ -188,7 +188,7 @@ class CasPL(Taught, PromptTrainer):
         """Return the loss of a batch's images, and the share of them on which student and teacher agree."""
         image = batch["img"].to(self.device)
         with torch.no_grad():
-            teacher = self.teacher.logits(self.teacher_features(batch["index"], image))
+            teacher = self.teacher.logits(self.known_or_computed(batch))
         student = self.model(image)
         agree = (student.argmax(dim=1) == teacher.argmax(dim=1)).float().mean() * 100
         return self.loss(student, teacher, self.temperature), {"agreement": agree}

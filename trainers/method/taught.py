@@ -54,6 +54,20 @@ class Taught:
             return compute()
         return on_device(self.cache.features(index, self.train_loader_x.dataset.view, compute), self.device)
 
+    def on_device(self, batch: dict) -> dict:
+        """Add the teacher's features from the cache, if there is one, as "teacher"."""
+        batch = super().on_device(batch)  # type: ignore[misc]  # of the trainer
+        if self.cache is None:
+            return batch
+        with torch.no_grad(), self.precision.context(self.device):
+            return {**batch, "teacher": self.teacher_features(batch["index"], batch["img"])}
+
+    def known_or_computed(self, batch: dict) -> Tensor:
+        """Return the teacher's normalised features (B, E) of a batch on the device."""
+        if "teacher" in batch:
+            return batch["teacher"]
+        return self.teacher_features(batch["index"], batch["img"].to(self.device))
+
     def cache_in(self, folder: str, name: str, views: int) -> TeacherCache:
         """Open the cache of the teacher's features in this run.
 

@@ -136,7 +136,7 @@ def column_name(rules: Protocol, column: str, metric: str) -> str:
 _NO_SETTING = (
     *("OUTPUT_DIR", "RESUME", "SEED", "DATASET.ROOT", "DATASET.NAME", "DATASET.NUM_SHOTS", "TRAINER.CASPL.CHECKPOINT"),
     *("DATALOADER.NUM_WORKERS", "VERBOSE", "VERSION", "USE_CUDA", "TRAIN.PRINT_FREQ", "TRAIN.CHECKPOINT_FREQ"),
-    *("TRAIN.FEATURES", "TEST.FEATURES"),
+    *("TRAIN.COMPILE", "TRAIN.CUDA_GRAPH", "TRAIN.FEATURES", "TEST.FEATURES"),
 )
 # Zero-shot results keep the whole configuration.
 _OF_TRAINING = ("TRAINER.", "OPTIM.", "TRAIN.", "DATALOADER.TRAIN_X.")

@@ -32,7 +32,7 @@ MOST_BYTES = 1 << 26  # of identity.json; ImageNet's class names take less than 
 # Where and how a run computes, and files that are compared by their fingerprints.
 _PLACES = (
     *("OUTPUT_DIR", "RESUME", "DATASET.ROOT", "DATALOADER.NUM_WORKERS", "VERBOSE", "USE_CUDA", "TRAIN.PRINT_FREQ"),
-    *("TRAIN.FEATURES", "TEST.FEATURES", "TRAINER.CASPL.IMAGES"),
+    *("TRAIN.COMPILE", "TRAIN.CUDA_GRAPH", "TRAIN.FEATURES", "TEST.FEATURES", "TRAINER.CASPL.IMAGES"),
     *("TRAINER.CASPL.CHECKPOINT", "TRAINER.CASPL.TEACHER.BACKBONE", "TRAINER.CASPL.TEACHER.CACHE", "TRAINER.NAME"),
     *(
         "MODEL.BACKBONE.NAME",

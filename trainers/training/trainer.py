@@ -23,6 +23,7 @@ from . import features, loaders, parallel, provenance
 from .checkpoints import BEST, LEARNED, find_checkpoint, load_learner, save_learned, write_checkpoint
 from .dataset import ImageDataset
 from .figures import RunningFigures
+from .graphs import Step, accelerated
 from .log import announce
 from .optimiser import fused
 from .records import append_epoch
@@ -54,6 +55,7 @@ class PromptTrainer(Resumable, TrainerX):
     learned_file = LEARNED  # of the learned prompts in the run's folder
     _figures: RunningFigures  # of an epoch
     _in_epochs = False
+    _step: Step
     _row: dict[str, Any]  # of metrics.csv, of the last epoch
 
     def build_data_loader(self) -> None:
@@ -95,6 +97,8 @@ class PromptTrainer(Resumable, TrainerX):
         self.waited = self.trained = 0.0
         super().before_train()
         self._in_epochs = True
+        if self.get_model_names():
+            self._step = accelerated(self, self.gradients, self._learner)
         parallel.on_main(lambda: provenance.keep(self.output_dir, self.data_seen()))
 
     def run_epoch(self) -> None:
@@ -166,6 +170,8 @@ class PromptTrainer(Resumable, TrainerX):
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=precision.scaled)
         self.register_model(name, learner, self.optim, self.sched)
         self.shared_loss = parallel.shared_loss(self, learner)
+        self._step = self.gradients
+        self._learner = learner
         total = sum(parameter.numel() for parameter in learner.parameters())
         names = ", ".join(key for key, _ in learner.named_parameters())
         logger.info("Learning %s parameters in %s (%s)", f"{total:,}", name, names)
@@ -173,6 +179,19 @@ class PromptTrainer(Resumable, TrainerX):
     def compute_loss(self, batch: dict) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the loss of a batch, and further figures to report."""
         raise NotImplementedError
+
+    def on_device(self, batch: dict) -> dict:
+        """Return a batch with everything on the device that `compute_loss` needs."""
+        copied = {key: batch[key].to(self.device) for key in ("img", "label") if key in batch}
+        return {**batch, **copied}
+
+    def gradients(self, batch: dict) -> dict[str, Tensor]:
+        """Compute the gradients of a batch on the device; return its loss and figures."""
+        self.optim.zero_grad()
+        with self.precision.context(self.device):
+            loss, figures = (self.shared_loss or self.compute_loss)(batch)
+        self.scaler.scale(loss).backward()
+        return {"loss": loss.detach(), **{name: figure.detach() for name, figure in figures.items()}}
 
     def forward_backward(self, batch: dict) -> dict[str, float]:
         """Train one step on a batch.
@@ -187,12 +206,9 @@ class PromptTrainer(Resumable, TrainerX):
         """
         if not self.reads_labels:
             batch = {key: value for key, value in batch.items() if key != "label"}
-        with self.precision.context(self.device):
-            loss, figures = (self.shared_loss or self.compute_loss)(batch)
-        self.optim.zero_grad()
-        self.scaler.scale(loss).backward()
+        figures = self._step(self.on_device(batch))
         self.scaler.step(self.optim)
-        self._figures.add({"loss": loss, **figures}, self._update_scale())
+        self._figures.add(figures, self._update_scale())
         done, every, last = self.batch_idx + 1, self.cfg.TRAIN.PRINT_FREQ, self.batch_idx + 1 == self.num_batches
         summary = self._read_figures() if last or (every > 0 and done % every == 0) else {}
         if last:
