@@ -304,6 +304,14 @@ _MEASURING = (
         read_by=(ADAPTING,),
     ),
     Field(
+        "TRAIN.TRACK",
+        "",
+        "also send figures to a tracker, wandb or trackio, which must be installed",
+        choices=("", "wandb", "trackio"),
+        place=True,
+        read_by=(LEARNING,),
+    ),
+    Field(
         "TEST.FEATURES",
         "",
         "folder for test features of an image tower without learned prompts; empty: not kept",
@@ -406,7 +414,7 @@ CASPL = tuple(
 
 NOT_DASSLS = (  # keys of this package outside of TRAINER
     *("DATASET.SUBSAMPLE_CLASSES", "DATASET.CLASSNAMES", "DATASET.TEMPLATE"),
-    *("TRAIN.COMPILE", "TRAIN.CUDA_GRAPH", "TRAIN.FEATURES", "TRAIN.VIEWS", "TEST.FEATURES"),
+    *("TRAIN.COMPILE", "TRAIN.CUDA_GRAPH", "TRAIN.FEATURES", "TRAIN.TRACK", "TRAIN.VIEWS", "TEST.FEATURES"),
 )
 
 FIELDS = {field.name: field for field in (*_RUN, *_INPUT, *_DATA, *_MODEL, *_OPTIM, *_MEASURING, *CASPL)}

@@ -27,6 +27,7 @@ from .log import FILE_NAME as LOG
 from .log import announce, logging_to
 from .records import EVALUATIONS, TopClasses, evaluation_name, write_evaluation
 from .rng import be_deterministic
+from .tracking import Tracker, check_tracker, tracking
 from .trainer import PromptTrainer
 
 logger = logging.getLogger(__name__)
@@ -67,6 +68,7 @@ class Run:
             OSError: the folder cannot be written to.
         """
         with self._processes(), contextlib.ExitStack() as stack:
+            check_tracker(self.cfg.TRAIN.get("TRACK", ""))
             parallel.on_main(lambda: self._prepare(stack))
             with self._logged():
                 trainer = self._build()
@@ -75,8 +77,12 @@ class Run:
                 check_labels(self.cfg, trainer, trained=True, tested=not self.cfg.TEST.NO_TEST)
                 check_validation(self.cfg, trainer)
                 trainer.run_identity = parallel.on_main(lambda: self._kept_identity(trainer))
-                trainer.train()
-                return self._reported(trainer)
+                with tracking(self.cfg) if parallel.is_main() else contextlib.nullcontext(Tracker()) as tracker:
+                    trainer.tracker = tracker
+                    trainer.train()
+                    metrics = self._reported(trainer)
+                    tracker.log({f"{self.cfg.TEST.SPLIT}/{name}": value for name, value in (metrics or {}).items()})
+                return metrics
 
     def evaluate(self, folder: str | Path = "", epoch: int | None = None) -> Metrics | None:
         """Evaluate what was learned in a run's folder on the test set.

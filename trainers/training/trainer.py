@@ -29,6 +29,7 @@ from .optimiser import fused
 from .records import append_epoch
 from .resume import DivergedError, Resumable, plain
 from .rng import get_rng_state
+from .tracking import Tracker
 
 logger = logging.getLogger(__name__)
 
@@ -45,6 +46,7 @@ class PromptTrainer(Resumable, TrainerX):
     Attributes:
         reads_labels: False if the batches that `compute_loss` receives have no labels.
         precision: the precision of the learner and of its steps.
+        tracker: gets the figures of each epoch.
         run_identity: what determines the run's numbers, kept with its checkpoints; None outside of a `Run`.
     """
 
@@ -52,6 +54,7 @@ class PromptTrainer(Resumable, TrainerX):
     evaluator: Any
     run_identity: dict | None = None
     reads_labels = True
+    tracker = Tracker()
     learned_file = LEARNED  # of the learned prompts in the run's folder
     _figures: RunningFigures  # of an epoch
     _in_epochs = False
@@ -128,6 +131,11 @@ class PromptTrainer(Resumable, TrainerX):
 
     def _keep_row(self) -> None:
         parallel.on_main(lambda: append_epoch(Path(self.output_dir), self._row))
+
+    def after_epoch(self) -> None:
+        """Send the epoch's figures to the tracker."""
+        super().after_epoch()
+        self.tracker.log(self._row)
 
     def after_train(self) -> None:
         """Keep the learned prompts as safetensors, and log the share of the time spent waiting for images."""
