@@ -11,6 +11,7 @@ import toy
 from children import ALONE
 from conftest import ROOT
 from deployed import CONSTANT, toys, trained
+from one_device import META, checked, move
 from PIL import Image
 
 from trainers.__main__ import main as caspl
@@ -148,3 +149,12 @@ def test_metadata_names_classes_and_preprocessing(root):
     how = json.loads(values["preprocessing"])
     assert how["size"] == [16, 16] and load_clip(str(root / "student.pt")).visual.input_resolution == 16
     assert how["mean"] == pytest.approx([0.485, 0.456, 0.406])
+
+
+@pytest.mark.parametrize("trainer", ["CoOp", "CasPL_PromptSRC"])
+def test_exported_module_stays_on_device(root, trainer):
+    module = PlainClassifier(deploy.load(trained(root, trainer)))
+    move(module)
+    with checked(strict=True) as mode, torch.no_grad():
+        assert module(torch.empty(5, 3, 16, 16, device=META)).device == META
+    assert mode.count > 20

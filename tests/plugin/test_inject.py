@@ -8,6 +8,7 @@ import types
 import pytest
 import torch
 from interop.forks import Fork
+from one_device import META, checked, move
 from recipe import Spec, clip_state_dict, randn
 from torch import nn
 from torch.nn import functional as F
@@ -18,6 +19,7 @@ from trainers.engine import ORDERS, PromptGroup
 from trainers.engine.precision import cast_clip
 from trainers.engine.tokens import EOT, SOS
 from trainers.hosts import cocoop, coop, maple, promptsrc
+from trainers.plugin import checks, passes
 from trainers.plugin.inject import inject
 from trainers.plugin.structure import HostError
 from trainers.plugin.texts import head_length
@@ -397,3 +399,22 @@ def test_head_length_includes_fixed_words(clip_model, texts, head):
     names = [text.split(" a ")[-1].removeprefix("a photo ").split(",")[0] for text in texts]
     fork.prompt_learner.name_lens = [len(encode(name[:-1] if name[-1] == "." else name)) for name in names]
     assert head_length(fork) == head
+
+
+@pytest.mark.parametrize("host", ["CoOp", "CoCoOp", "MaPLe"], indirect=True)
+def test_injected_model_stays_on_device(models, monkeypatch):
+    """Comparisons of values, for which the host waits, are replaced by those of shapes and devices."""
+    for module in (checks, passes):
+        monkeypatch.setattr(
+            module, "close", lambda a, b, ulps=0: (a.shape, a.device) == (b.shape, b.device), raising=False
+        )
+    native, fork = copy.deepcopy(models)
+    inject(fork, boosting())
+    expected = logits(fork).shape
+    move(fork, native)
+    learned = [parameter for parameter in fork.parameters() if parameter.requires_grad]
+    with checked() as mode:
+        found = fork(IMAGES.to(META))
+        F.cross_entropy(found, LABELS.to(META)).backward()
+    assert found.shape == expected and found.device == META and mode.count > 100
+    assert all(parameter.grad.device == META for parameter in learned if parameter.grad is not None)
