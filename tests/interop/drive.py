@@ -89,6 +89,8 @@ def without_cuda():
 
 def in_float64():
     """Compute everything in float64, which separates rounding from mistakes: call it after `caspl` is imported."""
+    for name in ("_dtype_to_storage_type_map", "_storage_type_to_dtype_map"):
+        getattr(torch.storage, name)()  # built once, with the true dtypes
     torch.set_default_dtype(torch.float64)
     torch.float32 = torch.float = torch.float64
     for owner in (torch.Tensor, nn.Module):

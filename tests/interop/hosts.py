@@ -33,6 +33,7 @@ class Published:
         dassl: its own Dassl, below CASPL_INTEROP.
         clip: which small CLIP.
         dataset: whose layout the pictures are read in.
+        evaluation: further KEY VALUE pairs of an evaluation; {run} is the run's folder.
         base: a checkout to put this one's files into, where it is a file and no checkout.
     """
 
@@ -48,6 +49,7 @@ class Published:
     dassl: str = "Dassl.pytorch"
     clip: str = "small"
     dataset: str = "oxford_pets"
+    evaluation: dict = field(default_factory=dict)
     base: str = ""
 
 
@@ -86,7 +88,14 @@ PUBLISHED = {
     "MPL": Published("Modular-Prompt-Learning", "MPL", "MPL/vit_b4_c1_add2_rm1", prec("MPL")),
     "LAMM": Published("mm-prompt-learning-LAMM", "MaPLe", "MaPLe/vit_b16_c2_ep5_batch4_2ctx", prec("MAPLE")),
     "LoCoOp": Published("LoCoOp", "LoCoOp", "LoCoOp/vit_b16_ep50", prec("LOCOOP"), ("--topk", "2")),
-    "PLOT++": Published("PLOT/plot-pp", "PLOTPP", "PLOTPP/vit", prec("PLOTPP"), ("--device", "cpu")),
+    "PLOT++": Published(
+        "PLOT/plot-pp",
+        "PLOTPP",
+        "PLOTPP/vit",
+        prec("PLOTPP"),
+        ("--device", "cpu"),
+        evaluation={"TRAINER.PLOTPP.PRETRAIN_DIR": "{run}/prompt_learner/model.pth.tar-50"},
+    ),
     "CoPrompt": Published("CoPrompt", "CoPrompt", "coprompt", prec("CoPrompt")),
     "DePT": Published(
         "DePT",

@@ -172,7 +172,8 @@ def run(name: str, host: Published, source: Path, work: Path) -> dict:
     found["kept"] = (folder / "boosting.safetensors").exists()
     flags = ["--eval-only", "--model-dir", str(folder), "--load-epoch", "1"]
     line = arguments(host, copy, work, work / "runs" / name / "evaluated")
-    evaluated = start(host, copy, source, work, [*flags, *line, *checkpoint])
+    more = [item.replace("{run}", str(folder)) for pair in host.evaluation.items() for item in pair]
+    evaluated = start(host, copy, source, work, [*flags, *line, *checkpoint, *more])
     found["evaluated"] = evaluated.returncode == 0
     accuracies = [re.findall(r"accuracy: ([\d.]+)%", done.stdout) for done in (trained, evaluated)]
     found["accuracy"] = [values[-1] if values else "" for values in accuracies]
@@ -193,6 +194,10 @@ def phase1(name: str, host: Published, source: Path, work: Path) -> dict:
         line[line.index("--trainer") + 1] = "CasPL"
     teacher = {"TEACHER.BACKBONE": work / "teacher.pt", "DEPTH_TEXT": 2, "DEPTH_VISION": 2, "PREC": "fp32"}
     line += [str(item) for key, value in teacher.items() for item in (f"TRAINER.CASPL.{key}", value)]
+    if classes := host.options.get("DATASET.SUBSAMPLE_CLASSES"):  # phase 1 has a key of its own
+        line += ["DATASET.SUBSAMPLE_CLASSES", "all", "TRAINER.CASPL.CLASSES", classes]
+    if not (copy / "clip").is_dir():  # LoCoOp's fork has another name, so that CasPL's `clip` is the installed one
+        line += ["MODEL.BACKBONE.NAME", str(work / f"{host.clip}.pt")]
     done = start(host, copy, source, work, line)
     found = {"phase 1": (folder / "boosting.safetensors").exists() and done.returncode == 0}
     return found if found["phase 1"] else {**found, "error": (done.stdout + done.stderr)[-1500:]}

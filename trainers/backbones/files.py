@@ -70,7 +70,7 @@ def find_weights(name: str) -> Path:
     if name not in urls:
         raise BackboneError(
             f"backbone {name!r}: neither a file nor a known name; expected one of {', '.join(urls)}, "
-            f"{', '.join(BUILT_IN)}, or the path of a checkpoint"
+            f"{', '.join(BUILT_IN)}, the path of a checkpoint, open_clip:<architecture>/<tag or file>, or a Hugging Face folder"
         )
     try:
         return Path(clip._download(urls[name], str(Path(CACHE).expanduser())))

@@ -5,6 +5,7 @@ The folder has config.json, the weights, preprocessor_config.json (or processor_
 """
 
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -44,6 +45,7 @@ _VISION: dict[str, Any] = {
     "hidden_act": "quick_gelu",
     "layer_norm_eps": 1e-5,
 }
+_SCALE = 1 / 255
 _RESAMPLE = {2: "bilinear", 3: "bicubic", "bilinear": "bilinear", "bicubic": "bicubic"}  # Pillow's constants
 _TOWERS = {"text_model": ("", "final_layer_norm", "ln_final"), "vision_model": ("visual.", "post_layernorm", "ln_post")}
 _LAYER = {
@@ -157,12 +159,12 @@ def _images(name: str, folder: Path, size: int) -> tuple[ImageSettings, list[Pat
     Raises:
         BackboneError: the file is missing, or describes images that this package does not make.
     """
-    path = folder / "preprocessor_config.json"
-    if path.is_file():
-        config = _json(name, path)
+    path, whole = folder / "preprocessor_config.json", folder / "processor_config.json"
+    if not path.is_file() and whole.is_file():
+        path, config = whole, _json(name, whole).get("image_processor", {})
     else:
-        path = folder / "processor_config.json"
-        config = _json(name, path).get("image_processor", {})
+        config = _json(name, path)
+    scale = number(f"backbone {name!r}", "rescale_factor", config.get("rescale_factor", _SCALE))
     side = _side(config.get("crop_size", size))
     expected = {
         "do_resize": (True, config.get("do_resize", True)),
@@ -171,7 +173,7 @@ def _images(name: str, folder: Path, size: int) -> tuple[ImageSettings, list[Pat
         "do_normalize": (True, config.get("do_normalize", True)),
         "size": (size, _side(config.get("size", size))),
         "crop_size": (size, side),
-        "rescale_factor": (True, abs(float(config.get("rescale_factor", 1 / 255)) * 255 - 1) < 1e-6),
+        "rescale_factor": (_SCALE, _SCALE if math.isclose(scale, _SCALE, rel_tol=1e-6) else scale),
     }
     for key, (wanted, found) in expected.items():
         if found != wanted:

@@ -68,17 +68,20 @@ def source_of(name: str) -> Source | None:
     """
     from . import hugging_face, open_clip  # they read this module's classes
 
-    if name.startswith(f"{open_clip.PREFIX}:"):
-        return _cached(open_clip.source, name, ())
-    if name and Path(name).is_dir():
-        folder = Path(name)
-        changed = tuple(sorted((path.name, path.stat().st_mtime_ns) for path in folder.iterdir() if path.is_file()))
-        return _cached(hugging_face.source, name, changed)
-    return None
+    found = name.removeprefix(f"{open_clip.PREFIX}:")
+    changed = _changed(Path(found)) if found and Path(found).is_dir() else None
+    if found != name:
+        return _cached(open_clip.source, name, changed)
+    return None if changed is None else _cached(hugging_face.source, name, changed)
+
+
+def _changed(folder: Path) -> tuple:
+    """Return what changes when a file of a folder does."""
+    return tuple(sorted((path.name, path.stat().st_mtime_ns) for path in folder.iterdir() if path.is_file()))
 
 
 @functools.lru_cache(maxsize=8)
-def _cached(read: Callable[[str], Source], name: str, _changed: tuple) -> Source:
+def _cached(read: Callable[[str], Source], name: str, _changed: tuple | None) -> Source:
     return read(name)
 
 
