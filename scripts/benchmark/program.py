@@ -2,6 +2,7 @@
 
     python scripts/bench.py [--size vit_b16] [--works CasPL_CoOp phase1 ...] [--classes 50 ...] [--json FILE]
     python scripts/bench.py --launches [--works CasPL_CoOp phase1 ...] [--classes 50 ...] [--dtype fp16]
+    python scripts/bench.py --deploy [--sizes vit_b16 ...] [--images 16] [--classes 100] [--plot FILE] [--json FILE]
 
 "plain" is the reference implementation of the tests, which computes what the published code does: full sequences of 77
 tokens, every token through every block, class features for every test batch. Both run in this process, alternating.
@@ -18,6 +19,9 @@ class features do, on a hundredth of the images.
 
 `--launches` counts the kernels that a training step launches on a GPU instead: ATen operations without views and
 allocations, forward and backward, 12 blocks. It needs no GPU, because the CPU runs the GPU's implementation for it.
+
+`--deploy` measures images per second of teacher, student, boosted student and CasPL instead, by the engine and by
+onnxruntime in float32 and int8, with their parameters and file sizes, on the CPU.
 """
 
 import argparse
@@ -30,7 +34,7 @@ from tabulate import tabulate
 
 from trainers.engine import memory
 
-from . import measure, works
+from . import deploy, measure, works
 
 TYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 NAMES = [*(f"CasPL_{host}" for host in works.HOSTS), "phase1", "evaluation", "evaluation_CoCoOp"]
@@ -65,6 +69,10 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
         "--free", type=float, metavar="GIB", help="choose class chunks as if this much memory were free"
     )
     parser.add_argument("--launches", action="store_true", help="count kernel launches of training steps on a GPU")
+    parser.add_argument("--deploy", action="store_true", help="compare what is deployed: speed and size")
+    sizes = {"nargs": "+", "choices": list(works.SIZES), "default": ["vit_b32", "vit_b16", "vit_l14"]}
+    parser.add_argument("--sizes", **sizes, help="the backbones of --deploy")
+    parser.add_argument("--plot", type=Path, help="image file for accuracy against speed, of --deploy")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--dtype", choices=list(TYPES), default="fp32", help="dtype of CLIP's weights")
     parser.add_argument("--json", type=Path, help="file for the figures")
@@ -80,6 +88,9 @@ def main(argv: list[str] | None = None) -> None:
     device, dtype = torch.device(args.device), TYPES[args.dtype]
     if args.launches:
         print_launches(args, dtype)
+        return
+    if args.deploy:
+        deploy.run(args)
         return
     rate = measure.matrix_rate(device, dtype)
     figures = {"size": args.size, "device": _device(device), "dtype": args.dtype, "torch": torch.__version__}

@@ -41,6 +41,7 @@ class Size:
 
 
 SIZES = {
+    "vit_b32": Size(512, 224, 12, 768, 32, 512, 12),
     "vit_b16": Size(512, 224, 12, 768, 16, 512, 12),
     "vit_l14": Size(768, 224, 24, 1024, 14, 768, 12),
     "narrow_b16": Size(64, 32, 12, 64, 8, 64, 12, teacher="narrow_l14"),  # for counts that do not depend on the width

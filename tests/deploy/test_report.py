@@ -2,15 +2,17 @@
 
 import json
 import re
+import shutil
 
 import pytest
 import torch
 import toy
 from browser import chromium, loaded_page
+from PIL import Image
 
 from trainers.__main__ import main as caspl
 from trainers.cli import train
-from trainers.deploy.report.collect import Evaluation, Tested
+from trainers.deploy.report.collect import Classified, Evaluation
 from trainers.training.records import EVALUATIONS, TopClasses, append_epoch, write_evaluation
 
 
@@ -74,8 +76,8 @@ def test_page_fits_its_window(page, tmp_path, width):
 
 def test_names_are_escaped_and_order_is_kept(tmp_path):
     rows = [
-        Tested(tmp_path / "a.png", "<b>", [("x & y", 0.9), ("<b>", 0.1)]),
-        Tested(tmp_path / "b.png", "<b>", [("<b>", 0.8)]),
+        Classified(tmp_path / "a.png", "<b>", [("x & y", 0.9), ("<b>", 0.1)]),
+        Classified(tmp_path / "b.png", "<b>", [("<b>", 0.8)]),
     ]
     evaluation = Evaluation("test", {}, rows)
     assert evaluation.per_class() == [("<b>", 2, 50.0, "x & y (1)")]
@@ -98,6 +100,33 @@ def test_predictions_have_path_label_and_top_classes(tmp_path):
     assert header.startswith("path,label,class_1,p_1") and first.startswith("a.png,dog,dog,0.88")
     assert second.startswith("b.png,dog,cat,0.98")
     assert json.loads((folder / "evaluation.json").read_text()) == {"metrics": {"accuracy": 50.0}}
+
+
+def test_page_about_1000_wrong_images_of_100_classes_takes_at_most_5_mb(page, tmp_path):
+    """Photographs of noise, which compress worst, in the run's folder in place of its own predictions."""
+    run = tmp_path / "run"
+    shutil.copytree(page.parent / "base2new" / "toy" / "CasPL_CoOp" / "shots_16" / "seed_1", run)
+    noise = torch.randint(0, 256, (375, 500, 3), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    Image.fromarray(noise.numpy()).save(tmp_path / "noise.jpg")
+    top = TopClasses()
+    labels = torch.arange(1000) % 100
+    top.update(torch.randn(1000, 100, generator=torch.Generator().manual_seed(0)), labels)
+    names = {label: f"a rather long class name {label}" for label in range(100)}
+    for name in ("Toy_base", "Toy_new"):
+        paths = [str(tmp_path / "noise.jpg")] * 1000
+        write_evaluation(run / EVALUATIONS / name, paths, names, top, {"metrics": {"accuracy": 1.0}})
+    assert caspl(["report", str(run), str(tmp_path / "page.html")]) == 0
+    text = (tmp_path / "page.html").read_text()
+    assert (tmp_path / "page.html").stat().st_size < 5_000_000
+    assert text.count("data:image/jpeg") >= 2 * 24 and text.count("1000 images") == 2
+
+
+def test_page_about_an_output_folder_has_all_runs(page, tmp_path, capsys):
+    assert caspl(["report", str(page.parent), str(tmp_path / "all.html")]) == 0
+    assert "2 runs" in capsys.readouterr().out
+    text = (tmp_path / "all.html").read_text()
+    assert "Accuracy of all runs, %" in text and "base2new/toy/ZeroshotCLIP" in text
+    assert text.count("<details><summary>CasPL") == 2 and text.count("Confusion matrix") == 2
 
 
 def test_run_without_evaluation_is_named(tmp_path, capsys):

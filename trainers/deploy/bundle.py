@@ -15,10 +15,10 @@ from ..storage.hub import CONFIG, FORMAT
 from ..storage.tensors import read_checkpoint
 from ..training import provenance
 from ..training.checkpoints import LEARNED, find_checkpoint, save_learned
-from ..training.records import EVALUATIONS, RESULT
 from ..training.run import own_class
 from ..version import __version__
 from .card import model_card
+from .figures import figures_of
 
 _PLACES = ("OUTPUT_DIR", "DATASET.ROOT", "RESUME", "TRAINER.CASPL.CHECKPOINT", "TRAINER.CASPL.TEACHER.CACHE")
 
@@ -110,12 +110,3 @@ def _name_of(weights: str) -> str:
     if Path(weights).is_absolute():
         return Path(weights).name
     return f"{kind}{colon}{Path(path).name}" if Path(path).is_absolute() else weights
-
-
-def figures_of(run: Path) -> dict[str, float]:
-    """Return {column of its protocol, or evaluation: accuracy in per cent} of a run."""
-    if (run / "result.json").is_file():
-        result = json.loads((run / "result.json").read_text())
-        return {name: result[name] for name in ("base", "new", "hm", "accuracy") if name in result}
-    found = {path.parent.name: json.loads(path.read_text()) for path in sorted(run.glob(f"{EVALUATIONS}/*/{RESULT}"))}
-    return {name.replace("_", " "): result["metrics"]["accuracy"] for name, result in found.items()}

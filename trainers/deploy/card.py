@@ -6,8 +6,7 @@ from dassl.data.datasets import DATASET_REGISTRY
 
 from ..backbones import BUILT_IN
 from ..backbones.files import is_published
-
-_TITLES = {"base": "base classes", "new": "new classes", "hm": "harmonic mean", "accuracy": "accuracy"}
+from .figures import TITLES
 
 
 def model_card(trainer: str, backbone: str, teacher: str, ledger: list[dict], figures: Mapping[str, float]) -> str:
@@ -40,7 +39,7 @@ def model_card(trainer: str, backbone: str, teacher: str, ledger: list[dict], fi
         lines += ["", f"Teacher of phase 1: {teacher}."]
     if figures:
         lines += ["", "## Accuracy on the test images, %", "", "| | |", "| --- | --- |"]
-        lines += [f"| {_TITLES.get(name, name)} | {value:.2f} |" for name, value in figures.items()]
+        lines += [f"| {TITLES.get(name, name)} | {value:.2f} |" for name, value in figures.items()]
     lines += ["", "## Licences", "", *_licences(backbone, teacher, ledger), "", "## Use", "", *_use(trainer), ""]
     return "\n".join(lines)
 

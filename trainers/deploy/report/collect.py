@@ -10,16 +10,18 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from ...names import trainer_title
 from ...training import provenance
 from ...training.records import EVALUATIONS, METRICS, PREDICTIONS, RESULT
 from ..classifier import Classifier
+from ..figures import figures_of
 
 MISTAKES = 24  # pictures of a page
 WORDS = 3  # nearest words of a token
 
 
 @dataclass(frozen=True)
-class Tested:
+class Classified:
     """One row of predictions.csv.
 
     Attributes:
@@ -50,7 +52,7 @@ class Evaluation:
 
     name: str
     figures: dict[str, float]
-    rows: list[Tested]
+    rows: list[Classified]
 
     def per_class(self) -> list[tuple[str, int, float, str]]:
         """Return (class, images, accuracy in %, what it is confused with) of each class."""
@@ -72,10 +74,10 @@ class Evaluation:
             matrix[places[row.label]][places[row.top[0][0]]] += 1
         return names, matrix
 
-    def mistakes(self) -> list[Tested]:
-        """Return the most confident mistakes, `MISTAKES` at most."""
+    def mistakes(self, most: int = MISTAKES) -> list[Classified]:
+        """Return the most confident mistakes, `most` at most."""
         wrong = [row for row in self.rows if not row.correct]
-        return sorted(wrong, key=lambda row: -row.top[0][1])[:MISTAKES]
+        return sorted(wrong, key=lambda row: -row.top[0][1])[:most]
 
 
 @dataclass
@@ -85,14 +87,14 @@ class Story:
     Attributes:
         title: trainer and folder.
         headline: {trainer: {column: figure}} of the run and of what it is compared with.
-        curves: {column: its values by epoch} of metrics.csv.
+        curves: {phase: {column: its values by epoch}} of metrics.csv.
         evaluations: of the run.
         ledger: provenance entries; settings: {key: value}; words: (token, nearest words) pairs.
     """
 
     title: str
     headline: dict[str, dict[str, float]]
-    curves: dict[str, list[float]]
+    curves: dict[str, dict[str, list[float]]]
     evaluations: list[Evaluation]
     ledger: list[dict]
     settings: dict[str, object]
@@ -103,24 +105,23 @@ def collect(run: Path, settings: Mapping[str, object], classifier: Classifier | 
     """Collect a run's story.
 
     Args:
-        run: its folder.
+        run: its folder, an absolute path.
         settings: its configuration, flat.
         classifier: the loaded run, for the nearest words of its text tokens; None leaves them out.
-
-    Raises:
-        FileNotFoundError: the run has not been evaluated.
     """
-    folders = sorted((run / EVALUATIONS).glob("*")) if (run / EVALUATIONS).is_dir() else []
-    evaluations = [read_evaluation(folder) for folder in folders if (folder / PREDICTIONS).is_file()]
-    if not evaluations:
-        raise FileNotFoundError(
-            f"{run}: no {EVALUATIONS}/*/{PREDICTIONS}; expected a run that was evaluated. Evaluate it"
-        )
+    evaluations = [read_evaluation(path.parent) for path in sorted(run.glob(f"{EVALUATIONS}/*/{PREDICTIONS}"))]
     trainer = str(settings["TRAINER.NAME"])
     words = [] if classifier is None else nearest_words(classifier)
     ledger = provenance.kept(run) if (run / provenance.FILE_NAME).is_file() else []
-    return Story(
-        f"{trainer}, {run.name}", headline(run, trainer), curves(run), evaluations, ledger, dict(settings), words
+    where = "/".join(run.parts[-5:]) if run.parent.name.startswith("shots_") else run.name
+    phases = {"Training of phase 1": curves(boosting_folder(run)), "Training": curves(run)}
+    return Story(f"{trainer}: {where}", headline(run, trainer), phases, evaluations, ledger, dict(settings), words)
+
+
+def boosting_folder(run: Path) -> Path:
+    """Return the folder of phase 1 of a protocol's run; it need not exist."""
+    return (
+        run.parents[4] / "boosting" / run.parents[2].name if run.parent.name.startswith("shots_") else run / "boosting"
     )
 
 
@@ -128,13 +129,13 @@ def read_evaluation(folder: Path) -> Evaluation:
     """Read one evaluation's figures and predictions."""
     figures = json.loads((folder / RESULT).read_text())["metrics"] if (folder / RESULT).is_file() else {}
     with open(folder / PREDICTIONS, newline="", encoding="utf-8") as stream:
-        rows = [_tested(row) for row in csv.DictReader(stream)]
+        rows = [_classified(row) for row in csv.DictReader(stream)]
     return Evaluation(folder.name.replace("_", " "), figures, rows)
 
 
-def _tested(row: dict[str, str]) -> Tested:
+def _classified(row: dict[str, str]) -> Classified:
     pairs = [(row[f"class_{n}"], row[f"p_{n}"]) for n in range(1, 6) if row.get(f"class_{n}")]
-    return Tested(Path(row["path"]), row["label"], [(name, float(p)) for name, p in pairs])
+    return Classified(Path(row["path"]), row["label"], [(name, float(p)) for name, p in pairs])
 
 
 def curves(run: Path) -> dict[str, list[float]]:
@@ -148,25 +149,40 @@ def curves(run: Path) -> dict[str, list[float]]:
 
 
 def headline(run: Path, trainer: str) -> dict[str, dict[str, float]]:
-    """Return the figures of the run's result.json, next to zero-shot CLIP's, the boosted student's and the host's.
+    """Return {trainer: figures} of the run, after zero-shot CLIP's, the boosted student's and the host's.
 
     Runs of a protocol are in <output>/<protocol>/<dataset>/<trainer>/shots_<N>/seed_<S>.
     """
-    found = {}
-    host = trainer.removeprefix("CasPL_")
+    siblings = {trainer: run}
     if run.parent.name.startswith("shots_"):
-        dataset = run.parents[2]
-        siblings = {name: dataset / name for name in ("ZeroshotCLIP", "CasPL")}
+        dataset, host = run.parents[2], trainer.removeprefix("CasPL_")
+        boosted = dataset / "CasPL" if (dataset / "CasPL").is_dir() else boosting_folder(run)
+        siblings = {"ZeroshotCLIP": dataset / "ZeroshotCLIP", "CasPL": boosted}
         siblings |= {name: dataset / name / run.parent.name / run.name for name in (host, trainer)}
-    else:
-        siblings = {trainer: run}
-    for name, folder in siblings.items():
-        path = folder / "result.json"
-        if path.is_file():
-            result = json.loads(path.read_text())
-            columns = ("base", "new", "hm", "accuracy")
-            found[name] = {key: result[key] for key in columns if isinstance(result.get(key), int | float)}
-    return found
+    found = {trainer_title(name): figures_of(folder) for name, folder in siblings.items()}
+    return {name: figures for name, figures in found.items() if figures}
+
+
+def overview(output: Path) -> dict[str, dict[str, float]]:
+    """Return {path of a run below an output folder: figures} of every result."""
+    folders = sorted(path.parent for path in output.rglob("result.json"))
+    return {str(folder.relative_to(output)): figures_of(folder) for folder in folders}
+
+
+def find_runs(where: Path) -> list[Path]:
+    """Return the evaluated runs in a folder: the folder itself, or all below it.
+
+    Raises:
+        FileNotFoundError: there are none.
+    """
+    evaluated = {path.parents[2] for path in where.rglob(f"{EVALUATIONS}/*/{PREDICTIONS}")}
+    runs = sorted(folder for folder in evaluated if (folder / "config.yaml").is_file())
+    if not runs:
+        raise FileNotFoundError(
+            f"{where}: no config.yaml with {EVALUATIONS}/*/{PREDICTIONS} in it; expected a run that was evaluated, or a folder "
+            "of such runs. Evaluate it"
+        )
+    return [where] if where in runs else runs
 
 
 def nearest_words(classifier: Classifier) -> list[tuple[str, str]]:

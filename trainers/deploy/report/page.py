@@ -3,59 +3,93 @@
 import base64
 import html
 import io
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from PIL import Image
 
-from ...names import trainer_title
-from .collect import Evaluation, Story, Tested
+from ..figures import TITLES
+from .collect import MISTAKES, Classified, Evaluation, Story
 
 _HERE = Path(__file__).resolve().parent
 THUMBNAIL = 128  # pixels
 MOST_CLASSES = 60  # of a confusion matrix; of more, those with most mistakes
-COLUMNS = {"base": "base classes", "new": "new classes", "hm": "harmonic mean", "accuracy": "accuracy"}
+CAPTIONS = {
+    "acc": "training accuracy, %",
+    "agreement": "agreement with the teacher, %",
+    "validation": "validation accuracy, %",
+    "ce": "cross-entropy",
+    "learning_rate": "learning rate",
+    "seconds": "seconds an epoch",
+}
 
 
-def render(story: Story) -> str:
-    """Return the page."""
-    parts = [_headline(story), _curves(story.curves)]
-    for evaluation in story.evaluations:
-        parts.append(_evaluation(evaluation))
-    parts += [_ledger(story.ledger), _words(story.words), _settings(story.settings)]
+def render(stories: Sequence[Story], title: str = "", overview: Mapping[str, Mapping[str, float]] | None = None) -> str:
+    """Return the page.
+
+    Args:
+        stories: of the runs.
+        title: of the page if there are several.
+        overview: {run: {column: figure}} for a table before several runs.
+    """
+    if len(stories) == 1:
+        title, body = stories[0].title, _story(stories[0], MISTAKES)
+    else:
+        most = max(3, MISTAKES // len(stories))
+        body = _figures("Accuracy of all runs, %", overview or {}) + "".join(
+            f"<details><summary>{html.escape(story.title)}</summary>{_story(story, most)}</details>"
+            for story in stories
+        )
     style, script = ((_HERE / name).read_text() for name in ("page.css", "page.js"))
-    title = html.escape(story.title)
+    title = html.escape(title)
     return (
         f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{title}</title>'
         f'<meta name="viewport" content="width=device-width, initial-scale=1"><style>{style}</style></head>'
-        f"<body><main><h1>{title}</h1>{''.join(parts)}</main><script>{script}</script></body></html>\n"
+        f"<body><main><h1>{title}</h1>{body}</main><script>{script}</script></body></html>\n"
     )
 
 
+def _story(story: Story, mistakes: int) -> str:
+    parts = [_figures("Accuracy, %", story.headline)]
+    parts += [_curves(phase, curves) for phase, curves in story.curves.items()]
+    parts += [_evaluation(evaluation, mistakes) for evaluation in story.evaluations]
+    parts += [_ledger(story.ledger), _words(story.words), _settings(story.settings)]
+    return "".join(parts)
+
+
 def _table(head: Sequence[str], rows: Iterable[Sequence[object]], kind: str = "") -> str:
-    cells = "".join(f"<th>{html.escape(name)}</th>" for name in head)
-    body = "".join("<tr>" + "".join(f"<td>{_cell(value)}</td>" for value in row) + "</tr>" for row in rows)
+    """Return a table; columns of numbers are aligned to the right."""
+    rows = [list(row) for row in rows]
+    right = [
+        bool(rows) and all(isinstance(row[i], int | float) or row[i] == "—" for row in rows) for i in range(len(head))
+    ]
+    cells = "".join(_element("th", name, number) for name, number in zip(head, right, strict=True))
+    lines = (
+        "".join(_element("td", _cell(value), number) for value, number in zip(row, right, strict=True)) for row in rows
+    )
+    body = "".join(f"<tr>{line}</tr>" for line in lines)
     return f'<div class="wide"><table class="{kind}"><thead><tr>{cells}</tr></thead><tbody>{body}</tbody></table></div>'
 
 
+def _element(tag: str, text: str, number: bool) -> str:
+    return f"<{tag}{' class=number' if number else ''}>{html.escape(text)}</{tag}>"
+
+
 def _cell(value: object) -> str:
-    return f"{value:.2f}" if isinstance(value, float) else html.escape(str(value))
+    return f"{value:.2f}" if isinstance(value, float) else str(value)
 
 
-def _headline(story: Story) -> str:
-    if not story.headline:
+def _figures(title: str, figures: Mapping[str, Mapping[str, float]]) -> str:
+    if not figures:
         return ""
-    names = [name for name in COLUMNS if any(name in figures for figures in story.headline.values())]
-    rows = [
-        [trainer_title(trainer), *(figures.get(name, "—") for name in names)]
-        for trainer, figures in story.headline.items()
-    ]
-    return "<h2>Accuracy, %</h2>" + _table(["", *(COLUMNS[name] for name in names)], rows)
+    names = list(dict.fromkeys(name for each in figures.values() for name in each))
+    rows = [[run, *(float(each[name]) if name in each else "—" for name in names)] for run, each in figures.items()]
+    return f"<h2>{title}</h2>" + _table(["", *(TITLES.get(name, name) for name in names)], rows)
 
 
-def _curves(curves: dict[str, list[float]]) -> str:
-    drawn = [_curve(name, values) for name, values in curves.items() if len(values) > 1]
-    return f'<h2>Training</h2><div class="grid">{"".join(drawn)}</div>' if drawn else ""
+def _curves(title: str, curves: dict[str, list[float]]) -> str:
+    drawn = [_curve(CAPTIONS.get(name, name), values) for name, values in curves.items() if len(values) > 1]
+    return f'<h2>{title}</h2><div class="grid curves">{"".join(drawn)}</div>' if drawn else ""
 
 
 def _curve(name: str, values: list[float]) -> str:
@@ -71,14 +105,14 @@ def _curve(name: str, values: list[float]) -> str:
     )
 
 
-def _evaluation(evaluation: Evaluation) -> str:
+def _evaluation(evaluation: Evaluation, most: int) -> str:
     figures = ", ".join(f"{name} {value:.2f}" for name, value in evaluation.figures.items())
     rows = evaluation.per_class()
     parts = [f"<h2>{html.escape(evaluation.name)}</h2><p>{len(evaluation.rows)} images. {html.escape(figures)}</p>"]
     parts.append("<h3>Accuracy by class</h3>")
     parts.append(_table(["class", "images", "accuracy, %", "confused with"], rows, "sortable"))
     parts.append(_confusion(evaluation))
-    mistakes = "".join(filter(None, map(_picture, evaluation.mistakes())))
+    mistakes = "".join(filter(None, map(_picture, evaluation.mistakes(most))))
     if mistakes:
         parts.append(f'<h3>Most confident mistakes</h3><div class="grid">{mistakes}</div>')
     return "".join(parts)
@@ -95,7 +129,7 @@ def _confusion(evaluation: Evaluation) -> str:
         total = max(sum(matrix[i]), 1)
         cells = "".join(_heat(matrix[i][j], total, names[i], names[j]) for j in places)
         body.append(f"<tr><th>{html.escape(names[i])}</th>{cells}</tr>")
-    table = f'<table class="heat"><thead><tr><th></th>{head}</tr></thead><tbody>{"".join(body)}</tbody></table>'
+    table = f'<table class="heat"><thead><tr><td class="corner"></td>{head}</tr></thead><tbody>{"".join(body)}</tbody></table>'
     return f'<h3>Confusion matrix{note}</h3><p>Rows: labels. Columns: predictions.</p><div class="wide">{table}</div>'
 
 
@@ -105,7 +139,7 @@ def _heat(count: int, total: int, label: str, found: str) -> str:
     return f'<td style="--share:{share:.2f}" title="{title}">{count or ""}</td>'
 
 
-def _picture(row: Tested) -> str:
+def _picture(row: Classified) -> str:
     """Show one mistake; an image that is gone is left out."""
     try:
         with Image.open(row.path) as image:
@@ -118,10 +152,10 @@ def _picture(row: Tested) -> str:
     data = base64.b64encode(stream.getvalue()).decode()
     name, p = row.top[0]
     others = dict(row.top).get(row.label)
-    own = f" ({100 * others:.0f} %)" if others is not None else ""
+    own = f" ({100 * others:.0f}&nbsp;%)" if others is not None else ""
     return (
         f'<figure><img alt="{html.escape(row.label, quote=True)}" src="data:image/jpeg;base64,{data}">'
-        f"<figcaption><b>{html.escape(name)}</b> {100 * p:.0f} %<br>is {html.escape(row.label)}{own}</figcaption></figure>"
+        f"<figcaption><b>{html.escape(name)}</b> {100 * p:.0f}&nbsp;%<br>is {html.escape(row.label)}{own}</figcaption></figure>"
     )
 
 
