@@ -40,6 +40,19 @@ make_venv() {
     cp "$root/requirements.txt" "$venv/installed.txt"
 }
 
+# Installs Chromium for the tests of pages where apt-get and the rights to use it are there; they are skipped without it.
+install_chromium() {
+    local name
+    for name in chromium chromium-browser google-chrome; do
+        if command -v "$name" >/dev/null; then return; fi
+    done
+    if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
+        echo "Installing Chromium once, for the tests of pages." >&2
+        if { apt-get update && DEBIAN_FRONTEND=noninteractive apt-get install --yes chromium; } >/dev/null 2>&1; then return; fi
+    fi
+    echo "note: no Chromium on this machine and none can be installed; the tests of pages are skipped" >&2
+}
+
 PYTHON=$(find_python) || exit 1
 if ! has_everything "$PYTHON"; then
     cmp -s "$root/requirements.txt" "$root/.venv/installed.txt" || make_venv "$PYTHON" || exit 1

@@ -176,6 +176,7 @@ def test_embed_and_classifier_files(root, tmp_path):
         (["CoOp", "x.png"], "x.png: does not exist"),
         (["CoOp", "empty"], "has the ending of an image format"),
         (["CoOp", "toy", "--top", "0"], "--top is 0, expected 1 or more"),
+        (["CoOp", "toy", "--unknown-below", "7"], "--unknown-below is 7.0, expected a probability from 0 to 1"),
     ],
 )
 def test_mistakes_end_in_one_line(root, capsys, monkeypatch, line, message):

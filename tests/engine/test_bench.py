@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from scripts.benchmark import measure, works
+from scripts.benchmark import deploy, measure, works
 from scripts.benchmark import program as bench
 from trainers.engine.kernels import linear
 
@@ -150,3 +150,40 @@ def test_launches_option_prints_counts(capsys):
     bench.main("--launches --works CasPL_CoOp evaluation --classes 5".split())
     lines = [line for line in capsys.readouterr().out.splitlines() if "CasPL" in line]
     assert len(lines) == 1 and len([cell for cell in lines[0].split("|") if cell.strip().isdigit()]) == 4
+
+
+@pytest.mark.slow
+def test_deploy_lists_speed_size_and_parameters_and_draws_a_plot(tmp_path, capsys):
+    line = ["--deploy", "--sizes", "small", "--images", "2", "--batch", "2", "--classes", "5", "--rounds", "1"]
+    bench.main([*line, "--json", str(tmp_path / "f.json"), "--plot", str(tmp_path / "f.png")])
+    rows = json.loads((tmp_path / "f.json").read_text())
+    assert [(row["model"], row["runs_on"]) for row in rows] == [
+        ("student", "engine"),
+        ("boosted student", "engine"),
+        ("CasPL", "engine"),
+        ("CasPL", "onnxruntime"),
+        ("CasPL", "onnxruntime int8"),
+    ]
+    assert all(row["rate"] > 0 and row["file"] > 0 and row["accuracy"] is None for row in rows)
+    assert rows[0]["parameters"] < rows[1]["parameters"] < rows[2]["parameters"] == rows[4]["parameters"]
+    assert (tmp_path / "f.png").stat().st_size > 10_000 and "not measured here" in capsys.readouterr().out
+
+
+def test_deploy_shows_the_papers_accuracy_only_where_it_has_one():
+    assert (
+        deploy.accuracy_of("vit_b16", "CasPL", "engine")
+        == deploy.accuracy_of("vit_b16", "CasPL", "onnxruntime")
+        == 82.69
+    )
+    assert deploy.accuracy_of("vit_b16", "student", "engine") == 71.70
+    assert deploy.accuracy_of("vit_b16", "CasPL", "onnxruntime int8") is None
+    assert deploy.accuracy_of("vit_l14", "student", "engine") is None
+
+
+@pytest.mark.slow
+def test_int8_file_at_vit_b16_size_takes_at_most_0_3_of_the_float_file(tmp_path):
+    """The export compares the float file with the engine for batches of 1, 3 and 9 images."""
+    torch.manual_seed(0)
+    classifier = deploy.models_of(works.SIZES["vit_b16"], ["cat", "dog", "horse"])["CasPL"]
+    files = deploy.exported(classifier, tmp_path)
+    assert files["onnxruntime int8"].stat().st_size <= 0.3 * files["onnxruntime"].stat().st_size

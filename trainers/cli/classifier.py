@@ -8,7 +8,7 @@ from pathlib import Path
 
 from . import arguments
 from .predict import add_run, loaded
-from .program import guarded
+from .program import guarded, hide_information
 
 
 def classifier(argv: list[str] | None = None) -> None:
@@ -18,6 +18,7 @@ def classifier(argv: list[str] | None = None) -> None:
     parser.add_argument("out", type=Path, metavar="FILE", help="the file to write: .safetensors, or .pt for torch.load")
     parser.add_argument("--classes", nargs="+", metavar="NAME", help="other classes than the run's")
     args = arguments.parse(parser, argv, keys=False)
+    hide_information()
     import torch
     from safetensors.torch import save_file
 

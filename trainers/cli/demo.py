@@ -52,7 +52,9 @@ def page(classifier: "Classifier") -> Any:
     picture = gradio.Image(type="pil", label="Picture")
     names = gradio.Textbox("\n".join(classifier.class_names), lines=10, max_lines=20, label="Classes, one a line")
     found = gradio.Label(num_top_classes=5, label="Most likely classes")
-    return gradio.Interface(classify, [picture, names], found, title="CasPL", flagging_mode="never")
+    return gradio.Interface(
+        classify, [picture, names], found, title="CasPL", flagging_mode="never", analytics_enabled=False
+    )
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -9,7 +9,7 @@ from typing import Any
 
 from . import arguments
 from .predict import add_run, check_positive, loaded, report
-from .program import guarded
+from .program import guarded, hide_information
 
 
 def embed(argv: list[str] | None = None) -> int:
@@ -20,6 +20,7 @@ def embed(argv: list[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="the safetensors file to write")
     parser.add_argument("--batch-size", type=int, default=100, help="images at a time (default 100)")
     args = arguments.parse(parser, argv, keys=False)
+    hide_information()
     import torch
     from safetensors.torch import save_file
     from tqdm import tqdm

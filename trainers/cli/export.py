@@ -5,7 +5,6 @@
 The file has the image tower, the prompts and the class vectors; preprocessing and class names are in its metadata.
 """
 
-import argparse
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,7 +27,8 @@ def export(argv: list[str] | None = None) -> None:
     parser.add_argument("--classes", nargs="+", metavar="NAME", help="other classes than the run's")
     parser.add_argument("--int8", action="store_true", help="quantize matrix products to int8 (ONNX only)")
     parser.add_argument("--calibrate", type=Path, metavar="FOLDER", help="images that the int8 ranges are chosen from")
-    parser.add_argument("--labelled", type=Path, metavar="FOLDER", help="folders named by class: print the accuracy")
+    labelled = "folder of folders named by class: print the accuracy (default: that of --calibrate, if it is one)"
+    parser.add_argument("--labelled", type=Path, metavar="FOLDER", help=labelled)
     args = arguments.parse(parser, argv, keys=False)
     if args.int8 and args.out.suffix != ".onnx":
         raise ValueError(f"--int8 writes ONNX, but FILE is {args.out}: give it the ending .onnx")
@@ -46,8 +46,8 @@ def export(argv: list[str] | None = None) -> None:
         share = args.out.stat().st_size / plain.stat().st_size
         print(f"{args.out}: {args.out.stat().st_size / 1e6:.1f} MB, {share:.2f} of the float32 file")
         files.append(args.out)
-    if args.labelled:
-        _print_accuracy(args, classifier, files)
+    if folder := args.labelled or args.calibrate:
+        _print_accuracy(folder, classifier, files, needed=bool(args.labelled))
 
 
 def _batches(classifier: "Classifier", folder: Path) -> Iterator[Any]:
@@ -61,16 +61,25 @@ def _batches(classifier: "Classifier", folder: Path) -> Iterator[Any]:
             yield batch.images
 
 
-def _print_accuracy(args: argparse.Namespace, classifier: "Classifier", files: list[Path]) -> None:
-    """Print the accuracy of PyTorch and of each file on a folder of class folders."""
+def _print_accuracy(folder: Path, classifier: "Classifier", files: list[Path], needed: bool) -> None:
+    """Print the accuracy of PyTorch and of each file on a folder of class folders.
+
+    Raises:
+        ValueError: it has no folder that is named by a class, and one is needed.
+    """
     from ..deploy import export as deploy
     from ..deploy.images import batches, find_images
 
     names = {name.replace("_", " "): index for index, name in enumerate(classifier.class_names)}
-    labelled = [path for path in find_images([args.labelled]) if path.parent.name.replace("_", " ") in names]
+    images = find_images([folder])
+    labelled = [path for path in images if path.parent.name.replace("_", " ") in names]
+    if not labelled and not needed:
+        return
     if not labelled:
         expected = ", ".join(list(names)[:5])
-        raise ValueError(f"--labelled {args.labelled}: no folder in it is named by a class; expected {expected}, ...")
+        raise ValueError(f"--labelled {folder}: no folder in it is named by a class; expected {expected}, ...")
+    if len(labelled) < len(images):
+        print(f"{folder}: {len(images) - len(labelled)} images are in folders that are not named by a class, left out")
     runners = {"PyTorch": classifier.cpu()} | {
         str(path): (deploy.pt2_runner if path.suffix == ".pt2" else deploy.onnx_runner)(path) for path in files
     }

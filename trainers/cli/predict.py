@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from . import arguments
-from .program import guarded
+from .program import guarded, hide_information
 
 if TYPE_CHECKING:
     from ..deploy.classifier import Classifier
@@ -54,10 +54,13 @@ def predict(argv: list[str] | None = None) -> int:
     form.add_argument("--csv", type=Path, metavar="FILE", help="write a table: path, label, top classes")
     form.add_argument("--json", type=Path, metavar="FILE", help="write a list of objects")
     args = arguments.parse(parser, argv, keys=False)
+    hide_information()
     from ..deploy.images import find_images
 
     check_positive("--top", args.top)
     check_positive("--batch-size", args.batch_size)
+    if args.unknown_below is not None and not 0 <= args.unknown_below <= 1:
+        raise ValueError(f"--unknown-below is {args.unknown_below}, expected a probability from 0 to 1")
     files = find_images(args.images)
     classifier = loaded(args, args.classes)
     failed: dict[Path, str] = {}
@@ -76,7 +79,7 @@ def check_positive(option: str, value: int) -> None:
 def report(failed: dict[Path, str]) -> int:
     """List the unreadable images on stderr; return the exit code."""
     for path, error in failed.items():
-        sys.stderr.write(f"unreadable: {path}: {error}\n")
+        sys.stderr.write(f"unreadable: {path}: {error.removeprefix(f'{path}: ')}\n")
     return UNREADABLE if failed else 0
 
 

@@ -54,11 +54,11 @@ def hide_information() -> None:
 
 
 def show_log() -> None:
-    """Show this package's log on the console. Repeating it is a no-op."""
+    """Show this package's log on the console, information included."""
     package = logging.getLogger(__package__.partition(".")[0])
     if not any(isinstance(handler, _Console) for handler in package.handlers):
         package.addHandler(_Console(logging.INFO))
-        package.setLevel(logging.INFO)
+    package.setLevel(logging.INFO)
 
 
 def _message(error: Exception) -> str:

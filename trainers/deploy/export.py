@@ -3,6 +3,7 @@
 import contextlib
 import json
 import logging
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -113,9 +114,11 @@ def pt2_runner(path: Path) -> Run:
 def _write_onnx(program: torch.export.ExportedProgram, path: Path, metadata: dict[str, str]) -> None:
     onnx = _imported("onnx")
     _imported("onnxscript")
-    made: Any = torch.onnx.export(
-        program, (), input_names=["images"], output_names=["logits"], dynamo=True, verbose=False
-    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # about what PyTorch's exporter itself calls
+        made: Any = torch.onnx.export(
+            program, (), input_names=["images"], output_names=["logits"], dynamo=True, verbose=False
+        )
     model = made.model_proto
     for key, value in metadata.items():
         entry = model.metadata_props.add()
