@@ -9,7 +9,7 @@ from trainers.config import ConfigError
 from trainers.deploy import classifier
 from trainers.engine.precision import Precision
 from trainers.method import prompt_file
-from trainers.method.teachers import load_teacher
+from trainers.method.teachers import MEANS, load_teacher, load_teachers
 
 BASE = {"DATASET__SUBSAMPLE_CLASSES": "base"}
 PLAIN = Precision("fp32")
@@ -90,3 +90,56 @@ def test_tcp_run_makes_class_tokens_of_other_classes(root):
     image = torch.randn(2, 3, 16, 16)
     assert other.model.prompt_learner.class_tokens().shape == (len(toy.NAMES), 4, 64)
     assert torch.allclose(other(image)[:, :3], loaded(image), atol=1e-4)  # the base classes are the first three
+
+
+@pytest.mark.parametrize("mean", MEANS)
+def test_ensemble_averages_probabilities(root, mean):
+    names = [f"run:{root / 'PromptSRC'}", f"run:{root / 'CasPL_MaPLe'}", str(root / "student.pt")]
+    each = [load_teacher(name, toy.NAMES, "a {}", PLAIN) for name in names]
+    ensemble = load_teachers(names, mean, toy.NAMES, "a {}", PLAIN)
+    image = torch.randn(5, 3, 16, 16)
+    with torch.no_grad():
+        features = torch.cat([teacher.image_features(image) for teacher in each], dim=1)
+        probabilities = [teacher(image).softmax(dim=1) for teacher in each]
+        found = ensemble.logits(features).softmax(dim=1)
+    weights = [p.amax(dim=1, keepdim=True) if mean == "confidence" else torch.ones(5, 1) for p in probabilities]
+    total = sum(weights)
+    expected = sum(w / total * p for w, p in zip(weights, probabilities, strict=True))
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-7)
+
+
+def test_phase_1_learns_from_several_teachers_with_a_cache_each(root, tmp_path):
+    runs = repr([str(root / "PromptSRC"), str(root / "teacher.pt")])
+    identities = set()
+    for mean in MEANS:
+        pairs = ["TRAINER.CASPL.TEACHER.RUNS", runs, "TRAINER.CASPL.TEACHER.MEAN", mean]
+        line = toy.command(root, "CasPL", tmp_path / mean, TRAINER__CASPL__TEACHER__CACHE=tmp_path / "cache")
+        train.run([*line, *pairs])
+        info = prompt_file.read_info(tmp_path / mean / prompt_file.FILE_NAME)
+        assert info.teacher == f"run:{root / 'PromptSRC'} and {root / 'teacher.pt'}"
+        identities.add(info.identity)
+    assert len(identities) == 2 and len(list((tmp_path / "cache").glob("*.features"))) == 2
+    one = toy.command(root, "CasPL", tmp_path / "one", TRAINER__CASPL__TEACHER__CACHE=tmp_path / "cache")
+    train.run(one)  # the file of teacher.pt is shared with runs that it teaches alone
+    assert len(list((tmp_path / "cache").glob("*.features"))) == 2
+
+
+def test_run_and_runs_together_are_rejected(root, tmp_path, capsys):
+    line = toy.command(root, "CasPL", tmp_path / "run")
+    pairs = [
+        "TRAINER.CASPL.TEACHER.RUN",
+        str(root / "PromptSRC"),
+        "TRAINER.CASPL.TEACHER.RUNS",
+        str(root / "PromptSRC"),
+    ]
+    assert train.main([*line, *pairs]) == 2
+    assert "TRAINER.CASPL.TEACHER.RUN" in capsys.readouterr().err and not (tmp_path / "run").exists()
+
+
+def test_key_of_a_run_equals_its_prefix(root, tmp_path):
+    line = toy.command(root, "CasPL", tmp_path / "key")
+    train.run([*line, "TRAINER.CASPL.TEACHER.RUN", str(root / "PromptSRC")])
+    more = {"TRAINER__CASPL__TEACHER__BACKBONE": f"run:{root / 'PromptSRC'}"}
+    train.run(toy.command(root, "CasPL", tmp_path / "prefix", **more))
+    files = [tmp_path / name / prompt_file.FILE_NAME for name in ("key", "prefix")]
+    assert files[0].read_bytes() == files[1].read_bytes()

@@ -98,7 +98,7 @@ def test_view_is_epoch_modulo_views(views, expected):
 def key_of(root, tmp_path, **more):
     """The key of the cache of a run."""
     cfg = train.setup_cfg(train.parse(line(root, tmp_path / "run", tmp_path / "cache", **more)))
-    return CasPL(cfg).open_cache().key
+    return CasPL(cfg).open_caches()[0].key
 
 
 def test_cache_key_depends_on_teacher_images_and_settings(root, tmp_path):

@@ -75,8 +75,12 @@ def test_cache_has_rows_for_added_images(root, tmp_path):
 
 def test_finished_phase_1_with_other_added_images_is_rejected(root, tmp_path, capsys):
     line = [*phase_1(root, tmp_path / "run"), "TRAINER.CASPL.IMAGES"]
-    train.run([*line, str(root / "more")])
+    folder = draw(tmp_path / "more", "a.png", seed=1)
+    train.run([*line, str(folder)])
     assert guarded(lambda: train.run([*line, str(root / "others")])) == 2
+    assert "TRAINER.CASPL.IMAGES" in capsys.readouterr().err
+    draw(folder, "b.png", seed=2)
+    assert guarded(lambda: train.run([*line, str(folder)])) == 2
     assert "added images" in capsys.readouterr().err
 
 

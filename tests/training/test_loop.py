@@ -82,7 +82,7 @@ def test_step_with_complete_teacher_cache_does_not_wait(root, tmp_path):
     more = {"TRAINER__CASPL__TEACHER__CACHE": tmp_path / "cache", "TRAINER__CASPL__TEACHER__VIEWS": 1}
     build(root, "CasPL", tmp_path / "fill", **more).train()
     trainer = build(root, "CasPL", tmp_path / "run", **more)
-    trainer.cache = trainer.open_cache()
+    trainer.caches = trainer.open_caches()
     trainer.num_batches, trainer.batch_idx = 6, 0
     batch = next(iter(trainer.train_loader_x))
     with pytest.MonkeyPatch.context() as patch, Waits(patch) as mode:

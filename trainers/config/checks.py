@@ -152,6 +152,12 @@ def _cache(cfg: CfgNode) -> str:
     return f"SEED: {cfg.SEED}; expected 0 or more with TRAINER.CASPL.TEACHER.CACHE: no other run draws the same augmentations"
 
 
+def _teachers(cfg: CfgNode) -> str:
+    node = cfg.TRAINER.CASPL.TEACHER
+    both = f"TRAINER.CASPL.TEACHER.RUN: {node.RUN}, next to RUNS; expected one of them. Move it into RUNS"
+    return both if node.RUN and node.RUNS else ""
+
+
 def _boosting_classes(cfg: CfgNode) -> str:
     asked, wanted = cfg.DATASET.SUBSAMPLE_CLASSES, cfg.TRAINER.CASPL.CLASSES
     if asked in ("all", wanted):
@@ -176,4 +182,5 @@ _RULES: tuple[tuple[tuple[str, ...], Callable[[CfgNode], str]], ...] = (
     (("TRAINER.CASPL.DEPTH_TEXT",), boosting_tokens),
     (("TRAINER.CASPL.TEACHER.TEMPLATE",), _template),
     (("TRAINER.CASPL.TEACHER.CACHE",), _cache),
+    (("TRAINER.CASPL.TEACHER.RUNS",), _teachers),
 )

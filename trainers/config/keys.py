@@ -14,6 +14,7 @@ from .vocabulary import (
     evaluators,
     interpolations,
     losses,
+    means,
     optimizers,
     orders,
     precisions,
@@ -334,6 +335,17 @@ _MEASURING = (
     ),
 )
 
+
+def _with_runs(cfg: CfgNode) -> str:
+    node = cfg.TRAINER.CASPL.TEACHER
+    given = [key for key in ("RUN", "RUNS") if node[key]]
+    return f"TRAINER.CASPL.TEACHER.{given[0]} is set" if given else ""
+
+
+def _without_runs(cfg: CfgNode) -> str:
+    return "" if cfg.TRAINER.CASPL.TEACHER.RUNS else "TRAINER.CASPL.TEACHER.RUNS is empty"
+
+
 CASPL = tuple(
     Field(f"TRAINER.CASPL.{name}", default, meaning, **more)
     for name, default, meaning, more in (
@@ -382,14 +394,32 @@ CASPL = tuple(
             "IMAGES",
             [],
             "folders of unlabelled images that phase 1 learns from as well",
-            {"longest": 1024, "path": True, "place": True, "read_by": (BOOSTING,)},
+            {"longest": 1024, "path": True, "read_by": (BOOSTING,)},
         ),
         ("HOST_WORDS", "", "words in the place of the host's context", {"read_by": (BOOSTING,)}),
         (
             "TEACHER.BACKBONE",
             "ViT-L/14",
             'the teacher: as MODEL.BACKBONE.NAME, or "open_clip:<architecture>/<tag or file>"',
-            {"required": True, "longest": 1024, "path": True, "read_by": (BOOSTING,)},
+            {"required": True, "longest": 1024, "path": True, "read_by": (BOOSTING,), "unread": _with_runs},
+        ),
+        (
+            "TEACHER.RUN",
+            "",
+            "a finished run as the teacher: its folder, or hf-hub:<user>/<name>",
+            {"longest": 1024, "path": True, "read_by": (BOOSTING,)},
+        ),
+        (
+            "TEACHER.RUNS",
+            [],
+            "several teachers: finished runs, or names as of TEACHER.BACKBONE",
+            {"longest": 1024, "path": True, "read_by": (BOOSTING,)},
+        ),
+        (
+            "TEACHER.MEAN",
+            "mean",
+            "how the probabilities of several teachers are averaged: equally, or weighted by their confidence",
+            {"choices": means, "read_by": (BOOSTING,), "unread": _without_runs},
         ),
         (
             "TEACHER.TEMPLATE",

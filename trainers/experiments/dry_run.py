@@ -12,6 +12,7 @@ from ..backbones import published_hashes
 from ..config import ConfigError, check_kept
 from ..method import prompt_file
 from ..method.prompt_file import CheckpointError
+from ..method.teachers import teacher_names
 from ..training.checkpoints import PROGRESS
 from ..training.run import has_finished_epoch, own_class
 from . import cost, runs
@@ -163,7 +164,7 @@ def surroundings(jobs: Sequence[Job]) -> list[str]:
         missing = "would be rendered" if is_miniature(name) else "missing"
         lines.append(f"data       {name}: {folder} {'exists' if folder.is_dir() else missing}")
     names = [cfg.MODEL.BACKBONE.NAME for cfg in _boosting_cfgs(settings.values())]
-    names += [cfg.TRAINER.CASPL.TEACHER.BACKBONE for cfg in _boosting_cfgs(settings.values())]
+    names += [name for cfg in _boosting_cfgs(settings.values()) for name in teacher_names(cfg.TRAINER.CASPL.TEACHER)]
     for name in dict.fromkeys(names):
         if name in published_hashes():
             path, _ = published_hashes()[name]

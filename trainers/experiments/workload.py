@@ -14,7 +14,7 @@ from ..engine import PromptedCLIP, PromptGroup, clip_sizes
 from ..engine.counts import operations, peak_meta_bytes
 from ..hosts.base import HostTrainer
 from ..method.taught import Taught
-from ..method.teachers import Teacher, load_teacher
+from ..method.teachers import Teacher, load_teacher, teacher_names
 from ..method.templates import template_of
 from ..training.run import own_class
 
@@ -85,7 +85,9 @@ class Workload:
         """The teacher's name, the folder of its cache, and the number of augmentations."""
         if self.own.__name__ == "CasPL":
             node = self.cfg.TRAINER.CASPL.TEACHER
-            return node.BACKBONE, node.CACHE, node.VIEWS
+            names = teacher_names(node)
+            name = names[0] if len(names) == 1 else f"several: {' and '.join(names)}"
+            return name, node.CACHE, node.VIEWS
         node = self.cfg.TRAINER[self.own.node]  # type: ignore[attr-defined]
         return node.TEACHER, node.CACHE, node.VIEWS
 

@@ -18,7 +18,7 @@ from ..engine import Learner, PromptedCLIP, PromptGroup, Stack, clip_sizes, spec
 from ..engine.blocks import StockModule
 from ..engine.precision import Precision, cast_clip, choose
 from ..method.losses import kl_divergence
-from ..method.taught import Taught, teacher_transform
+from ..method.taught import Taught, teacher_transforms
 from ..method.teachers import Teacher, load_teacher
 from ..method.templates import template_of
 from ..training import provenance
@@ -186,7 +186,7 @@ class PromptKD(Taught, HostTrainer):
         """Build the teacher for all classes, and the student with the class vectors of the tested ones."""
         precision = choose(self.cfg.TRAINER[self.node].PREC, self.device)
         self.teacher = self._load_teacher(self.cfg, self.all_names, precision, self.device)
-        self.transform = teacher_transform(self.cfg, self.teacher).to(self.device)
+        self.transforms = teacher_transforms(self.cfg, self.teacher).to(self.device)
         names = self.dm.dataset.classnames
         with torch.no_grad():
             vectors = self.teacher.class_features()[[self.all_names.index(name) for name in names]]
@@ -197,7 +197,7 @@ class PromptKD(Taught, HostTrainer):
         """Open the teacher cache."""
         node = self.cfg.TRAINER[self.node]
         if node.CACHE:
-            self.cache = self.cache_in(node.CACHE, node.TEACHER, self.train_loader_x.dataset.views)
+            self.caches = self.caches_in(node.CACHE, [node.TEACHER], self.train_loader_x.dataset.views)
         super().before_train()
 
     def compute_loss(self, batch: dict) -> tuple[Tensor, dict[str, Tensor]]:

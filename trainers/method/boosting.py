@@ -40,9 +40,9 @@ from .identity import (
 )
 from .losses import LOSSES
 from .prompt_file import FILE_NAME, BoostingInfo, save_boosting
-from .taught import Taught, teacher_transform
+from .taught import Taught, teacher_transforms
 from .teacher_cache import TeacherCache
-from .teachers import load_teacher
+from .teachers import load_teachers, teacher_names
 from .templates import described, template_for
 
 logger = logging.getLogger(__name__)
@@ -177,11 +177,13 @@ class CasPL(Taught, PromptTrainer):
         cfg, node = self.cfg, self.cfg.TRAINER.CASPL
         names = self.dm.dataset.classnames
         self.template = node.TEACHER.TEMPLATE or template_for(cfg)
-        logger.info("Teacher %s with the template %r", node.TEACHER.BACKBONE, self.template)
+        self.teacher_names = teacher_names(node.TEACHER)
+        logger.info("Teacher %s with the template %r", " and ".join(self.teacher_names), self.template)
         self.loss, self.temperature = LOSSES[node.LOSS], node.TEMPERATURE
         self.model, precision = self.build_classifier(cfg, names, self.device)
-        self.teacher = load_teacher(node.TEACHER.BACKBONE, names, self.template, precision).to(self.device)
-        self.transform = teacher_transform(cfg, self.teacher).to(self.device)
+        teacher = load_teachers(self.teacher_names, node.TEACHER.MEAN, names, self.template, precision)
+        self.teacher = teacher.to(self.device)
+        self.transforms = teacher_transforms(cfg, self.teacher).to(self.device)
         self.register_learner("CasPL", self.model.boosting, precision)
 
     def compute_loss(self, batch: dict) -> tuple[Tensor, dict[str, Tensor]]:
@@ -207,17 +209,17 @@ class CasPL(Taught, PromptTrainer):
                 f"which is {wanted!r}; set that key instead"
             )
         if self.cfg.TRAINER.CASPL.TEACHER.CACHE:
-            self.cache = self.open_cache()
+            self.caches = self.open_caches()
         super().before_train()
 
-    def open_cache(self) -> TeacherCache:
-        """Return the cache of the teacher's features in this run.
+    def open_caches(self) -> list[TeacherCache]:
+        """Return the caches of the teachers' features in this run.
 
         Raises:
-            CacheError: it cannot be written or is damaged.
+            CacheError: one cannot be written or is damaged.
         """
         node = self.cfg.TRAINER.CASPL.TEACHER
-        return self.cache_in(node.CACHE, node.BACKBONE, node.VIEWS)
+        return self.caches_in(node.CACHE, self.teacher_names, node.VIEWS)
 
     def after_train(self) -> None:
         """Write the boosting-prompt file last: its existence marks a finished run."""
@@ -235,7 +237,7 @@ class CasPL(Taught, PromptTrainer):
             student=cfg.MODEL.BACKBONE.NAME,
             student_weights=clip_model.fingerprint,
             student_function=clip_model.described | {"images": image_settings(cfg)},
-            teacher=node.TEACHER.BACKBONE,
+            teacher=" and ".join(self.teacher_names),
             teacher_weights=weights_fingerprint(*self.teacher.paths),
             text_width=sizes.text_width,
             vision_width=sizes.vision_width,

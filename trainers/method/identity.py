@@ -24,7 +24,11 @@ _READ = (
 )
 # Files and folders: their contents are fingerprinted instead.
 _PATHS = tuple(
-    f"TRAINER.CASPL.{key}" for key in ("CHECKPOINT", "IMAGES", "TEACHER.BACKBONE", "TEACHER.CACHE", "TEACHER.TEMPLATE")
+    f"TRAINER.CASPL.{key}"
+    for key in (
+        *("CHECKPOINT", "IMAGES", "TEACHER.BACKBONE", "TEACHER.RUN", "TEACHER.RUNS"),
+        *("TEACHER.CACHE", "TEACHER.TEMPLATE"),
+    )
 )
 
 
@@ -39,6 +43,8 @@ def boosting_identity(cfg: CfgNode, data: str, teacher: str, student: str, added
         added: fingerprint of unlabelled images from other folders; empty: there are none.
     """
     settings: dict[str, Any] = {key: value for key, value in leaves(cfg) if key.startswith(_READ) and key not in _PATHS}
+    if not cfg.TRAINER.CASPL.TEACHER.RUNS:
+        settings.pop("TRAINER.CASPL.TEACHER.MEAN")
     settings["cached"] = bool(cfg.TRAINER.CASPL.TEACHER.CACHE)  # a cache rounds the teacher's features
     template = cfg.TRAINER.CASPL.TEACHER.TEMPLATE or getattr(cfg.DATASET, "TEMPLATE", "")
     if template:

@@ -3,16 +3,50 @@
 import importlib
 import pkgutil
 from collections.abc import Sequence
+from pathlib import Path
+
+from yacs.config import CfgNode
 
 from ...engine.precision import Precision
 from ..templates import check_template
 from .base import KEY, Teacher, kinds
+from .ensemble import MEANS, Ensemble
+from .run import PREFIX
 from .transform import TeacherTransform
 
 for _module in pkgutil.iter_modules(__path__):
     importlib.import_module(f"{__name__}.{_module.name}")
 
-__all__ = ["KEY", "Teacher", "TeacherTransform", "load_teacher"]
+__all__ = ["KEY", "MEANS", "Ensemble", "Teacher", "TeacherTransform", "load_teacher", "load_teachers", "teacher_names"]
+
+
+def teacher_names(node: CfgNode) -> list[str]:
+    """Return the names of the teachers of phase 1, as `load_teacher` takes them.
+
+    Args:
+        node: `TRAINER.CASPL.TEACHER`; RUNS precede RUN, which precedes BACKBONE.
+    """
+    if node.RUNS:
+        return [_of_run(name) if name.startswith("hf-hub:") or Path(name).is_dir() else name for name in node.RUNS]
+    return [_of_run(node.RUN) if node.RUN else node.BACKBONE]
+
+
+def _of_run(name: str) -> str:
+    return name if name.startswith(f"{PREFIX}:") else f"{PREFIX}:{name}"
+
+
+def load_teachers(
+    chosen: Sequence[str], mean: str, names: Sequence[str], template: str, precision: Precision
+) -> Teacher:
+    """Load one teacher or an ensemble of several.
+
+    Args:
+        chosen: names as of `load_teacher`.
+        mean: how an ensemble averages, see `Ensemble`.
+        names, template, precision: as of `load_teacher`.
+    """
+    members = [load_teacher(name, names, template, precision) for name in chosen]
+    return members[0] if len(members) == 1 else Ensemble(members, mean).requires_grad_(False).eval()
 
 
 def load_teacher(name: str, names: Sequence[str], template: str, precision: Precision) -> Teacher:

@@ -40,6 +40,11 @@ class Teacher(nn.Module):
         super().__init__()
         self._classes: Tensor | None = None
 
+    @property
+    def members(self) -> Sequence["Teacher"]:
+        """The teachers that it consists of: itself."""
+        return [self]
+
     def image_features(self, image: Tensor) -> Tensor:
         """Return normalised features (B, E) of images (B, 3, size, size), in float32 or float64."""
         raise NotImplementedError
