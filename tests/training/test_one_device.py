@@ -45,7 +45,7 @@ def build(root, folder, trainer, **more):
 
 def to_meta(trainer):
     """Move a trainer's modules, and build its optimiser again."""
-    teacher = [trainer.teacher, trainer.transform] if hasattr(trainer, "teacher") else []
+    teacher = [trainer.teacher, trainer.transforms] if hasattr(trainer, "teacher") else []
     if teacher:
         trainer.teacher._classes = None
     move(trainer.model, *teacher)
@@ -92,7 +92,7 @@ def test_phase_1_with_cached_teacher_and_views_stays_on_device(root, tmp_path):
     more = {"TRAINER__CASPL__TEACHER__CACHE": tmp_path / "cache", "TRAINER__CASPL__TEACHER__VIEWS": 2}
     train.run(toy.command(root, "CasPL", tmp_path / "fill", TEST__NO_TEST=True, OPTIM__MAX_EPOCH=2, **more))
     made = build_trainer(train.setup_cfg(train.parse(toy.command(root, "CasPL", tmp_path / "run", **more))))
-    made.cache = made.open_cache()
+    made.caches = made.open_caches()
     made.train_loader_x.dataset.epoch = 1
     to_meta(made)
     made.teacher.image_features = pytest.fail
