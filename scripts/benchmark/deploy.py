@@ -85,9 +85,9 @@ def rows_of(name: str, args: argparse.Namespace, folder: Path) -> list[Row]:
     size, names = works.SIZES[name], synthetic_names(args.classes[0])
     batch = torch.randn(args.batch or 8, 3, size.image, size.image)
     models = models_of(size, names)
-    found = {("teacher" if what == "student" and name == TEACHER else what, "engine"): m for what, m in models.items()}
+    found = {(what, "engine"): model for what, model in models.items()}
     if name == TEACHER:
-        found["student", "engine"] = models["student"]
+        found["teacher", "engine"] = models["student"]
     runs: dict[tuple[str, str], Callable[[Tensor], Any]] = dict(found)
     counts = {key: parameters_of(model) for key, model in found.items()}
     files = {key: 4 * count for key, count in counts.items()}
@@ -175,12 +175,13 @@ def draw(rows: list[Row], path: Path) -> None:
         2, 1, figsize=(9, 7), sharex=True, layout="constrained", height_ratios=(3, 2), gridspec_kw={"hspace": 0.05}
     )
     kinds = list(dict.fromkeys(row.model for row in rows))
-    for row in rows:
+    for number, row in enumerate(rows):
         style = {"color": colours[row.size], "marker": markers[row.runs_on], "linestyle": "none", "markersize": 8}
         if row.accuracy is not None:
             top.plot(row.rate, row.accuracy, **style)
             text = f"{row.model}, {row.runs_on}"
-            top.annotate(text, (row.rate, row.accuracy), (6, 6), textcoords="offset points", fontsize=8, rotation=20)
+            place = (8, 6) if number % 2 else (8, -12)
+            top.annotate(text, (row.rate, row.accuracy), place, textcoords="offset points", fontsize=8)
         bottom.plot(row.rate, kinds.index(row.model), **style)
     top.set(ylabel="harmonic mean of base and new classes, %", title="Accuracy (the paper's, ViT-B/16) against speed")
     top.margins(x=0.15, y=0.25)

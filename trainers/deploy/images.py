@@ -1,5 +1,6 @@
 """A stream of images from files and folders: decoded in workers, unreadable ones reported instead of raised."""
 
+import functools
 import importlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -58,6 +59,7 @@ def as_rgb(image: Image.Image) -> Image.Image:
         raise ImageError(str(error)) from error
 
 
+@functools.cache
 def _decoding() -> ModuleType:
     return importlib.import_module(f"{datasets_package()}.images")
 
