@@ -10,6 +10,7 @@ from conftest import ROOT
 from documents import PAGES
 
 import trainers.hosts
+from scripts.benchmark import program as bench
 from trainers.__main__ import COMMANDS
 from trainers.config import FIELDS
 
@@ -67,7 +68,9 @@ def check(monkeypatch, words):
         check_caspl(monkeypatch, [PROGRAMS[rest[start]], *rest[start + 1 :]])
     else:
         assert program in OTHERS and rest[0].startswith(OTHERS[program]), f"unknown program {words}"
-        if rest[0].startswith(("scripts/", "examples/")):
+        if rest[0] == "scripts/bench.py":
+            bench.parse(rest[1:])
+        elif rest[0].startswith(("scripts/", "examples/")):
             source = (ROOT / rest[0]).read_text()
             assert all(word in source for word in rest if word.startswith("--")), rest
         check_extras(rest if program == "pip" else [])
