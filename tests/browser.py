@@ -43,13 +43,6 @@ def loaded_page(folder: Path, address: str, budget_ms: int = 2000) -> str:
     return chromium(folder, f"--virtual-time-budget={budget_ms}", "--dump-dom", address)
 
 
-def screenshot(folder: Path, address: str, target: Path, width: int, height: int, dark: bool = False) -> Path:
-    """Take a picture of a page."""
-    more = ["--force-dark-mode", "--blink-settings=preferredColorScheme=0"] if dark else []
-    chromium(folder, *more, f"--window-size={width},{height}", f"--screenshot={target}", address)
-    return target
-
-
 class Page:
     """A page in a running Chromium, driven by its DevTools protocol over two pipes.
 
@@ -60,11 +53,19 @@ class Page:
 
     def __init__(self, sent: int, received: int):
         self._sent, self._received, self._rest, self._numbers = sent, received, b"", itertools.count(1)
-        (target, *_) = [each for each in self._call("Target.getTargets")["targetInfos"] if each["type"] == "page"]
-        attached = {"targetId": target["targetId"], "flatten": True}
+        attached = {"targetId": self._first_page(), "flatten": True}
         self._session: str | None = self._call("Target.attachToTarget", **attached)["sessionId"]
 
     _session = None
+
+    def _first_page(self, seconds: float = 30) -> str:
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            for each in self._call("Target.getTargets")["targetInfos"]:
+                if each["type"] == "page":
+                    return each["targetId"]
+            time.sleep(0.1)
+        raise AssertionError(f"Chromium opened no page within {seconds} s")
 
     def call(self, method: str, **parameters: Any) -> dict:
         """Send a command to the page and return its result."""

@@ -1,5 +1,6 @@
 """A finished run as a classifier: equal to the run's evaluation, for every trainer; predictions, other classes."""
 
+import functools
 import json
 
 import pytest
@@ -26,8 +27,15 @@ def root(tmp_path_factory):
     return root
 
 
+@functools.cache
+def loaded_run(root, trainer):
+    """Return a run's classifier, loaded once."""
+    return deploy.load(root / trainer)
+
+
+@functools.cache
 def evaluated(root, trainer, *options):
-    """Return the evaluation's trainer, and its test batches' images and logits."""
+    """Return the evaluation's trainer, and its test batches' images and logits, computed once."""
     cfg = train.setup_cfg(train.parse(["--eval-only", "--model-dir", str(root / trainer), *options]))
     built = build_trainer(cfg)
     built.load_model(str(root / trainer))
@@ -44,7 +52,7 @@ def assert_near(found, expected):
 @pytest.mark.parametrize("trainer", TRAINERS)
 def test_logits_equal_the_evaluations(root, trainer):
     built, batches = evaluated(root, trainer)
-    loaded = deploy.load(root / trainer)
+    loaded = loaded_run(root, trainer)
     assert loaded.class_names == list(built.dm.dataset.classnames) and not loaded.training
     for images, logits in batches:
         assert torch.equal(loaded(images), logits)
@@ -54,7 +62,7 @@ def test_logits_equal_the_evaluations(root, trainer):
 def test_predict_reads_files_as_the_evaluation_does(root, trainer):
     built, batches = evaluated(root, trainer)
     paths = [item.impath for item in built.dm.dataset.test]
-    found = deploy.load(root / trainer).predict(paths, top=2)
+    found = loaded_run(root, trainer).predict(paths, top=2)
     logits = torch.cat([logits for _, logits in batches])
     assert [each.label for each in found] == [toy.NAMES[i] for i in logits.argmax(dim=1)]
     assert all(len(each.top) == 2 and each.top[0][1] >= each.top[1][1] for each in found)
@@ -63,7 +71,7 @@ def test_predict_reads_files_as_the_evaluation_does(root, trainer):
 @pytest.mark.parametrize("trainer", TRAINERS)
 def test_other_classes_equal_a_model_built_for_them(root, trainer):
     _, batches = evaluated(root, trainer, "DATASET.SUBSAMPLE_CLASSES", "new")
-    other = deploy.load(root / trainer).with_classes(toy.NAMES[3:])
+    other = loaded_run(root, trainer).with_classes(toy.NAMES[3:])
     assert_near(other(batches[0][0]), batches[0][1])
 
 
@@ -79,14 +87,14 @@ def test_class_specific_context_has_no_other_classes(root, tmp_path):
 def test_logits_of_other_batches_are_within_1e_5(root, trainer, count):
     _, batches = evaluated(root, trainer)
     images, logits = (torch.cat(parts) for parts in zip(*batches, strict=True))
-    loaded = deploy.load(root / trainer)
+    loaded = loaded_run(root, trainer)
     found = torch.cat([loaded(part) for part in images.split(count)])
     assert_near(found, logits)
 
 
 @pytest.mark.parametrize("trainer", CONSTANT)
 def test_features_of_images_and_names_give_the_logits(root, trainer):
-    loaded = deploy.load(root / trainer)
+    loaded = loaded_run(root, trainer)
     images = torch.randn(3, 3, 16, 16, generator=torch.Generator().manual_seed(1))
     scale = loaded.model.clip.logit_scale.exp()
     for names, classifier in ((None, loaded), (toy.NAMES[1:4], loaded.with_classes(toy.NAMES[1:4]))):
@@ -98,12 +106,12 @@ def test_features_of_images_and_names_give_the_logits(root, trainer):
 @pytest.mark.parametrize("trainer", PER_IMAGE)
 def test_text_features_that_depend_on_the_image_have_a_reason(root, trainer):
     with pytest.raises(ConfigError, match="depend on the image"):
-        deploy.load(root / trainer).encode_text()
+        loaded_run(root, trainer).encode_text()
 
 
 @pytest.mark.parametrize("trainer", TRAINERS)
 def test_unknown_below_leaves_no_label(root, trainer):
-    image, loaded = Image.new("RGB", (20, 30), "red"), deploy.load(root / trainer)
+    image, loaded = Image.new("RGB", (20, 30), "red"), loaded_run(root, trainer)
     (certain,) = loaded.predict(image, unknown_below=0.0)
     (found,) = loaded.predict([image], unknown_below=certain.top[0][1] + 1e-3)
     assert found.label is None and certain.label == found.top[0][0] and len(found.top) == 5
@@ -111,7 +119,7 @@ def test_unknown_below_leaves_no_label(root, trainer):
 
 @pytest.mark.parametrize("trainer", TRAINERS)
 def test_local_dir_loads_the_same_module(root, trainer):
-    one, other = deploy.load(root / trainer), deploy.load(f"local-dir:{root / trainer}").to(torch.device("cpu"))
+    one, other = loaded_run(root, trainer), deploy.load(f"local-dir:{root / trainer}").to(torch.device("cpu"))
     images = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(1))
     assert isinstance(other, torch.nn.Module) and torch.equal(one(images), other(images))
     assert other.preprocess(Image.new("RGB", (20, 30))).shape == (3, 16, 16)
@@ -126,7 +134,7 @@ def test_bundle_loads_like_its_run(root, tmp_path, trainer):
     assert "student.pt" in text and str(root) not in text + (tmp_path / "shared" / "config.yaml").read_text()
     images = evaluated(root, trainer)[1][0][0]
     loaded = deploy.load(f"local-dir:{tmp_path / 'shared'}", backbone=str(root / "student.pt"))
-    assert torch.equal(loaded(images), deploy.load(root / trainer)(images))
+    assert torch.equal(loaded(images), loaded_run(root, trainer)(images))
 
 
 def test_predict_command_writes_the_rest_and_lists_unreadable_images(root, tmp_path, capsys):

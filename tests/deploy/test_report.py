@@ -7,7 +7,7 @@ import shutil
 import pytest
 import torch
 import toy
-from browser import chromium, loaded_page
+from browser import loaded_page, opened
 from PIL import Image
 
 from trainers.__main__ import main as caspl
@@ -63,15 +63,19 @@ def test_columns_sort_in_a_browser(page, tmp_path):
     assert len(values) == 6 and values == sorted(values)
 
 
-@pytest.mark.parametrize("width", [1400, 380])
-def test_page_fits_its_window(page, tmp_path, width):
-    probe = (
-        '<script>addEventListener("load", () => document.body.dataset.wide = document.body.scrollWidth)</script></body>'
-    )
-    probed = tmp_path / "probed.html"
-    probed.write_text(page.read_text().replace("</body>", probe))
-    html = chromium(tmp_path, f"--window-size={width},900", "--dump-dom", probed.as_uri())
-    assert int(re.search(r'data-wide="(\d+)"', html)[1]) <= max(width, 500)
+def test_page_fits_wide_and_narrow_windows_and_follows_dark_mode(page, tmp_path):
+    with opened(tmp_path, page.as_uri()) as shown:
+        shown.wait("document.querySelector('table.heat') ? 1 : 0")
+        for width in (1400, 380, 320):
+            shown.call("Emulation.setDeviceMetricsOverride", width=width, height=900, deviceScaleFactor=1, mobile=False)
+            assert shown.value("innerWidth") == width
+            assert shown.value("document.documentElement.scrollWidth") <= width
+        colours = []
+        for scheme in ("light", "dark"):
+            features = [{"name": "prefers-color-scheme", "value": scheme}]
+            shown.call("Emulation.setEmulatedMedia", features=features)
+            colours.append(shown.value("getComputedStyle(document.body).backgroundColor"))
+        assert colours == ["rgb(255, 255, 255)", "rgb(20, 24, 30)"]
 
 
 def test_names_are_escaped_and_order_is_kept(tmp_path):
