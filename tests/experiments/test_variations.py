@@ -7,7 +7,7 @@ import pytest
 
 from trainers.cli import protocols, results
 from trainers.config import ConfigError
-from trainers.experiments import variations
+from trainers.experiments import cost, variations
 from trainers.experiments.grid import BOOST, Job, Plan, unique
 from trainers.experiments.protocols import Scope
 from trainers.experiments.setting import Setting
@@ -81,6 +81,15 @@ def test_bad_value_is_rejected_before_anything_runs(tmp_path, capsys):
     assert protocols.main("reproduce", [*grid, *line, *bad]) == 2
     assert protocols.main("base2new", ["shapes_forms", "1", "--host", "coop", *line, *bad]) == 2
     assert capsys.readouterr().err.count("TRAINER.CASPL.TEMPERATURE") == 2 and not list(tmp_path.iterdir())
+
+
+def test_key_of_phase_2_varies_in_a_single_run(tmp_path, monkeypatch, capsys):
+    for name in ("costs", "phase_1"):  # counting operations takes seconds
+        monkeypatch.setattr(cost, name, lambda *_: ())
+    line = ["--data", str(tmp_path), "--output", str(tmp_path / "out"), "--dry-run", *FAST]
+    vary = ["--vary", "adapt:OPTIM.LR=0.002,0.02"]
+    assert protocols.main("few_shot", ["shapes_forms", "1", "1", "--host", "coop", *vary, *line]) == 0
+    assert "3 jobs: 0 finished, 0 blocked, 3 to run" in capsys.readouterr().out  # phase 1 is shared
 
 
 @pytest.fixture(scope="module")

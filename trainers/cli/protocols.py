@@ -116,7 +116,7 @@ def _several(varied: "list[Setting]", args: argparse.Namespace, baseline: bool) 
     """
     from ..experiments.grid import Grid, unique
 
-    grid = Grid([], varied[0])
+    grid = Grid([])  # the options are checked already
     grid.jobs = unique(job for setting in varied for job in _jobs(setting, args, baseline))
     if args.dry_run:
         show_jobs(grid.jobs, args)
