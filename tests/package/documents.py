@@ -4,11 +4,13 @@ A fenced block of the language bash contains commands. A block without a title i
 it needs that a test does not have.
 """
 
+import importlib
 import re
 import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
+import pytest
 from conftest import ROOT
 
 from trainers.__main__ import COMMANDS
@@ -67,29 +69,29 @@ def unfenced(page: Path) -> list[str]:
     return _STARTS.findall(_FENCE.sub("", page.read_text()))
 
 
-def parse(monkeypatch, words) -> Parsed:
+def parse(words) -> Parsed:
     """Parse the words after `caspl` with the command's own parser.
 
     Raises:
         SystemExit: an argument is unknown or wrong.
         KeyError: the command is unknown.
     """
-    return _stopped(monkeypatch, words, arguments.parse)
+    return _stopped(words, arguments.parse)
 
 
-def parser_of(monkeypatch, command: str):
+def parser_of(command: str):
     """Return the parser of a command."""
-    return _stopped(monkeypatch, [command], lambda *_, **__: None).parser
+    return _stopped([command], lambda *_, **__: None).parser
 
 
-def _stopped(monkeypatch, words, read) -> Parsed:
+def _stopped(words, read) -> Parsed:
     def stop(parser, argv, *args, **kwargs):
         raise Parsed(parser, read(parser, argv, *args, **kwargs))
 
     module, first, _ = COMMANDS[words[0]]
-    with monkeypatch.context() as patch:
+    program = importlib.import_module(f"trainers.cli.{module}")
+    with pytest.MonkeyPatch.context() as patch:
         patch.setattr(arguments, "parse", stop)
-        program = __import__(f"trainers.cli.{module}", fromlist=["main"])
         try:
             program.main(*first, list(words[1:]))
         except Parsed as parsed:
@@ -104,3 +106,8 @@ def options(parser) -> set[str]:
         if isinstance(action.choices, dict):
             found |= {option for each in action.choices.values() for option in options(each)}
     return found
+
+
+def takes(command: str, option: str) -> bool:
+    """Return whether a command has an option."""
+    return option in options(parser_of(command))

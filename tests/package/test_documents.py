@@ -1,5 +1,6 @@
 """Every command in README, CONTRIBUTING and docs/ is known, and its flags and keys are."""
 
+import json
 import re
 import shlex
 from pathlib import Path
@@ -37,10 +38,10 @@ def check_pairs(pairs, known=FIELDS):
         assert not problem, f"{key} {value}: {problem}"
 
 
-def check_caspl(monkeypatch, words):
+def check_caspl(words):
     """Parse a command of this package completely, with its keys."""
     assert words[0] in COMMANDS, f"unknown command {words[0]}"
-    args = documents.parse(monkeypatch, words).namespace
+    args = documents.parse(words).namespace
     for name in ("opts", "boost", "adapt"):
         check_pairs(getattr(args, name))
 
@@ -53,19 +54,19 @@ def check_extras(words):
         assert set(extras.split(",")) <= known, extras
 
 
-def check(monkeypatch, words):
+def check(words):
     """Check a command line; every program that pages may use is listed here."""
     words = [word for index, word in enumerate(words) if index or not re.match(r"[A-Z_]+=", word)]
     program, rest = Path(words[0]).name, words[1:]
     if program == "caspl":
-        check_caspl(monkeypatch, rest)
+        check_caspl(rest)
     elif program == "bash":
         assert (ROOT / rest[0]).is_file(), rest[0]
         if Path(rest[0]).name in SHELLS:
-            check_caspl(monkeypatch, [SHELLS[Path(rest[0]).name], *rest[1:]])
+            check_caspl([SHELLS[Path(rest[0]).name], *rest[1:]])
     elif program == "torchrun" or (program == "python" and rest[0] in PROGRAMS):
         start = next(index for index, word in enumerate(rest) if word in PROGRAMS)
-        check_caspl(monkeypatch, [PROGRAMS[rest[start]], *rest[start + 1 :]])
+        check_caspl([PROGRAMS[rest[start]], *rest[start + 1 :]])
     else:
         assert program in OTHERS and rest[0].startswith(OTHERS[program]), f"unknown program {words}"
         if rest[0] == "scripts/bench.py":
@@ -76,20 +77,20 @@ def check(monkeypatch, words):
         check_extras(rest if program == "pip" else [])
 
 
-def problems(lines, monkeypatch):
+def problems(lines):
     """Return what is wrong with a list of commands."""
     wrong = []
     for line in lines:
         try:
-            check(monkeypatch, shlex.split(line) if isinstance(line, str) else line.words)
+            check(shlex.split(line) if isinstance(line, str) else line.words)
         except (AssertionError, SystemExit, ValueError, KeyError) as error:
             wrong.append(f"{line}: {error!r}")
     return wrong
 
 
-def test_commands_of_all_pages_are_known(monkeypatch):
+def test_commands_of_all_pages_are_known():
     assert len(ALL) > 40
-    assert not problems(ALL, monkeypatch)
+    assert not problems(ALL)
 
 
 @pytest.mark.parametrize(
@@ -108,15 +109,15 @@ def test_commands_of_all_pages_are_known(monkeypatch):
         "conda install caspl",
     ],
 )
-def test_wrong_commands_fail(line, monkeypatch):
-    assert problems([line], monkeypatch)
+def test_wrong_commands_fail(line):
+    assert problems([line])
 
 
 def test_commands_are_in_fenced_blocks():
     assert not [line for page in PAGES for line in documents.unfenced(page)]
 
 
-def test_commands_in_running_text_are_known(monkeypatch):
+def test_commands_in_running_text_are_known():
     wrong = []
     for page in PAGES:
         for text in documents.inline(page):
@@ -125,7 +126,7 @@ def test_commands_in_running_text_are_known(monkeypatch):
             if name and name not in COMMANDS and not name.startswith(("<", "--")):
                 wrong.append(f"{page.name}: {text}")
             elif name in COMMANDS:
-                known = documents.options(documents.parser_of(monkeypatch, name)) | {"--boost", "--adapt"}
+                known = documents.options(documents.parser_of(name)) | {"--boost", "--adapt"}
                 wrong += [f"{page.name}: {text}" for word in words if word.startswith("--") and word not in known]
     assert not wrong
 
@@ -160,3 +161,10 @@ def test_troubleshooting_quotes_messages_of_the_code():
     parts = [part.strip(" ,;:()") for part in parts]
     assert len(parts) > 30
     assert not [part for part in parts if part and part not in text]
+
+
+def test_notebooks_are_stored_without_outputs():
+    notebooks = [json.loads(path.read_text()) for path in (ROOT / "examples").glob("*.ipynb")]
+    cells = [cell for notebook in notebooks for cell in notebook["cells"] if cell["cell_type"] == "code"]
+    assert len(notebooks) == 3
+    assert not [cell for cell in cells if cell["outputs"] or cell["execution_count"] is not None]

@@ -1,0 +1,65 @@
+"""README, citation, workflow and pre-commit agree with the package."""
+
+import re
+
+import yaml
+from conftest import ROOT
+
+from trainers.version import __version__
+
+README = (ROOT / "README.md").read_text()
+PROJECT = (ROOT / "pyproject.toml").read_text()
+PINS = dict(re.findall(r"^([\w-]+)==([\w.]+)", (ROOT / "requirements.txt").read_text(), re.M))
+
+
+def test_readme_is_short_and_in_a_newcomers_order():
+    assert len(README.splitlines()) <= 150
+    wanted = ["Try it", "Your own images", "Add it to your toolbox", "What is measured", "More", "Citation"]
+    assert re.findall(r"^## (.+)$", README, re.M) == wanted
+    assert README.index("**What has never been run:**") > README.index("## What is measured")
+
+
+def test_readme_links_work_on_a_package_index():
+    links = re.findall(r"\]\(([^)\s]+)\)", README)
+    assert links and all(link.startswith(("https://", "#")) for link in links)
+
+
+def test_badges_are_true():
+    versions = re.findall(r"Python :: 3\.(\d+)", PROJECT)
+    assert f"badge/Python-3.{versions[0]}%20to%203.{versions[-1]}-" in README
+    oldest = re.search(r'"torch>=([\d.]+)', PROJECT).group(1)
+    assert f"badge/PyTorch-{oldest}%20or%20newer-" in README
+    assert "badge/licence-Apache--2.0-" in README and 'license = "Apache-2.0"' in PROJECT
+    assert len(re.findall(r"img\.shields\.io", README)) == 4
+
+
+def test_citation_and_changelog_have_the_version():
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert citation["version"] == __version__
+    assert f"## {__version__}\n" in (ROOT / "CHANGELOG.md").read_text()
+
+
+def test_pre_commit_uses_the_pinned_versions():
+    hooks = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())["repos"][0]["hooks"]
+    pinned = [package for hook in hooks for package in hook.get("additional_dependencies", [])]
+    assert pinned and all(package == f"ruff=={PINS['ruff']}" for package in pinned)
+    assert [hook["name"] for hook in hooks][:3] == re.findall(r'^step "(\w+)"', (ROOT / ".ci/run").read_text(), re.M)[
+        :3
+    ]
+
+
+def test_workflow_runs_all_checks_on_both_ends_of_pytorch():
+    job = yaml.safe_load((ROOT / ".github/workflows/checks.yml").read_text())["jobs"]["checks"]
+    assert [row["torch"] for row in job["strategy"]["matrix"]["include"]] == ["oldest", "newest"]
+    assert "bash .ci/run" in job["steps"][-1]["run"]
+    ends = (ROOT / "scripts" / "compatibility.sh").read_text()
+    assert "oldest)" in ends and "newest)" in ends
+
+
+def test_every_dependency_is_described():
+    described = (ROOT / "docs" / "dependencies.md").read_text()
+    names = set(re.findall(r'^    "([\w-]+)', PROJECT.split("dependencies = [")[1].split("]")[0], re.M))
+    extras = PROJECT.split("[project.optional-dependencies]")[1].split("\n[")[0]
+    names |= set(re.findall(r'"([a-z][\w-]+)', extras)) - {"caspl"}
+    assert len(names) > 20
+    assert not [name for name in names if not re.search(rf"\b{name}\b", described)]
