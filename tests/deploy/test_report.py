@@ -43,6 +43,8 @@ def test_page_shows_figures_classes_mistakes_and_provenance(page):
     assert "Phase 2 (adapting) saw 24 images of Toy with their labels" in text
     assert "boosting token 1" in text and "learned token 4" in text and "OPTIM.MAX_EPOCH" in text
     assert "<polyline" in text and "3 epochs" in text
+    assert "18 images, in %: accuracy" in text and "top-5 accuracy" in text
+    assert "<td>OPTIM.WEIGHT_DECAY</td><td>0.0005</td>" in text
 
 
 def test_page_needs_no_network(page):

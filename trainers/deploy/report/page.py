@@ -8,6 +8,7 @@ from pathlib import Path
 
 from PIL import Image
 
+from ...metrics import all_metrics
 from ..figures import TITLES
 from .collect import MISTAKES, Classified, Evaluation, Story
 
@@ -106,9 +107,11 @@ def _curve(name: str, values: list[float]) -> str:
 
 
 def _evaluation(evaluation: Evaluation, most: int) -> str:
-    figures = ", ".join(f"{name} {value:.2f}" for name, value in evaluation.figures.items())
+    titles = {metric.name: metric.title for metric in all_metrics()}
+    found = [f"{titles.get(name, name)} {value:.2f}" for name, value in evaluation.figures.items()]
+    figures = f", in %: {', '.join(found)}" if found else ""
     rows = evaluation.per_class()
-    parts = [f"<h2>{html.escape(evaluation.name)}</h2><p>{len(evaluation.rows)} images. {html.escape(figures)}</p>"]
+    parts = [f"<h2>{html.escape(evaluation.name)}</h2><p>{len(evaluation.rows)} images{html.escape(figures)}</p>"]
     parts.append("<h3>Accuracy by class</h3>")
     parts.append(_table(["class", "images", "accuracy, %", "confused with"], rows, "sortable"))
     parts.append(_confusion(evaluation))
@@ -176,4 +179,8 @@ def _words(words: list[tuple[str, str]]) -> str:
 
 
 def _settings(settings: dict[str, object]) -> str:
-    return "<details><summary>Configuration</summary>" + _table(["key", "value"], settings.items()) + "</details>"
+    return (
+        "<details><summary>Configuration</summary>"
+        + _table(["key", "value"], [(key, str(value)) for key, value in settings.items()])
+        + "</details>"
+    )
