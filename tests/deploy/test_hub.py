@@ -13,6 +13,7 @@ from hub_server import SHA, served
 
 from trainers.__main__ import main as caspl
 from trainers.cli import train
+from trainers.deploy import bundle
 from trainers.deploy import classifier as deploy
 from trainers.storage import hub
 
@@ -65,6 +66,13 @@ def test_pushed_run_loads_with_the_same_logits(root, server, capsys):
         assert torch.equal(load(root, name)(images), deploy.load(root / "run")(images))
     written = b"".join(files.values()).decode(errors="replace")
     assert str(root) not in written and SECRET not in written + capsys.readouterr().out
+
+
+def test_teacher_on_this_machine_is_named(root, caplog):
+    for teacher, warned in ((f"run:{root / 'run'}", True), ("run:hf-hub:user/pets", False), ("ViT-L/14", False)):
+        caplog.clear()
+        bundle._warn_about_teacher(teacher)
+        assert bool(caplog.records) == warned, teacher
 
 
 def test_card_names_data_classes_and_teacher(root, server):

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import logging
 import shutil
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from ..hosts.base import HostTrainer
 from ..method.prompt_file import FILE_NAME as BOOSTING
 from ..method.prompt_file import BoostingInfo, boosting_item, load_boosting, save_boosting
 from ..storage.atomic import replacing, sha256
-from ..storage.hub import CONFIG, FORMAT
+from ..storage.hub import CONFIG, FORMAT, HUB
 from ..storage.tensors import read_checkpoint
 from ..training import provenance
 from ..training.checkpoints import LEARNED, find_checkpoint, save_learned
@@ -19,6 +20,8 @@ from ..training.run import own_class
 from ..version import __version__
 from .card import model_card
 from .figures import figures_of
+
+logger = logging.getLogger(__name__)
 
 _PLACES = ("OUTPUT_DIR", "DATASET.ROOT", "RESUME", "TRAINER.CASPL.CHECKPOINT", "TRAINER.CASPL.TEACHER.CACHE")
 
@@ -58,6 +61,7 @@ def _bundle_run(run: Path, target: Path) -> list[Path]:
     host = own_class(cfg.TRAINER.NAME)
     if host is not None and issubclass(host, HostTrainer):
         _share_learned(run, host.learner_name, target / LEARNED)
+        _warn_about_teacher(str(cfg.TRAINER[host.node].get("TEACHER", "")))
     for key, value in list(leaves(cfg)):
         if key in _PLACES:
             cfg.merge_from_list([key, ""])
@@ -94,6 +98,14 @@ def _share_learned(run: Path, learner: str, target: Path) -> None:
         shutil.copyfile(run / LEARNED, target)
     else:  # a run of an earlier version
         save_learned(read_checkpoint(find_checkpoint(run / learner, None))["state_dict"], target)
+
+
+def _warn_about_teacher(teacher: str) -> None:
+    """Log that a student whose class vectors come from its teacher cannot be loaded without a run on this machine."""
+    if "run:" in teacher.replace(f"run:{HUB}", ""):
+        logger.warning(
+            "Warning: loading this run needs its teacher %s: push it, and train with run:%s...", teacher, HUB
+        )
 
 
 def _share_boosting(source: Path, target: Path) -> BoostingInfo:
