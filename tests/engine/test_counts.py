@@ -5,7 +5,7 @@ import torch
 from torch.nn import functional as F
 
 from scripts.benchmark import measure, works
-from trainers.engine import PromptedCLIP
+from trainers.engine import PromptedCLIP, text, vision
 from trainers.engine.counts import operations, peak_meta_bytes
 
 CPU = torch.device("cpu")
@@ -64,3 +64,49 @@ def test_meta_attention_keeps_no_weights():
     mask = torch.zeros(1, 1, 1000, 1000, device="meta")
     assert peak_meta_bytes(lambda: F.scaled_dot_product_attention(q, q, q, attn_mask=mask)) < 1000 * 1000
     assert operations(lambda: F.scaled_dot_product_attention(q, q, q, attn_mask=mask)) == 2 * 2 * 1000 * 1000 * 8
+
+
+def vit_b16(host, classes):
+    """Return a cascaded host at the paper's sizes on the device `meta`."""
+    return works._cascaded(host, works.SIZES["vit_b16"], classes, CPU, torch.float32)[0].to("meta")
+
+
+@pytest.fixture
+def on_path(monkeypatch):
+    """A function that selects the towers' implementation, "cpu" or "gpu", on any device."""
+
+    def select(path):
+        for module in (text, vision):
+            monkeypatch.setattr(module, "minimizes_launches", lambda device: path == "gpu")
+
+    return select
+
+
+# CoCoOp computes texts for one image, so repeated prefixes and masked attention weigh most there.
+MORE = [("CoOp", 50, 0.1), ("MaPLe", 50, 0.1), ("PromptSRC", 50, 0.1), ("CoCoOp", 50, 0.14)]
+
+
+@pytest.mark.parametrize(("host", "classes", "more"), [*MORE, pytest.param("CoOp", 1000, 0.11, marks=pytest.mark.slow)])
+def test_gpu_implementation_needs_few_more_operations_and_no_more_memory(on_path, host, classes, more):
+    model, found = vit_b16(host, classes), {}
+    image = torch.zeros(works.BATCH[host], 3, 224, 224, device="meta")
+    label = torch.zeros(len(image), dtype=torch.long, device="meta")
+    work = works.Step(model, lambda: sum(model.loss_terms(image, label)[0].values()))
+    for path in ("cpu", "gpu"):
+        on_path(path)
+        work()  # builds the rows and plans
+        found[path] = operations(work), peak_meta_bytes(work)
+    assert found["gpu"][0] <= (1 + more) * found["cpu"][0]
+    assert found["gpu"][1] <= 1.1 * found["cpu"][1]
+
+
+@pytest.mark.parametrize("path", ["cpu", "gpu"])
+@pytest.mark.parametrize("host", ["CoOp", "MaPLe"])
+def test_evaluation_of_397_classes_costs_little_more_than_image_tower(on_path, host, path):
+    on_path(path)
+    model = vit_b16(host, 397).requires_grad_(False)
+    image = torch.zeros(8, 3, 224, 224, device="meta")
+    with torch.no_grad():
+        first, again = (operations(lambda: model(image)) for _ in range(2))  # class features are computed once
+        tower = operations(lambda: model.encode(image))
+    assert tower < again < first and first + 124 * again <= 1.02 * 125 * tower  # of 1,000 images
