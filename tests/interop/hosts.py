@@ -178,7 +178,7 @@ PUBLISHED = {
         "Subspace-Prompt-Learning/CoOp",
         "CoOp_nfl",
         "",
-        {**prec("COOP"), **COOP},
+        {**prec("COOP"), **COOP, "CLASSNAMES_NFL": "novel.pth", "TEXT_FEATURES_NFL": "novel_features.pth"},
         dassl="Subspace-Prompt-Learning/Dassl.pytorch",
     ),
     "MMRL++": Published(
@@ -191,7 +191,7 @@ PUBLISHED = {
         "ATPrompt",
         "CoOp_AnchorOPT",
         "",
-        {**prec("COOP"), **COOP, "TRAINER.ANCHOROPT.USE_ANCHOROPT": True},
+        {**prec("COOP"), **COOP, "TRAINER.ANCHOROPT.USE_ANCHOROPT": True, "DATASET.SUBSAMPLE_CLASSES": "base"},
         dassl="ATPrompt/Dassl.pytorch",
     ),
     "IVLP": Published("multimodal-prompt-learning", "IVLP", "IVLP/vit_b16_c2_ep5_batch4_2+2ctx", prec("IVLP")),

@@ -43,6 +43,10 @@ def prepare(name: str, host: Published, source: Path, work: Path) -> Path:
             stream.write(
                 f"\n_MODELS['{host.clip}'] = '{work / host.clip}.pt'\n_download = lambda url, *args, **kwargs: url\n"
             )
+    if name == "SubPT":  # classes and features that its authors compute beforehand
+        torch.save(["sea lion", "fox"], copy / "novel.pth")
+        features = randn(5, "novel", (2, 512))
+        torch.save(features / features.norm(dim=-1, keepdim=True), copy / "novel_features.pth")
     if name == "PromptKD":
         (copy / "clip" / "ViT-B-16.pt").symlink_to(work / f"{host.clip}.pt")
         (copy / "clip" / "ViT-L-14.pt").symlink_to(work / "teacher.pt")
