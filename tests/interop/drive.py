@@ -88,13 +88,21 @@ def without_cuda():
 
 
 def in_float64():
-    """Compute everything in float64, which separates rounding from mistakes: call it after `caspl` is imported."""
-    for name in ("_dtype_to_storage_type_map", "_storage_type_to_dtype_map"):
-        getattr(torch.storage, name)()  # built once, with the true dtypes
+    """Compute everything in float64, which separates rounding from mistakes."""
     torch.set_default_dtype(torch.float64)
-    torch.float32 = torch.float = torch.float64
+    torch.Tensor.type, torch.Tensor.to, nn.Module.to = map(widening, (torch.Tensor.type, torch.Tensor.to, nn.Module.to))
     for owner in (torch.Tensor, nn.Module):
         owner.float = owner.double
+
+
+def widening(convert):
+    """Return a conversion that takes float64 for float32."""
+
+    def converted(self, *args, **kwargs):
+        args = [torch.float64 if each is torch.float32 else each for each in args]
+        return convert(self, *args, **kwargs)
+
+    return converted
 
 
 def staying(to):
