@@ -83,10 +83,13 @@ def on_path(monkeypatch):
 
 
 # CoCoOp computes texts for one image, so repeated prefixes and masked attention weigh most there.
-MORE = [("CoOp", 50, 0.1), ("MaPLe", 50, 0.1), ("PromptSRC", 50, 0.1), ("CoCoOp", 50, 0.14)]
+MORE = [("CoCoOp", 50, 0.14), ("CoOp", 50, 0.1)]
+SLOW = [("MaPLe", 50, 0.1), ("PromptSRC", 50, 0.1), ("CoOp", 1000, 0.11)]
 
 
-@pytest.mark.parametrize(("host", "classes", "more"), [*MORE, pytest.param("CoOp", 1000, 0.11, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    ("host", "classes", "more"), [*MORE, *(pytest.param(*each, marks=pytest.mark.slow) for each in SLOW)]
+)
 def test_gpu_implementation_needs_few_more_operations_and_no_more_memory(on_path, host, classes, more):
     model, found = vit_b16(host, classes), {}
     image = torch.zeros(works.BATCH[host], 3, 224, 224, device="meta")
