@@ -30,6 +30,9 @@ def show(argv: list[str] | None = None) -> None:
     parser.add_argument(
         "--metrics", nargs="+", default=[ACCURACY], metavar="METRIC", help=f"metrics to show (default: {ACCURACY})"
     )
+    parser.add_argument(
+        "--methods", nargs="+", default=[], metavar="METHOD", help="rows to show, in this order; published methods too"
+    )
     parser.add_argument("--by", metavar="KEY", help="tables over the values of a key, as --vary makes them")
     parser.add_argument("--format", choices=FORMATS, default="md", help="default: md")
     parser.add_argument("--plot", type=Path, metavar="FILE", help="also draw to FILE (.png, .pdf or .svg)")
@@ -48,10 +51,13 @@ def show(argv: list[str] | None = None) -> None:
 
 
 def _show_tables(runs: "list[Run]", args: argparse.Namespace) -> None:
-    from ..results import formats, plots, read, summary
+    from ..results import formats, methods, plots, read, summary
 
-    tables = summary.summarise(runs, read.read_paper(), args.metrics)
-    sys.stdout.write(formats.FORMATS[args.format](tables))
+    neighbours = read.read_neighbours()
+    chosen = methods.check(args.methods, runs, neighbours)
+    tables = methods.select(summary.summarise(runs, read.published(), args.metrics), chosen)
+    shown = [methods.with_neighbours(table, neighbours, chosen) for table in tables]
+    sys.stdout.write(formats.FORMATS[args.format](shown))
     if args.plot:
         plots.draw(tables, args.plot)
 

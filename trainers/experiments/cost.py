@@ -12,6 +12,7 @@ from dassl.data.datasets import DATASET_REGISTRY
 from yacs.config import CfgNode
 
 from ..engine.counts import operations
+from ..method import unlabelled
 from . import workload
 from .setting import BOOSTING_SEED, Setting
 from .workload import META, Workload
@@ -167,7 +168,8 @@ def _trained_on(cfg: CfgNode, size: Size) -> tuple[int, int]:
         return size.classes, size.train  # PromptKD: all images of all classes
     classes = subset_classes(size.classes, subset)
     shots = cfg.DATASET.NUM_SHOTS
-    return classes, classes * shots if shots >= 1 else round(size.train * classes / size.classes)
+    added = len(unlabelled.list_images(cfg.TRAINER.CASPL.IMAGES)) if cfg.TRAINER.NAME == "CasPL" else 0
+    return classes, added + (classes * shots if shots >= 1 else round(size.train * classes / size.classes))
 
 
 def subset_classes(count: int, subset: str) -> int:

@@ -17,7 +17,7 @@ LEGEND = (
     "Accuracies in per cent: mean ± sample standard deviation over the seeds{seeds}. — is missing. Gain: points over the "
     "trainer without CasPL{interval}. Phase 1 saw: the classes whose images and names it was given. "
 )
-PAPER_LEGEND = "Paper: the paper's figure (ours minus it), where it has one."
+PAPER_LEGEND = "Paper: the published figure (ours minus it), where there is one."
 NO_PAPER_LEGEND = "The paper has no figures for this table here."
 HM_LEGEND = " HM of a dataset: mean of the runs' HM; of the average: HM of the average base and new, as in the paper."
 COLLAPSE_LEGEND = (

@@ -188,5 +188,50 @@ def read_paper(folder: Path = PAPER) -> dict[tuple[str, str, str, str], float]:
     return figures
 
 
+@dataclass(frozen=True)
+class Neighbour:
+    """The published average of another method over the paper's datasets.
+
+    Attributes:
+        method: its name.
+        source: where it is published.
+        figures: {"base"|"new"|"hm": per cent}.
+    """
+
+    method: str
+    source: str
+    figures: dict[str, float]
+
+    @property
+    def trainer(self) -> str:
+        """Its name as a trainer of this package has it."""
+        return _trainer(self.method).replace("CasPL+", "CasPL_")
+
+    @property
+    def remark(self) -> str:
+        """How its epoch was selected, if that was on the test set."""
+        return "epoch selected on the test set" if "PromptKD" in self.method else ""
+
+
+def read_neighbours(folder: Path = PAPER) -> list[Neighbour]:
+    """Return the published base-to-new averages of other methods, worst harmonic mean first."""
+    columns = [column.name for column in PROTOCOLS["base2new"].columns]
+    with open(folder / "neighbours_base2new_average.csv", newline="") as stream:
+        return [
+            Neighbour(row["method"], row["source"], {column: float(row[column]) for column in columns})
+            for row in csv.DictReader(stream)
+        ]
+
+
+def published(folder: Path = PAPER) -> dict[tuple[str, str, str, str], float]:
+    """Return the paper's figures, and the neighbours' averages for trainers that the paper does not have."""
+    found = {
+        ("base2new", "Average", neighbour.trainer, column): figure
+        for neighbour in read_neighbours(folder)
+        for column, figure in neighbour.figures.items()
+    }
+    return found | read_paper(folder)
+
+
 def _trainer(method: str) -> str:
     return "ZeroshotCLIP" if method == "CLIP" else method
