@@ -2,6 +2,7 @@
 
 import json
 import statistics
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -106,3 +107,23 @@ def test_program_reports_a_key_that_no_result_has(tmp_path, capsys):
     (folder / "result.json").write_text(json.dumps(content))
     assert results.main([str(tmp_path), "--by", KEY]) == 2
     assert KEY in capsys.readouterr().err and read.PROMPT == "boosting prompt"
+
+
+def test_setting_that_two_ablations_made_is_counted_once():
+    runs = [run("1", 1, 50, 60), run("1.0", 1, 50, 60)]
+    runs = [replace(each, varied={KEY: value}) for each, value in zip(runs, ("1", "2"), strict=True)]
+    same = [replace(each, settings={}, path=Path(f"copy-{n}")) for n, each in enumerate(runs)]
+    (table,) = summary.summarise(same, {})
+    assert [row.cells["base"].n for row in table.rows if row.trainer == "CasPL_CoOp" and row.dataset == "Shapes"] == [1]
+    with pytest.raises(ValueError, match="same run"):
+        summary.summarise([replace(each, varied={}) for each in same], {})
+
+
+def test_runs_of_another_ablation_are_left_out():
+    other = replace(run("1.0", 1, 10, 10), varied={"TRAINER.CASPL.CLASSES": "base"})
+    runs = [replace(run(value, 1, 50, 60), varied={KEY: value}) for value in ("1", "2")]
+    (table,) = by_key.tables([other, *runs], KEY)
+    assert [(line.value, line.figures["base"]) for line in table.lines if line.trainer == "CasPL_CoOp"] == [
+        ("1", {1: 50}),
+        ("2", {1: 50}),
+    ]

@@ -3,6 +3,7 @@
 import argparse
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from ..experiments.setting import Setting
 
 SHOTS = 16  # images per class
+ABLATIONS = "ablations"  # of `reproduce`
 
 
 def main(name: str, argv: list[str] | None = None) -> int:
@@ -163,10 +165,13 @@ def reproduce(argv: list[str] | None) -> None:
     check_rate(args)
     from ..experiments.grid import Grid
 
-    names = list(PROTOCOLS) if args.protocol == "all" else [args.protocol]
     shared = _setting(args)
-    plans, varied = [_plan(PROTOCOLS[name], args) for name in names], _variations(shared, args)
-    _check_variations(plans, varied if args.vary else [])
+    if args.protocol == ABLATIONS:
+        plans, varied = _ablations(shared, args)
+    else:
+        names = list(PROTOCOLS) if args.protocol == "all" else [args.protocol]
+        plans, varied = [_plan(PROTOCOLS[name], args) for name in names], _variations(shared, args)
+    _check_variations(plans, varied if len(varied) > 1 else [])
     grid = Grid(plans, *varied)
     _announce_unreached(shared)
     if args.dry_run:
@@ -179,7 +184,39 @@ def reproduce(argv: list[str] | None) -> None:
         from ..experiments.cluster import Cluster
 
         grid.run(Cluster(kind, args.jobs, args.output / "cluster", args.slurm).run)
-    report(grid, args.output, args.vary)
+    if args.protocol == ABLATIONS:
+        _report_ablations(grid, args.output)
+    else:
+        report(grid, args.output, args.vary)
+
+
+def _ablations(shared: "Setting", args: argparse.Namespace) -> "tuple[list[Plan], list[Setting]]":
+    """Return the plan of all ablations, and a setting for each value.
+
+    Raises:
+        ConfigError: `--vary` is given as well.
+    """
+    from ..config import ConfigError
+    from ..experiments import ablations
+
+    if args.vary:
+        raise ConfigError(
+            "--vary: not read by reproduce ablations; expected one of them. Vary keys of base2new instead"
+        )
+    rules = replace(PROTOCOLS[ablations.PROTOCOL], paper=ablations.PAPER, miniature=ablations.MINIATURE)
+    varied = [each for one in ablations.ABLATIONS for each in one.variations(args.miniature)]
+    return [_plan(rules, args)], [shared.with_variation(each) for each in varied]
+
+
+def _report_ablations(grid: "Grid", output: Path) -> None:
+    """Print a table over each ablation's key, draw it in `<output>/ablations`, and list failures."""
+    from ..experiments import ablations
+
+    for one in ablations.ABLATIONS:
+        print()
+        plot = output / "ablations" / f"{one.name}.png"
+        _paper_tables(output, ablations.PROTOCOL, ["--by", one.keys[0], "--plot", str(plot)])
+    _raise_failures(grid)
 
 
 def _check_variations(plans: "list[Plan]", varied: "list[Setting]") -> None:
@@ -202,13 +239,22 @@ def report(grid: "Grid", output: Path, varied: Sequence[str] = ()) -> None:
     Raises:
         ConfigError: there were failures.
     """
-    from ..config import ConfigError
-
     for name in dict.fromkeys(result.protocol for result in grid.results):
         _paper_tables(output, name)
         for item in varied:
             print()
             _paper_tables(output, name, ["--by", item.partition("=")[0]])
+    _raise_failures(grid)
+
+
+def _raise_failures(grid: "Grid") -> None:
+    """List failed jobs.
+
+    Raises:
+        ConfigError: there were failures.
+    """
+    from ..config import ConfigError
+
     for job, error in grid.failures:
         print(f"failed: {job}: {str(error).strip()}")
     if grid.failures:
@@ -229,7 +275,7 @@ def _grid_parser() -> argparse.ArgumentParser:
     text = "Every run of the paper's tables, with and without CasPL. Finished runs are read, failed ones listed."
     parser = arguments.parser("reproduce", text, phases=True)
     datasets: dict[str, Any] = {"nargs": "+", "type": arguments.dataset_name, "metavar": "DATASET"}
-    parser.add_argument("protocol", choices=[*PROTOCOLS, "all"])
+    parser.add_argument("protocol", choices=[*PROTOCOLS, "all", ABLATIONS])
     parser.add_argument("--datasets", **datasets, help="default: the paper's; a transfer's sources if it is run alone")
     parser.add_argument("--sources", **datasets, help="of cross_dataset; default: imagenet")
     parser.add_argument("--targets", **datasets, default=[], help="of cross_dataset; default: all others")

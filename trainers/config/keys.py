@@ -391,6 +391,12 @@ CASPL = tuple(
         ("LOSS", "kl", "loss of phase 1", {"choices": losses, "read_by": (BOOSTING,)}),
         ("CLASSES", "all", "classes of phase 1", {"choices": ("all", "base"), "read_by": (BOOSTING,)}),
         (
+            "SHARE",
+            1.0,
+            "share of the dataset's training images that phase 1 takes, drawn with the seed",
+            {"above": 0, "most": 1, "read_by": (BOOSTING,)},
+        ),
+        (
             "IMAGES",
             [],
             "folders of unlabelled images that phase 1 learns from as well",

@@ -169,7 +169,9 @@ def _trained_on(cfg: CfgNode, size: Size) -> tuple[int, int]:
     classes = subset_classes(size.classes, subset)
     shots = cfg.DATASET.NUM_SHOTS
     added = len(unlabelled.list_images(cfg.TRAINER.CASPL.IMAGES)) if cfg.TRAINER.NAME == "CasPL" else 0
-    return classes, added + (classes * shots if shots >= 1 else round(size.train * classes / size.classes))
+    share = cfg.TRAINER.CASPL.SHARE if cfg.TRAINER.NAME == "CasPL" else 1.0
+    own_images = classes * shots if shots >= 1 else round(size.train * classes / size.classes)
+    return classes, added + max(1, round(share * own_images))
 
 
 def subset_classes(count: int, subset: str) -> int:

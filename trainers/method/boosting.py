@@ -130,6 +130,13 @@ class CasPL(Taught, PromptTrainer):
         self.classes = cfg.DATASET.SUBSAMPLE_CLASSES
         self.use_data(cfg)
         self.train_loader_x.dataset.views = cfg.TRAINER.CASPL.TEACHER.VIEWS
+        images = self.train_loader_x.dataset.data_source
+        images[:] = unlabelled.share(images, cfg.TRAINER.CASPL.SHARE, cfg.SEED)
+        if (
+            len(images) < cfg.DATALOADER.TRAIN_X.BATCH_SIZE
+        ):  # a smaller batch is the only one, as in other small datasets
+            batches = self.train_loader_x.batch_sampler
+            getattr(batches, "batches", batches).drop_last = False
         self.added = unlabelled.list_images(cfg.TRAINER.CASPL.IMAGES)
         self.added_data = unlabelled.fingerprint(self.added, cfg.TRAINER.CASPL.IMAGES)
         if self.added:

@@ -45,6 +45,8 @@ def boosting_identity(cfg: CfgNode, data: str, teacher: str, student: str, added
     settings: dict[str, Any] = {key: value for key, value in leaves(cfg) if key.startswith(_READ) and key not in _PATHS}
     if not cfg.TRAINER.CASPL.TEACHER.RUNS:
         settings.pop("TRAINER.CASPL.TEACHER.MEAN")
+    if settings.get("TRAINER.CASPL.SHARE") == 1.0:  # as in versions without this key
+        del settings["TRAINER.CASPL.SHARE"]
     settings["cached"] = bool(cfg.TRAINER.CASPL.TEACHER.CACHE)  # a cache rounds the teacher's features
     template = cfg.TRAINER.CASPL.TEACHER.TEMPLATE or getattr(cfg.DATASET, "TEMPLATE", "")
     if template:

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import random
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -25,6 +26,20 @@ class UnlabelledImage(Datum):
         from ..deploy.images import open_image  # a program's part, above this package's methods
 
         return open_image(self.impath)
+
+
+def share(items: Sequence[Datum], part: float, seed: int) -> list[Datum]:
+    """Draw a share of a dataset's images, at least one, without reading their labels.
+
+    Args:
+        items: the images.
+        part: above 0, at most 1.
+        seed: of the draw; below 0: not fixed.
+    """
+    if part >= 1:
+        return list(items)
+    draw = random.Random(seed if seed >= 0 else None)
+    return [items[place] for place in sorted(draw.sample(range(len(items)), max(1, round(part * len(items)))))]
 
 
 def list_images(folders: Sequence[str]) -> list[Datum]:

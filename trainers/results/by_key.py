@@ -87,8 +87,11 @@ def tables(runs: Sequence[Run], key: str) -> list[KeyTable]:
         raise ValueError(
             f"--by: no result records {key}; expected one of {', '.join(known[:8]) or 'the keys that varied'}"
         )
+    varying = {run.trainer for run in runs if key in run.varied}
     groups: dict[tuple, list[Run]] = defaultdict(list)
     for run in runs:
+        if run.trainer in varying and key not in run.varied:
+            continue  # another ablation in the same folder
         groups[run.protocol, run.source, run.shots].append(run)
     found = []
     for (protocol, source, shots), members in groups.items():
@@ -105,7 +108,7 @@ def tables(runs: Sequence[Run], key: str) -> list[KeyTable]:
 def _lines(runs: Sequence[Run], key: str, rules: Protocol) -> list[Line]:
     cells: dict[tuple[str, str], dict[str, list[Run]]] = defaultdict(lambda: defaultdict(list))
     for run in runs:
-        cells[run.dataset, run.trainer][str(run.settings.get(key, BASELINE))].append(run)
+        cells[run.dataset, run.trainer][_value(run, key)].append(run)
     trainers, lines = in_order({run.trainer for run in runs}), []
     for dataset in dict.fromkeys(run.dataset for run in runs):
         for trainer in trainers:
@@ -115,6 +118,11 @@ def _lines(runs: Sequence[Run], key: str, rules: Protocol) -> list[Line]:
             ]
             lines += _compared(of_trainer)
     return lines + _averages(lines, rules)
+
+
+def _value(run: Run, key: str) -> str:
+    """Return the value that an ablation gave the key, else the recorded one."""
+    return run.varied.get(key) or str(run.settings.get(key, BASELINE))
 
 
 def _of_value(runs: list[Run], key: str, value: str) -> list[Line]:

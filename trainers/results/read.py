@@ -34,6 +34,7 @@ class Run:
         path: the `result.json`.
         settings: {key: value} of what determines the figures, except for dataset, seed and shots.
         data: fingerprint of the source dataset; empty in files of version 0.1.0.
+        varied: {key: value} that an ablation varied.
         variant: the settings that distinguish it from other runs (see `variants`).
     """
 
@@ -49,6 +50,7 @@ class Run:
     settings: dict[str, Any] = field(default_factory=dict)
     data: str = ""
     variant: str = ""
+    varied: dict[str, str] = field(default_factory=dict)
 
     @property
     def row(self) -> tuple:
@@ -113,7 +115,7 @@ def runs_of(result: Result, path: Path, names: dict[str, str], metrics: Sequence
     data = result.data.get(result.dataset, {}).get("fingerprint", "")
     for name, figures in tested.items():
         where = (result.protocol, name, source, result.trainer, result.seed, result.shots)
-        yield Run(*where, figures, _phase_1_classes(result), path, _settings(result), data)
+        yield Run(*where, figures, _phase_1_classes(result), path, _settings(result), data, varied=dict(result.varied))
 
 
 def _figures(rules: Protocol, metrics: Iterable[str], evaluations: dict) -> dict[str, float]:

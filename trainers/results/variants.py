@@ -26,8 +26,7 @@ def separated(runs: list[Run]) -> list[Run]:
             text = ", ".join(f"{key} {value}" for key, value in variant.items())
             chosen = (run for run, label in zip(same, labels, strict=True) if label.items() <= variant.items())
             found += [replace(run, variant=text) for run in chosen]
-    _check_unique(found)
-    return found
+    return _unique_runs(found)
 
 
 def _labels(runs: list[Run]) -> list[dict[str, str]]:
@@ -74,12 +73,19 @@ def _unique(labels: Iterable[dict[str, str]]) -> list[dict[str, str]]:
     return found
 
 
-def _check_unique(runs: list[Run]) -> None:
+def _unique_runs(runs: list[Run]) -> list[Run]:
+    """Return the runs, of a setting that several ablations have made only the first.
+
+    Raises:
+        ValueError: two other files are of the same run.
+    """
     seen: dict[tuple, Run] = {}
     for run in runs:
         first = seen.setdefault((*run.row, run.seed, run.variant), run)
-        if first.path != run.path:
+        if first.path != run.path and not (first.varied or run.varied):
             raise ValueError(
                 f"{run.path}: of the same run as {first.path}; expected one file for each run. Move one of them away, or name "
                 "one of the two folders"
             )
+    kept = {id(run) for run in seen.values()}
+    return [run for run in runs if id(run) in kept]
