@@ -101,7 +101,7 @@ def project(block: Block, x: Tensor, passing: Sequence[Tensor]) -> Tensor:
         (B, T + n, 3 d), n being the number of all passing tokens.
     """
     if passing:
-        x = torch.cat([x, *(tokens.expand(len(x), -1, -1) for tokens in passing)], dim=1)  # (B, T + n, d)
+        x = torch.cat([x, *(tokens.expand(x.shape[0], -1, -1) for tokens in passing)], dim=1)  # (B, T + n, d)
     return linear(block.norm_1(x), block.into, block.into_bias)
 
 
