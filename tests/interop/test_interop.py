@@ -158,7 +158,6 @@ def test_resume_and_older_checkpoints(place, boosted):
     torch.save(again | {"scheduler": types.SimpleNamespace()}, saved[1])
     flags = ["--eval-only", "--model-dir", run, "--load-epoch", "3"]
     evaluated = place.train("CoOp", "CasPL_CoOp", "evaluated-older", *options, flags=flags)
-    assert "only its tensors and plain data are read" in evaluated
     assert accuracies(evaluated) == accuracies(output)[-1:] != []
 
 
