@@ -11,6 +11,10 @@ from yacs.config import CfgNode
 _LONGEST = 4096  # characters of a value on the command line
 _TYPES = {bool: "True or False", int: "a whole number", float: "a number", str: "text"}
 
+# Roles of trainers. A host reads EVERY, LEARNING and ADAPTING keys; a cascaded one CASCADE keys as well.
+EVERY, LEARNING, ADAPTING, BOOSTING = "every", "learning", "adapting", "boosting"
+CASCADE, ZERO_SHOT = "cascade", "zero-shot"
+
 
 @dataclass(frozen=True)
 class OnlyWith:
