@@ -1,5 +1,6 @@
 """What every test needs: the repository on the path, Dassl or its substitute, `--golden`."""
 
+import logging
 import sys
 from pathlib import Path
 
@@ -17,6 +18,12 @@ def pytest_configure(config):
     from trainers.experiments.places import load_datasets
 
     load_datasets()
+
+
+@pytest.fixture(autouse=True)
+def log_level():
+    """Log information in each test, even after a program that showed only warnings."""
+    logging.getLogger("trainers").setLevel(logging.INFO)
 
 
 def pytest_addoption(parser):
