@@ -1,6 +1,6 @@
 """A user's own images in class folders; `DATASET.ROOT` is the folder with the images."""
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from pathlib import Path
 
 from dassl.data.datasets import DATASET_REGISTRY
@@ -49,7 +49,7 @@ class ImageFolder(OwnImages):
         self.require("test")
         return True
 
-    def _names(self, folders: Iterable[str]) -> dict[str, str]:
+    def _names(self, folders: Sequence[str]) -> dict[str, str]:
         path = self.folder / "classnames.txt"
         if not path.exists():
             return {folder: folder for folder in folders}
@@ -57,4 +57,11 @@ class ImageFolder(OwnImages):
         for folder in folders:
             if folder not in names:
                 raise DatasetError(f'{path}: no class name for the folder "{folder}"; expected a line per class folder')
+        owners: dict[str, str] = {}
+        for folder in folders:
+            if owners.setdefault(names[folder], folder) != folder:
+                raise DatasetError(
+                    f'{path}: the folders "{owners[names[folder]]}" and "{folder}" get the same class name '
+                    f'"{names[folder]}"; expected distinct names'
+                )
         return {folder: names[folder] for folder in folders}

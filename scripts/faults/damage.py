@@ -107,6 +107,21 @@ DAMAGES: dict[str, Callable[[Path, random.Random, Path], None]] = {
 
 
 def copied(source: Path, target: Path) -> Path:
-    """Return a fresh copy of a folder."""
+    """Return a fresh copy of a folder; weights and images, which no command writes to, are linked."""
     shutil.rmtree(target, ignore_errors=True)
-    return Path(shutil.copytree(source, target, symlinks=True))
+    return Path(shutil.copytree(source, target, symlinks=True, copy_function=_linked))
+
+
+def _linked(source: str, target: str) -> None:
+    if source.endswith((".pt", ".png")) and not source.endswith("progress.pt"):
+        os.link(source, target)
+    else:
+        shutil.copy2(source, target)
+
+
+def separate(path: Path) -> Path:
+    """Give a linked file its own contents, so that it can be changed; return its path."""
+    content = path.read_bytes()
+    path.unlink()
+    path.write_bytes(content)
+    return path

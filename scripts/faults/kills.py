@@ -1,9 +1,11 @@
 """Random kills: a command is killed until it gets through, and must leave what the undisturbed one leaves."""
 
+import contextlib
 import os
 import random
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -11,100 +13,146 @@ from collections.abc import Callable
 from pathlib import Path
 
 from . import children, commands
+from .children import Case
 
 _TRIES = 8
-_LAUNCHED = 3  # kills of torchrun, whose processes start from scratch
+_STARTS = 4  # of torchrun, whose processes start from scratch
+_LIMIT = 3 * children.LIMIT
 
 
-def one(folder: Path, intact: dict, rng: random.Random) -> tuple[str, str, str]:
-    """Kill one command at random points; return (what, outcome, its last output)."""
-    name = rng.choices(["train", "protocol", "grid", "cache", "torchrun"], [4, 3, 2, 3, 1])[0]
-    return torchrun(folder, rng) if name == "torchrun" else _forked(name, folder, rng)
-
-
-def _command(name: str, root: Path, output: str) -> Callable:
+def _command(name: str, root: Path, output: str) -> commands.Command:
     if name == "train":
-        return commands.train(root, "CoOp", output, "TRAIN.CHECKPOINT_FREQ", "1")
+        return commands.train(root, "CoOp", output, *commands.KEPT)
     if name == "cache":
         return commands.train(root, "CasPL", output, "TRAINER.CASPL.TEACHER.CACHE", str(root / f"{output}-cache"))
+    if name == "torchrun":
+        return commands.train(root, "CoOp", output, "OPTIM.MAX_EPOCH", "4")
     return commands.protocol(root, output, grid=name == "grid")
 
 
-def _forked(name: str, folder: Path, rng: random.Random) -> tuple[str, str, str]:
+def one(name: str, folder: Path, intact: dict, rng: random.Random) -> Case:
+    """Kill a command at random points and let it resume.
+
+    Args:
+        name: "train", "cache", "protocol", "grid", or "torchrun": two processes in the environment that torchrun sets, all
+            or one of which are killed.
+        folder: scratch folder.
+        intact: not used.
+        rng: source of the points.
+    """
     root, what = folder / "intact", f"kill: {name}"
-    for path in root.glob("kill*"):
-        shutil.rmtree(path)
-    undisturbed = _reference(name, root, folder)
-    if undisturbed.code != 0:
-        return what, "traceback", undisturbed.text
-    command = _command(name, root, "killed")
+    _clear(root)
+    start = _in_two if name == "torchrun" else children.run
+    whole = _reference(name, start, root, folder)
+    if whole.code != 0:
+        return Case(what, "traceback", whole.text)
+    command, kills = _command(name, root, "killed"), 0
     for _ in range(_TRIES):
-        if rng.random() < 0.5:
-            before = children.dies_after(rng.uniform(0.05, 3.0))
-        else:
-            before = children.dies_at_rename(rng.randint(1, 12), rng.random() < 0.5)
-        ended = children.run(command, folder, before)
+        ended = start(command, folder, _death(rng))
         if ended.code is None or ended.code not in (0, -signal.SIGKILL):
-            return what, ended.outcome(undisturbed.figures), ended.text
+            return Case(what, ended.outcome(whole.figures), ended.text, kills)
         if ended.code == 0:
             break
-    ended = children.run(command, folder)
-    same = commands.learned(root / "killed") == commands.learned(root / f"whole-{name}")
+        kills += 1
+    ended = start(command, folder)
+    return _compared(what, ended, whole, root, f"whole-{name}", kills)
+
+
+def _clear(root: Path) -> None:
+    for path in root.glob("kill*"):
+        shutil.rmtree(path)
+
+
+def _death(rng: random.Random) -> Callable[[], None]:
+    if rng.random() < 0.5:
+        return children.dies_after(rng.uniform(0.05, 3.0))
+    return children.dies_at_rename(rng.randint(1, 12), rng.random() < 0.5)
+
+
+def _compared(what: str, ended: children.Ended, whole: children.Ended, root: Path, name: str, kills: int) -> Case:
+    outcome = ended.outcome(whole.figures)
+    ours, theirs = commands.learned(root / "killed"), commands.learned(root / name)
+    others = [key for key in {**ours, **theirs} if ours.get(key) != theirs.get(key)]
     left = [str(path) for path in (root / "killed").rglob("*.part")]
-    outcome = ended.outcome(undisturbed.figures)
-    if outcome == "same" and (not same or left):
-        return what, "differs", f"{ended.text}\nleft: {left}"
-    return what, "differs" if outcome == "rejected" else outcome, ended.text
+    if outcome == "same" and (others or left):
+        outcome = "differs"
+    return Case(what, outcome, f"{ended.text}\nother contents: {others}, left: {left}", kills)
 
 
 _references: dict[tuple[str, str], children.Ended] = {}
 
 
-def _reference(name: str, root: Path, folder: Path) -> children.Ended:
-    """Run the command undisturbed, once."""
+def _reference(name: str, start: Callable, root: Path, folder: Path) -> children.Ended:
+    """Run a command undisturbed, once."""
     key = (name, str(root))
     if key not in _references:
-        _references[key] = children.run(_command(name, root, f"whole-{name}"), folder)
+        _references[key] = start(_command(name, root, f"whole-{name}"), folder)
     return _references[key]
 
 
-def torchrun(folder: Path, rng: random.Random) -> tuple[str, str, str]:
-    """Kill a run of two processes; return (what, outcome, its last output)."""
-    root, what = folder / "intact", "kill: torchrun"
-    for path in root.glob("kill*"):
-        shutil.rmtree(path)
-    text, code = "", -1
-    for attempt in range(_LAUNCHED + 1):
-        wait = rng.uniform(2, 40) if attempt < _LAUNCHED else children.LIMIT * 3
-        code, text = _launched(root, "killed", wait)
-        if code == 0:
+def _in_two(command: commands.Command, folder: Path, before: Callable[[], None] | None = None) -> children.Ended:
+    """Run a command in two processes, as torchrun starts them; when one dies, the other one is killed, as torchrun does."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+
+    def both() -> object:
+        shared = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": str(port)}
+        second = os.fork()
+        rank = "1" if second == 0 else "0"
+        os.environ.update(shared, RANK=rank, LOCAL_RANK=rank)
+        if second:
+            signal.signal(signal.SIGCHLD, lambda *_: _end_with(second))
+            if before is not None:
+                before()
+            figures = command()
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            with contextlib.suppress(ChildProcessError):  # the handler has seen it end
+                os.waitpid(second, 0)
+            return figures
+        code = 1
+        try:
+            command()
+            code = 0
+        finally:
+            os._exit(code)
+
+    return children.run(both, folder, limit=children.LIMIT)
+
+
+def _end_with(pid: int) -> None:
+    """End this process as the other one ended, if it was not successful."""
+    done, status = os.waitpid(pid, os.WNOHANG)
+    if done and status:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def launched(folder: Path, intact: dict, rng: random.Random) -> Case:
+    """Kill torchrun and all of its processes at random times, and let it resume."""
+    root, what = folder / "intact", "kill: torchrun command"
+    _clear(root)
+    if "" not in _launches:
+        _launches[""] = _launch(root, "whole-launched", _LIMIT)
+    kills = 0
+    for attempt in range(_STARTS):
+        ended = _launch(root, "killed", rng.uniform(3, 25) if attempt < _STARTS - 1 else _LIMIT)
+        if ended.code is not None:
             break
-    if code is None:
-        return what, "hang", text
-    if "whole" not in _launched_figures:
-        _launched_figures["whole"] = _launched(root, "whole-torchrun", children.LIMIT * 3)[1].splitlines()[-1:]
-    if code != 0:
-        return what, "traceback", text
-    return what, "same" if text.splitlines()[-1:] == _launched_figures["whole"] else "differs", text
+        kills += 1
+    else:
+        return Case(what, "hang", ended.text, kills)
+    return _compared(what, ended, _launches[""], root, "whole-launched", kills)
 
 
-_launched_figures: dict[str, list[str]] = {}
+_launches: dict[str, children.Ended] = {}
 
 
-def _launched(root: Path, output: str, seconds: float) -> tuple[int | None, str]:
-    """Start two processes and kill all of them after some seconds; return the exit code, None if killed, and the output."""
+def _launch(root: Path, output: str, seconds: float) -> children.Ended:
+    """Start two processes with torchrun, and kill all after some seconds; the figures are the accuracies that they print."""
     checkout = Path(__file__).resolve().parents[2]
-    line = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--standalone",
-        "--nproc-per-node",
-        "2",
-        str(checkout / "train.py"),
-    ]
-    line += ["--root", str(root / "data"), "--seed", "1", "--trainer", "CoOp", "--output-dir", str(root / output)]
-    line += ["--config-file", str(checkout / "configs/trainers/CoOp/shapes.yaml")]
+    line = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    line += [str(checkout / "train.py"), "--root", str(root / "data"), "--seed", "1", "--trainer", "CoOp"]
+    line += ["--output-dir", str(root / output), "--config-file", str(checkout / "configs/trainers/CoOp/shapes.yaml")]
     line += ["--dataset-config-file", str(checkout / "configs/datasets/image_folder.yaml")]
     line += [item.format(root=root) for item in commands.SIZES]
     with open(root / "torchrun.txt", "w+") as log:
@@ -113,10 +161,25 @@ def _launched(root: Path, output: str, seconds: float) -> tuple[int | None, str]
         while process.poll() is None and time.monotonic() < end:
             time.sleep(0.05)
         code = process.poll()
-        try:
-            os.killpg(process.pid, signal.SIGKILL)
-        except ProcessLookupError:
-            pass
+        _kill_all(process.pid)  # torchrun starts each process in a separate session
         process.wait()
         log.seek(0)
-        return code, log.read()
+        text = log.read()
+    figures = sorted({line.partition(": accuracy")[2] for line in text.splitlines() if ": accuracy" in line})
+    return children.Ended(code, {"accuracy": figures}, text)
+
+
+def _kill_all(pid: int) -> None:
+    """Kill a process and its descendants, the descendants last, so that the parent cannot start others."""
+    pids = [pid]
+    for parent in pids:
+        for task in Path(f"/proc/{parent}/task").glob("*/children"):
+            try:
+                pids += [int(child) for child in task.read_text().split()]
+            except OSError:  # it has ended
+                continue
+    for number in pids:
+        try:
+            os.kill(number, signal.SIGKILL)
+        except ProcessLookupError:
+            continue

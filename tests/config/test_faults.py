@@ -205,6 +205,8 @@ def test_sizes_of_published_names_need_no_file():
         ("OPTIM:\n", "unknown key 'OPTIM'"),
         ("\tOPTIM: 3", "not YAML"),
         ("OPTIM: {LR: " + "9" * 5000 + "}", "not YAML"),
+        ("OPTIM:\n  LR: 0.1\n  LR: 0.2\n", "the key 'LR' again in line 3"),
+        ("OPTIM: {LR: 0.1}\nOPTIM: {MAX_EPOCH: 2}\n", "the key 'OPTIM' again in line 2"),
     ],
 )
 def test_hostile_yaml_ends_in_seconds_with_one_line(tmp_path, capsys, content, message):

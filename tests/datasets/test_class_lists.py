@@ -160,6 +160,14 @@ def test_missing_renaming_file_is_rejected(own, tmp_path):
         renamed(own, tmp_path / "a.json")
 
 
+def test_two_folders_of_the_same_name_in_an_own_list_are_rejected(own):
+    (own / "classnames.txt").write_text("moon star\nstar star\n")
+    with pytest.raises(
+        DatasetError, match='classnames.txt: the folders "moon" and "star" get the same class name "star"'
+    ):
+        build("ImageFolder", own, shots=1)
+
+
 # ------------------------------------------------------------------------------ in a run
 
 

@@ -15,7 +15,7 @@ def read_yaml(path: Path) -> dict:
     """Return the mapping in a YAML file; an empty file has none.
 
     Raises:
-        ConfigError: the file is missing, too large, not YAML, nested too deep, or not a mapping.
+        ConfigError: the file is missing, too large, not YAML, nested too deep, or not a mapping, or has a key twice.
     """
     if not path.is_file():
         siblings = [str(p) for p in sorted(path.parent.glob("*.yaml"))]
@@ -27,6 +27,7 @@ def read_yaml(path: Path) -> dict:
     try:
         text = content.decode("utf-8")
         _check_events(path, text)
+        _check_keys(path, yaml.compose(text, yaml.SafeLoader))
         node = yaml.safe_load(text)
     except (yaml.YAMLError, UnicodeDecodeError, ValueError, TypeError) as error:
         if isinstance(error, ConfigError):
@@ -53,3 +54,19 @@ def _check_events(path: Path, text: str) -> None:
         depth -= isinstance(event, yaml.CollectionEndEvent)
         if depth > _DEEPEST:
             raise ConfigError(f"{path}: nested more than {_DEEPEST} deep; expected a configuration")
+
+
+def _check_keys(path: Path, node: yaml.Node | None) -> None:
+    """Reject a key that occurs twice in a mapping, of which PyYAML would take the last value."""
+    pairs = node.value if isinstance(node, yaml.MappingNode) else []
+    seen: set[str] = set()
+    for key, value in pairs:
+        if isinstance(key, yaml.ScalarNode) and key.value in seen:
+            line = key.start_mark.line + 1
+            raise ConfigError(
+                f"{path}: the key {shown(key.value)} again in line {line}; expected each key once. Remove one"
+            )
+        seen.add(key.value if isinstance(key, yaml.ScalarNode) else "")
+        _check_keys(path, value)
+    for item in node.value if isinstance(node, yaml.SequenceNode) else []:
+        _check_keys(path, item)

@@ -12,6 +12,7 @@ from yacs.config import CfgNode
 
 from .. import config
 from ..method import prompt_file
+from ..storage.atomic import remove_parts
 from ..storage.locks import locked
 from ..training import provenance
 from ..training.evaluation import Metrics
@@ -286,6 +287,7 @@ def _save(
         varied=dict(setting.varied_of(trainer)),
         versions=versions(),
     )
+    remove_parts(folder)
     made.write(folder)
     return made
 

@@ -12,10 +12,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import yaml
 from yacs.config import CfgNode
 
 from ..config import ConfigError, leaves, used
+from ..config.yaml_files import read_yaml
 from ..method.identity import backbone_fingerprint, data_fingerprint, weights_fingerprint
 from ..method.templates import described
 from ..storage.atomic import replacing
@@ -235,12 +235,7 @@ def parse(text: str, source: Path) -> dict:
 
 
 def _of_config(path: Path) -> dict:
-    try:
-        kept = dict(leaves(yaml.safe_load(_text(path)) or {}))
-    except (yaml.YAMLError, RecursionError, AttributeError) as error:
-        raise ConfigError(
-            f"{path}: not a configuration ({type(error).__name__}). Remove the folder to train again"
-        ) from error
+    kept = dict(leaves(read_yaml(path)))
     found = {key: value for key, value in kept.items() if key not in _PLACES}
     if "TRAINER.CASPL.TEACHER.CACHE" in kept:
         found["TRAINER.CASPL.TEACHER.CACHE"] = bool(kept["TRAINER.CASPL.TEACHER.CACHE"])
