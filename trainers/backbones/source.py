@@ -68,7 +68,8 @@ def source_of(name: str) -> Source | None:
     """
     from . import hugging_face, open_clip  # they read this module's classes
 
-    found = str(name).removeprefix(f"{open_clip.PREFIX}:")
+    name = str(name)
+    found = name.removeprefix(f"{open_clip.PREFIX}:")
     changed = _changed(Path(found)) if found and Path(found).is_dir() else None
     if found != name:
         return _cached(open_clip.source, name, changed)
