@@ -60,6 +60,7 @@ def test_damaged_image_is_named(tmp_path, ending):
     check()
 
 
+@pytest.mark.slow
 def test_data_worker_names_bad_image():
     root, codes, said = protocol.play()
     lines = [line for line in said.splitlines() if line.startswith("error: cannot read")]

@@ -18,6 +18,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parents[2]
 FILES = ROOT / "tests" / "golden" / "version_0_1_0"
 RECORDED = json.loads((FILES / "figures.json").read_text())

@@ -121,7 +121,7 @@ def test_class_names_file_with_tabs(tmp_path):
         ("car motor car\n", 'no class name for the folder "train"'),
         ("car\ntrain x\n", 'line "car"; expected a folder name'),
         ("car a\ncar b\ntrain x\n", '"car" occurs twice'),
-        ("car vehicle\ntrain vehicle\n", 'labels 0 and 1 have the same class name "vehicle"'),
+        ("car vehicle\ntrain vehicle\n", 'the folders "car" and "train" get the same class name "vehicle"'),
     ],
 )
 def test_invalid_class_names_file(together, text, fault):

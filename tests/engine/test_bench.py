@@ -88,6 +88,7 @@ def test_timing_alternates_order_and_returns_medians(monkeypatch):
     assert len(set(rounds)) == 6 and [turn[0] for turn in rounds] == [100, 200, 300] * 3
 
 
+@pytest.mark.slow
 def test_program_writes_one_row_per_work(tmp_path, capsys):
     line = [
         "--size",

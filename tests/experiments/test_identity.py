@@ -186,6 +186,7 @@ class Bomb:
         return open, (str(self.trace), "w")
 
 
+@pytest.mark.slow
 def test_killed_job_fails_and_no_planted_pickle_is_loaded(collections, tmp_path):
     output, trace = tmp_path / "output", tmp_path / "trace"
     (output / "cluster").mkdir(parents=True)

@@ -43,6 +43,7 @@ def convert(*arguments):
     return subprocess.run(command, capture_output=True, text=True)
 
 
+@pytest.mark.slow
 def test_convert_imports_inspects_and_exports(tmp_path):
     ours, back = tmp_path / "b.safetensors", tmp_path / "published"
     done = convert("import", OFFICIAL, ours, "--dataset", "DescribableTextures")
