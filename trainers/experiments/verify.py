@@ -22,9 +22,9 @@ logger = logging.getLogger(__name__)
 FILE_NAME = "verify.json"
 SEED, SHOTS = 1, 16
 
-# Zero-shot accuracy of ViT-B/16 on all classes, of test sets that the paper's base-to-new table does not have. ImageNet's
-# shifted test sets are missing: no figure could be confirmed against a publication.
-ALL_CLASSES: dict[str, float] = {}
+# Zero-shot accuracy of ViT-B/16 on all classes, of the test sets that the paper's base-to-new table does not have
+# (arXiv 2203.05557; confirmed in the README of github.com/Vill-Lab/2024-AAAI-HPT).
+ALL_CLASSES = {"ImageNetV2": 60.83, "ImageNetSketch": 46.15, "ImageNetA": 47.77, "ImageNetR": 73.96}
 
 # One seed against the paper's mean of three, in points: our assumption, since the paper has no spread.
 SPREAD = {"EuroSAT": 6.0, "DescribableTextures": 3.0, "FGVCAircraft": 3.0}
