@@ -187,7 +187,8 @@ def one(name: str, folder: Path, intact: dict, rng: random.Random) -> Case:
     expected = intact[target.figures]
     if image and ended.code == 0:
         if not path.is_file():  # left out, which a line must count
-            return Case(f"file: {name}", "same" if "skipped 1 files" in ended.text else "silent", text)
+            counted = any(f"skipped 1 {what}" in ended.text for what in ("files", "sub-folders"))
+            return Case(f"file: {name}", "same" if counted else "silent", text)
         expected = _decoded(target, path, folder)
     names = [str(path), *(str(root / below) for below in target.names)]
     return Case(f"file: {name}", ended.outcome(expected, names), text)

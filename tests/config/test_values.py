@@ -14,6 +14,7 @@ from test_bad_files import FEW, damaged, tensors
 
 from trainers.cli import train
 from trainers.cli.program import guarded
+from trainers.config import FIELDS
 from trainers.engine import PromptGroup
 from trainers.method.prompt_file import read_info, save_boosting
 
@@ -99,3 +100,11 @@ def test_boosting_file_of_another_backbone_is_rejected(root, tmp_path, capsys):
     assert guarded(lambda: train.run(line)) == 2
     assert f"boosting prompt {path} does not fit this backbone" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("key", ["MODEL.INIT_WEIGHTS", "TRAINER.CASPL.IMAGES", "OUTPUT_DIR"])
+def test_name_that_no_file_system_accepts_is_out_of_range(key):
+    field = FIELDS[key]
+    for value, fine in (("a/" + "x" * 255, True), ("x" * 256 + "/a", False), ("ä" * 128, False)):
+        assert (field.problem([value] if field.many else value) == "") == fine
+    assert "255 bytes" in field.expected() or field.many

@@ -127,3 +127,13 @@ def test_runs_of_another_ablation_are_left_out():
         ("1", {1: 50}),
         ("2", {1: 50}),
     ]
+
+
+def test_prefix_of_a_varied_key_may_be_left_out():
+    named = f"adapt:{KEY}"
+    runs = [
+        replace(run(None, 1, 40 + value, 40), varied={named: str(value)}, settings={named: str(value)})
+        for value in (1, 2)
+    ]
+    (table,) = by_key.tables(runs, KEY)
+    assert table.key == named and [line.value for line in table.lines] == ["1", "2"]

@@ -8,6 +8,7 @@ from typing import Any
 
 from yacs.config import CfgNode
 
+LONGEST_NAME = 255  # bytes of a file's or folder's name
 _LONGEST = 4096  # characters of a value on the command line
 _TYPES = {bool: "True or False", int: "a whole number", float: "a number", str: "text"}
 
@@ -125,6 +126,8 @@ class Field:
         return f"one of {', '.join(map(repr, self.allowed() or ()))}"
 
     def _range(self) -> str:
+        if self.path:
+            return f"with names of at most {LONGEST_NAME} bytes"
         low = f"{self.least} or more" if self.least is not None else ""
         low = f"above {self.above}" if self.above is not None else low
         high = f"at most {self.most}" if self.most is not None else ""
@@ -184,7 +187,7 @@ class Field:
         if self.choices is not None:
             return value in (self.allowed() or ())
         if isinstance(value, str):
-            return len(value) <= self.longest and value.isprintable()
+            return len(value) <= self.longest and value.isprintable() and not (self.path and _has_long_name(value))
         number: Any = value
         return math.isfinite(number) and self._within(number)
 
@@ -195,6 +198,11 @@ class Field:
             or (self.above is not None and value <= self.above)
             or (self.below is not None and value >= self.below)
         )
+
+
+def _has_long_name(path: str) -> bool:
+    """Return whether a file system would not accept a name in a path."""
+    return any(len(name.encode()) > LONGEST_NAME for name in path.replace("\\", "/").split("/"))
 
 
 def value_of(cfg: CfgNode, key: str) -> Any:

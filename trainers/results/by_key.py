@@ -77,11 +77,12 @@ def tables(runs: Sequence[Run], key: str) -> list[KeyTable]:
 
     Args:
         runs: the runs.
-        key: a configuration key, or one as `--vary` takes it ("boost:KEY").
+        key: a configuration key, or one as `--vary` takes it ("boost:KEY"). The prefix may be left out if it is unique.
 
     Raises:
         ValueError: no run records the key, or two files are of the same run.
     """
+    key = _with_prefix(runs, key)
     if not any(key in run.settings for run in runs):
         known = sorted({name for run in runs for name in run.settings if "." in name})
         raise ValueError(
@@ -103,6 +104,13 @@ def tables(runs: Sequence[Run], key: str) -> list[KeyTable]:
             KeyTable(key, protocol, source, shots, columns, _lines([*untrained, *members], key, PROTOCOLS[protocol]))
         )
     return found
+
+
+def _with_prefix(runs: Sequence[Run], key: str) -> str:
+    """Return the varied key that `key` denotes, with its prefix."""
+    varied = {name for run in runs for name in run.varied}
+    prefixed = [name for name in varied if name.partition(":")[2] == key]
+    return prefixed[0] if key not in varied and len(prefixed) == 1 else key
 
 
 def _lines(runs: Sequence[Run], key: str, rules: Protocol) -> list[Line]:
