@@ -60,7 +60,7 @@ def _shots(root: Path) -> Callable:
 
 
 TARGETS = {
-    "boosting prompt": Target("boost/boosting.safetensors", _host, "host"),
+    "boosting prompt": Target("boost/boosting.safetensors", _host, "host", ("boost",)),
     "boosting prompt of a run": Target(
         "host/boosting.safetensors", _evaluated("host"), "host evaluated", ("host/prompt_learner",)
     ),
@@ -105,6 +105,12 @@ TARGETS = {
     "training image": Target("data/train/*/*.png", lambda root: commands.train(root, "CoOp", "new"), "coop trained"),
     "test image": Target("data/test/*/*.png", _evaluated("coop"), "coop evaluated"),
 }
+
+
+def _keys() -> list[str]:
+    from trainers.config import FIELDS
+
+    return list(FIELDS)
 
 
 def prepare(folder: Path) -> dict[str, dict | None]:
@@ -191,6 +197,8 @@ def one(name: str, folder: Path, intact: dict, rng: random.Random) -> Case:
             return Case(f"file: {name}", "same" if counted else "silent", text)
         expected = _decoded(target, path, folder)
     names = [str(path), *(str(root / below) for below in target.names)]
+    if path.suffix == ".yaml":
+        names += _keys()  # of a damaged value, the key is named
     return Case(f"file: {name}", ended.outcome(expected, names), text)
 
 

@@ -153,3 +153,21 @@ def test_state_of_a_multi_step_schedule_is_read(tmp_path):
     state = torch.optim.lr_scheduler.MultiStepLR(optimizer, [3, 3, 5]).state_dict()
     torch.save(state, tmp_path / "schedule.pt")
     assert read_checkpoint(tmp_path / "schedule.pt")["milestones"] == {3: 2, 5: 1} == state["milestones"]
+
+
+def test_archive_of_several_disks_is_rejected(tmp_path):
+    path = tmp_path / "model.pth.tar"
+    torch.save({"a": torch.zeros(2)}, path)
+    content = bytearray(path.read_bytes())
+    locator = content.rindex(b"PK\x06\x07") if b"PK\x06\x07" in content else None
+    end = content.rindex(b"PK\x05\x06")
+    if locator is None:
+        record = b"PK\x06\x07" + (1).to_bytes(4, "little") + bytes(8) + (2).to_bytes(4, "little")
+        content[end:end] = record
+        end += len(record)
+    else:
+        content[locator + 16 : locator + 20] = (2).to_bytes(4, "little")
+    content[end + 8 : end + 12] = b"\xff" * 4
+    path.write_bytes(content)
+    with pytest.raises(RestrictedReadError, match=str(path)):
+        read_checkpoint(path)

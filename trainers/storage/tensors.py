@@ -141,10 +141,17 @@ def _tensors_of(module: _Module, prefix: str = "", depth: int = 0) -> list[tuple
     return found
 
 
+def _is_zip(path: Path) -> bool:
+    try:
+        return zipfile.is_zipfile(path)
+    except zipfile.BadZipFile:  # of a damaged end; reading it reports what is wrong
+        return True
+
+
 def _read(path: Path, torchscript: bool) -> Any:
     if not path.is_file():
         raise FileNotFoundError(f"no checkpoint at {path}")
-    if not zipfile.is_zipfile(path):
+    if not _is_zip(path):
         raise RestrictedReadError(
             f"{path}: {path.stat().st_size} bytes that are not a zip archive; expected a checkpoint as torch.save has "
             "written it since PyTorch 1.6. Copy the file again, or save it with a newer PyTorch"
