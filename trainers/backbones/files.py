@@ -70,7 +70,8 @@ def find_weights(name: str) -> Path:
     if name not in urls:
         raise BackboneError(
             f"backbone (MODEL.BACKBONE.NAME, or a teacher's key) {name!r}: neither a file nor a known name; expected one of "
-            f"{', '.join(urls)}, {', '.join(BUILT_IN)}, the path of a checkpoint, open_clip:<architecture>/<tag or file>, or a Hugging Face folder"
+            f"{', '.join(urls)}, {', '.join(BUILT_IN)}, the path of a checkpoint, open_clip:<architecture>/<tag or file>, or a "
+            "Hugging Face folder"
         )
     try:
         return Path(clip._download(urls[name], str(Path(CACHE).expanduser())))
