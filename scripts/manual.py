@@ -5,13 +5,12 @@ is a file in the repository.
 """
 
 import re
-import sys
+import runpy
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))  # mkdocs loads this file from the path in its configuration
 
 CONFIGURATION = "configuration.md"
 DATASETS = "<!-- datasets -->"  # on docs/data.md
@@ -54,6 +53,7 @@ def on_files(files: Any, config: Any) -> Any:
     """Add the generated pages to the site."""
     from mkdocs.structure.files import File
 
+    runpy.run_path(str(ROOT / "train.py"), run_name="checkout")  # on the path; mkdocs undoes it after loading this file
     for name, content in pages():
         files.append(File.generated(config, name, content=content))
     return files

@@ -173,10 +173,10 @@ def test_as_many_processes_as_gpus_train_by_nccl(root, tmp_path):
     count = torch.cuda.device_count()
     line = arguments(root, "CoOp", tmp_path / "run", DATALOADER__TRAIN_X__BATCH_SIZE=count)
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", str(count), "--standalone"]
-    program = "import sys; sys.path.insert(0, 'tests'); import trainers, toy, json; from trainers.cli.train import main"
+    program = "import sys, trainers, toy, json; from trainers.cli.train import main"
     script = tmp_path / "rank.py"
     script.write_text(f"{program}\nsys.exit(main(json.loads({json.dumps(json.dumps([str(w) for w in line]))})))\n")
-    env = {**ALONE, "PYTHONPATH": str(ROOT), **{k: v for k, v in os.environ.items() if k.startswith("CUDA")}}
+    env = {**ALONE, **{k: v for k, v in os.environ.items() if k.startswith("CUDA")}}
     done = subprocess.run([*command, str(script)], cwd=ROOT, env=env, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-3000:]
 
