@@ -176,6 +176,51 @@ def test_finished_protocol_is_read_from_a_read_only_disk(collections, output, mo
     assert results.main([str(output)]) == 0
 
 
+def grid(data, output, *more):
+    """Run a grid of few-shot runs on a collection; return its exit code."""
+    line = ["few_shot", "--datasets", "image_folder", "--hosts", "coop", "--seeds", "1", "2", "--shots-list", "1"]
+    return protocols.main("reproduce", [*line, "--data", str(data), "--output", str(output), *SMALL, *more])
+
+
+def rejected_grid(capsys, data, output, *more):
+    """Return the only line on stderr of a grid that ends before its first job."""
+    capsys.readouterr()
+    assert grid(data, output, *more) == 2
+    printed = capsys.readouterr()
+    assert "ailed: " not in printed.out and printed.err.count("\n") == 1
+    return printed.err
+
+
+def test_grid_without_data_is_one_line_and_writes_nothing(tmp_path, capsys):
+    error = rejected_grid(capsys, tmp_path / "nowhere", tmp_path / "out")
+    assert error.count(f"{tmp_path / 'nowhere'} does not exist") == 1 and "--data" in error
+    line = ["base2new", "--datasets", "dtd", "eurosat", "--data", str(tmp_path / "nowhere")]
+    assert protocols.main("reproduce", [*line, "--output", str(tmp_path / "out")]) == 2
+    error = capsys.readouterr().err
+    assert "nowhere/dtd" in error and "nowhere/eurosat" in error and error.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_grid_checks_settings_of_all_runs_first(collections, tmp_path, capsys):
+    wrong = ["--adapt", "TRAINER.COOP.N_CTX", "99", "--boost", "TRAINER.CASPL.DEPTH_TEXT", "99"]
+    error = rejected_grid(capsys, collections / "one", tmp_path / "out", *wrong)
+    assert "TRAINER.COOP.N_CTX: 99" in error and "TRAINER.CASPL.DEPTH_TEXT: 99" in error
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("other", ["two", "again"])
+def test_grid_rejects_other_images_before_its_first_run(collections, output, capsys, other):
+    before = files(output)
+    error = rejected_grid(capsys, collections / other, output)
+    assert ("square" if other == "two" else "other images") in error and files(output) == before
+
+
+def test_grid_rejects_other_settings_before_its_first_run(collections, output, capsys):
+    before = files(output)
+    assert "OPTIM.LR: " in rejected_grid(capsys, collections / "one", output, "--adapt", "OPTIM.LR", "0.5")
+    assert files(output) == before
+
+
 class Bomb:
     """A pickle that writes a file when it is loaded."""
 

@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 
 from trainers.cli import protocols as driver
 from trainers.cli import train
-from trainers.experiments import cluster, grid, places, protocols, recipes, result, runs
+from trainers.experiments import checks, cluster, grid, places, protocols, recipes, result, runs
 from trainers.method import prompt_file as checkpoint
 from trainers.method.boosting import CasPL
 from trainers.training import provenance as ledger
@@ -239,6 +239,7 @@ def fake(monkeypatch, tmp_path):
         made = result.Result(setting.protocol, setting.dataset, trainer, tests, seed, shots)
         return note(" ".join(map(str, (setting.protocol, setting.dataset, trainer, shots, seed))), made)
 
+    monkeypatch.setattr(checks, "check_data", lambda jobs: None)
     monkeypatch.setattr(driver, "_paper_tables", lambda output, name: note(f"tables {name}"))
     monkeypatch.setattr(grid, "boost", lambda setting: note(f"{setting.rules.boosting} {setting.dataset}"))
     monkeypatch.setattr(grid, "untrained", fake_result)

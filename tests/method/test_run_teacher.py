@@ -136,6 +136,15 @@ def test_run_and_runs_together_are_rejected(root, tmp_path, capsys):
     assert "TRAINER.CASPL.TEACHER.RUN" in capsys.readouterr().err and not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize("run", ["-1", "nowhere", "run:nowhere", "local-dir:nowhere"])
+def test_missing_run_is_rejected_by_key(root, tmp_path, capsys, run):
+    line = toy.command(root, "CasPL", tmp_path / "run")
+    assert train.main([*line, "TRAINER.CASPL.TEACHER.RUN", run]) == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith(f"error: TRAINER.CASPL.TEACHER.RUN: {run}; expected the folder of a finished run")
+    assert not (tmp_path / "run").exists()
+
+
 def test_key_of_a_run_equals_its_prefix(root, tmp_path):
     line = toy.command(root, "CasPL", tmp_path / "key")
     train.run([*line, "TRAINER.CASPL.TEACHER.RUN", str(root / "PromptSRC")])

@@ -208,6 +208,17 @@ def test_damaged_or_foreign_file_is_rejected_and_left_unchanged(tmp_path, damage
     assert str(path) in str(error.value) and path.read_bytes() == before
 
 
+def test_parts_of_killed_processes_are_removed(tmp_path):
+    other = tmp_path / f".{'0' * 32}.json.abcdefgh.part"  # of another cache, whose writer may be alive
+    path = small(tmp_path).path
+    parts = [tmp_path / f".{path.stem}.{what}.abcdefgh.part" for what in ("json", "features")]
+    path.unlink()
+    for part in (*parts, other):
+        part.touch()
+    small(tmp_path)
+    assert list(tmp_path.glob(".*.part")) == [other]
+
+
 def test_renamed_cache_is_rejected(tmp_path):
     other = small(tmp_path, teacher="b").path
     small(tmp_path).path.rename(other)

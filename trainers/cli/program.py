@@ -1,5 +1,6 @@
 """What all programs share: one error line and exit code 2 for a mistake, a clean stop for Ctrl-C and SIGTERM."""
 
+import functools
 import logging
 import os
 import sys
@@ -66,4 +67,5 @@ def _message(error: Exception) -> str:
     message = str(error.args[0] if isinstance(error, KeyError) and error.args else error).strip() or repr(error)
     if "in DataLoader worker process" in message:
         return message.splitlines()[-1].partition(": ")[2]
-    return "; ".join(line.strip() for line in message.splitlines() if line.strip())
+    lines = (line.strip() for line in message.splitlines() if line.strip())
+    return functools.reduce(lambda text, line: f"{text}{' ' if text.endswith((',', ':', ';')) else '; '}{line}", lines)

@@ -74,6 +74,8 @@ def one_run(rules: Protocol, argv: list[str] | None) -> None:
     """Train phase 1 unless its file exists, train phase 2, and print a table."""
     args = arguments.parse(_run_parser(rules), argv, phases=True)
     check_rate(args)
+    from ..experiments.checks import check_data, check_jobs
+    from ..experiments.grid import unique
     from ..experiments.runs import boost, host_run, untrained
 
     setting, cascaded = _setting(args, args.dataset, rules.name, getattr(args, "targets", [])), f"CasPL_{args.host}"
@@ -82,15 +84,19 @@ def one_run(rules: Protocol, argv: list[str] | None) -> None:
     varied = _variations(setting, args)
     for each in varied:
         each.check_options(trainers)
-        each.check_runs(trainers, args.seed, args.shots)
+    jobs = unique(job for each in varied for job in _jobs(each, args, baseline))
     _announce_unreached(setting)
-    if args.dry_run or len(varied) > 1:
-        _several(varied, args, baseline)
+    if args.dry_run:
+        show_jobs(jobs, args)
+        return
+    check_jobs(jobs)
+    if len(varied) > 1:
+        _several(jobs, args)
         return
     setting = varied[0]
     stages, results = Stages(5 if baseline else 4), []
     with stages.next(f"{'render' if args.dataset.startswith('shapes') else 'read'} data: {args.dataset}"):
-        setting.data_of()
+        check_data(jobs)
     with stages.next("train phase 1: the boosting prompt"):
         boost(setting)
     with stages.next(f"train phase 2: {cascaded}, seed {args.seed}"):
@@ -110,19 +116,18 @@ def _variations(setting: "Setting", args: argparse.Namespace) -> "list[Setting]"
     return [setting.with_variation(varied) for varied in product(getattr(args, "vary", []))]
 
 
-def _several(varied: "list[Setting]", args: argparse.Namespace, baseline: bool) -> None:
-    """Make the runs of all variations one after the other and print a table over the varied keys, or only the plan.
+def _several(jobs: "list[Job]", args: argparse.Namespace) -> None:
+    """Make the runs of all variations one after the other and print a table over the varied keys.
 
     Raises:
         ConfigError: runs failed.
     """
-    from ..experiments.grid import Grid, unique
+    from ..experiments.checks import check_data
+    from ..experiments.grid import Grid
 
+    check_data(jobs)
     grid = Grid([])  # the options are checked already
-    grid.jobs = unique(job for setting in varied for job in _jobs(setting, args, baseline))
-    if args.dry_run:
-        show_jobs(grid.jobs, args)
-        return
+    grid.jobs = jobs
     grid.run()
     report(grid, args.output, args.vary)
 
@@ -163,6 +168,7 @@ def reproduce(argv: list[str] | None) -> None:
     """
     args = arguments.parse(_grid_parser(), argv, phases=True)
     check_rate(args)
+    from ..experiments.checks import check_data, check_jobs
     from ..experiments.grid import Grid
 
     shared = _setting(args)
@@ -171,12 +177,13 @@ def reproduce(argv: list[str] | None) -> None:
     else:
         names = list(PROTOCOLS) if args.protocol == "all" else [args.protocol]
         plans, varied = [_plan(PROTOCOLS[name], args) for name in names], _variations(shared, args)
-    _check_variations(plans, varied if len(varied) > 1 else [])
     grid = Grid(plans, *varied)
     _announce_unreached(shared)
     if args.dry_run:
         show_jobs(grid.jobs, args)
         return
+    check_jobs(grid.jobs)
+    check_data(grid.jobs)
     kind = args.cluster or ("local" if args.miniature else "none")  # the models of the miniature keep one core busy
     if kind == "none":
         grid.run()
@@ -217,15 +224,6 @@ def _report_ablations(grid: "Grid", output: Path) -> None:
         plot = output / "ablations" / f"{one.name}.png"
         _paper_tables(output, ablations.PROTOCOL, ["--by", one.keys[0], "--plot", str(plot)])
     _raise_failures(grid)
-
-
-def _check_variations(plans: "list[Plan]", varied: "list[Setting]") -> None:
-    """Check the values of all variations before the first run starts."""
-    for plan in plans:
-        hosts = [name for host in plan.scope.hosts for name in (host, f"CasPL_{host}")]
-        for setting in varied:
-            made = setting.of(plan.scope.datasets[0], plan.protocol, plan.targets)
-            made.check_runs(["CasPL", "ZeroshotCLIP", *hosts], plan.scope.seeds[0], plan.scope.shots[0])
 
 
 def report(grid: "Grid", output: Path, varied: Sequence[str] = ()) -> None:

@@ -154,8 +154,16 @@ def _cache(cfg: CfgNode) -> str:
 
 def _teachers(cfg: CfgNode) -> str:
     node = cfg.TRAINER.CASPL.TEACHER
-    both = f"TRAINER.CASPL.TEACHER.RUN: {node.RUN}, next to RUNS; expected one of them. Move it into RUNS"
-    return both if node.RUN and node.RUNS else ""
+    if node.RUN and node.RUNS:
+        return f"TRAINER.CASPL.TEACHER.RUN: {node.RUN}, next to RUNS; expected one of them. Move it into RUNS"
+    if node.RUN and not node.RUN.startswith("hf-hub:") and not _is_run(node.RUN):
+        return f"TRAINER.CASPL.TEACHER.RUN: {node.RUN}; expected the folder of a finished run, which has a config.yaml"
+    return ""
+
+
+def _is_run(name: str) -> bool:
+    folder = name.removeprefix("run:").removeprefix("local-dir:")
+    return (Path(folder).expanduser() / "config.yaml").is_file()
 
 
 def _boosting_classes(cfg: CfgNode) -> str:
@@ -182,5 +190,5 @@ _RULES: tuple[tuple[tuple[str, ...], Callable[[CfgNode], str]], ...] = (
     (("TRAINER.CASPL.DEPTH_TEXT",), boosting_tokens),
     (("TRAINER.CASPL.TEACHER.TEMPLATE",), _template),
     (("TRAINER.CASPL.TEACHER.CACHE",), _cache),
-    (("TRAINER.CASPL.TEACHER.RUNS",), _teachers),
+    (("TRAINER.CASPL.TEACHER.RUN", "TRAINER.CASPL.TEACHER.RUNS"), _teachers),
 )

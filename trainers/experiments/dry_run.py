@@ -16,7 +16,6 @@ from ..method.teachers import teacher_names
 from ..training.checkpoints import PROGRESS
 from ..training.run import has_finished_epoch, own_class
 from . import cost, runs
-from .comparison import check_boosting_texts, compare_boosting
 from .cost import Part
 from .grid import BOOST, Job
 from .protocols import is_miniature
@@ -55,42 +54,55 @@ def planned(job: Job, measured: bool = False) -> Planned:
     setting, boost = job.setting, job.trainer == BOOST
     folder = setting.boosting_dir if boost else setting.folder(job.trainer, job.seed, job.shots)
     try:
-        state = _state_of_boosting(setting) if boost else _state_of_run(job)
+        found = state(job)
     except (ConfigError, ResultError, CheckpointError) as error:
-        state = f"blocked: {error}"
-    if state in (UNFINISHED, NEW):
+        found = f"blocked: {error}"
+    if found in (UNFINISHED, NEW):
         made = (
             cost.phase_1(setting, measured)
             if boost
             else cost.costs(setting, job.trainer, job.seed, job.shots, measured)
         )
-        return Planned(str(job), folder, state, tuple(made))
-    return Planned(str(job), folder, state)
+        return Planned(str(job), folder, found, tuple(made))
+    return Planned(str(job), folder, found)
 
 
-def _state_of_boosting(setting: Setting) -> str:
+def state(job: Job, compare_data: bool = False) -> str:
+    """Return `FINISHED`, `UNFINISHED` or `NEW`.
+
+    Args:
+        job: the job.
+        compare_data: also compare the data of a finished job with the given ones, which reads them.
+
+    Raises:
+        ConfigError: a setting is wrong, or the job's folder holds a run with other settings or data.
+        ResultError, CheckpointError: a finished job's file is damaged.
+    """
+    if job.trainer == BOOST:
+        return _state_of_boosting(job.setting, compare_data)
+    return _state_of_run(job, compare_data)
+
+
+def _state_of_boosting(setting: Setting, compare_data: bool) -> str:
     folder, options = setting.boosting_dir, setting.options_for("CasPL")
     if not setting.boosting_file.is_file():
         cfg = setting.configuration("CasPL", BOOSTING_SEED, folder, options)
         return _unfinished(cfg, folder)
-    info = prompt_file.read_info(setting.boosting_file)
-    check_boosting_texts(folder, info, setting.configuration("CasPL", BOOSTING_SEED, folder, options))
-    if (folder / "config.yaml").is_file():
-        compare_boosting(setting.configuration("CasPL", BOOSTING_SEED, folder), folder / "config.yaml", options)
+    runs.check_boosting(setting, compare_data)
     return FINISHED
 
 
-def _state_of_run(job: Job) -> str:
+def _state_of_run(job: Job, compare_data: bool) -> str:
     setting = job.setting
     if job.seed is None or job.shots is None:
         if job.needs is not None and not job.needs.is_file():
             return NEW
         asked, _, boosting = runs.untrained_configuration(setting, job.trainer)
         folder = setting.folder(job.trainer)
-        kept = runs.measured(setting, folder, asked, _existing(boosting), compare_data=False)
+        kept = runs.measured(setting, folder, asked, _existing(boosting), compare_data)
         return FINISHED if kept is not None else NEW
     asked, folder, boosting = runs.host_configuration(setting, job.trainer, job.seed, job.shots)
-    found = runs.finished(setting, asked, folder, _existing(boosting), compare_data=False)
+    found = runs.finished(setting, asked, folder, _existing(boosting), compare_data)
     if found is not None and runs.complete(setting, found):
         return FINISHED
     return _unfinished(asked, folder)

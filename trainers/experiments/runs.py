@@ -54,22 +54,37 @@ def boost(setting: Setting) -> Path:
     Raises:
         ConfigError: the existing boosting prompt was trained with other settings or on other data.
     """
-    folder, path, options = setting.boosting_dir, setting.boosting_file, setting.options_for("CasPL")
-    data = setting.data_of()
+    folder, path = setting.boosting_dir, setting.boosting_file
+    setting.data_of()
     if not path.is_file():
         with locked(folder):
             if not path.is_file():
-                Run(setting.configuration("CasPL", BOOSTING_SEED, folder, options)).train()
+                Run(setting.configuration("CasPL", BOOSTING_SEED, folder, setting.options_for("CasPL"))).train()
                 return path
-    info = prompt_file.read_info(path)
-    asked = setting.configuration("CasPL", BOOSTING_SEED, folder, options)
-    check_boosting_data(folder, info, data)
-    check_boosting_texts(folder, info, asked)
-    check_added_images(folder, info, asked.TRAINER.CASPL.IMAGES)
+    check_boosting(setting)
     logger.info("Phase 1 is finished: %s", path)
+    return path
+
+
+def check_boosting(setting: Setting, compare_data: bool = True) -> None:
+    """Check that a setting's boosting prompt was trained with its settings and texts, and on its data.
+
+    Args:
+        setting: the protocol and the dataset.
+        compare_data: whether the data are compared, which reads them.
+
+    Raises:
+        ConfigError: it was not; the message names what differs.
+    """
+    folder, options = setting.boosting_dir, setting.options_for("CasPL")
+    info = prompt_file.read_info(setting.boosting_file)
+    asked = setting.configuration("CasPL", BOOSTING_SEED, folder, options)
+    if compare_data:
+        check_boosting_data(folder, info, setting.data_of())
+        check_added_images(folder, info, asked.TRAINER.CASPL.IMAGES)
+    check_boosting_texts(folder, info, asked)
     if (folder / "config.yaml").is_file():
         compare_boosting(setting.configuration("CasPL", BOOSTING_SEED, folder), folder / "config.yaml", options)
-    return path
 
 
 def host_configuration(setting: Setting, trainer: str, seed: int, shots: int) -> tuple[CfgNode, Path, Path | None]:

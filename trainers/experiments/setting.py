@@ -119,7 +119,7 @@ class Setting:
 
     def of(self, dataset: str, protocol: str, targets: Sequence[str] = ()) -> "Setting":
         """Return this setting for another dataset and protocol."""
-        return replace(self, dataset=dataset, protocol=protocol, targets=list(targets), _data={})
+        return replace(self, dataset=dataset, protocol=protocol, targets=list(targets))
 
     def with_variation(self, varied: Variation) -> "Setting":
         """Return this setting with other values of some keys, in separate folders where a run reads them."""
@@ -133,8 +133,12 @@ class Setting:
             boost_options=[*self.boost_options, *added["boost"]],
             adapt_options=[*self.adapt_options, *added["adapt"]],
             varied=tuple(varied),
-            _data={},
+            _data={} if any("DATASET." in name for name, _ in varied) else self._data,
         )
+
+    def __getstate__(self) -> dict:
+        """Leave the data out of a pickle: a job in another process reads them when it starts."""
+        return self.__dict__ | {"_data": {}}
 
     def varied_of(self, trainer: str) -> Variation:
         """Return the varied keys that a run depends on, phase 1's included; trainers without any share one run."""
@@ -187,15 +191,6 @@ class Setting:
             for key in options[::2]:
                 if not any(_reads(trainer, key) for trainer in readers):
                     raise config.ConfigError(f"{key}: set, but none of {', '.join(readers)} reads it. Leave it out")
-
-    def check_runs(self, trainers: Sequence[str], seed: int, shots: int) -> None:
-        """Check the configurations of all runs before the first one starts.
-
-        Raises:
-            ConfigError: a value is out of range or does not fit the backbone; the message names each key.
-        """
-        for trainer in trainers:
-            self.configuration(trainer, seed, self.folder(trainer, seed, shots), self.options_for(trainer))
 
     def configuration(
         self, trainer: str, seed: int, folder: Path, options: Sequence[str] = (), dataset: str = ""

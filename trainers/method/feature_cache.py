@@ -121,6 +121,8 @@ class FeatureCache:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with self._locked():
             if not self.path.exists():
+                for part in self.path.parent.glob(f".{self.path.stem}.*.part"):  # of a killed process
+                    part.unlink(missing_ok=True)
                 with replacing(self.path.with_suffix(".json")) as aside:
                     aside.write_text(text + "\n")
                 _create(self.path, header, size)
