@@ -6,7 +6,7 @@ import logging
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -101,13 +101,13 @@ def compare(reference: torch.nn.Module, run: Run, example: Tensor) -> float:
 
 def _write_pt2(program: torch.export.ExportedProgram, path: Path, metadata: dict[str, str]) -> None:
     with open(path, "wb") as stream:
-        torch.export.save(program, stream, extra_files={"metadata.json": json.dumps(metadata)})
+        torch.export.save(program, cast(Any, stream), extra_files={"metadata.json": json.dumps(metadata)})
 
 
 def pt2_runner(path: Path) -> Run:
     """Return a function from images (B, 3, R, R) to logits (B, C) that runs a .pt2 file."""
     with open(path, "rb") as stream:
-        module = torch.export.load(stream).module()
+        module = torch.export.load(cast(Any, stream)).module()
     return lambda images: module(images)
 
 

@@ -112,7 +112,7 @@ def _blocks(visual: StockModule, stacks: list[list[Tensor]]) -> list[PlainBlock]
 
 def _norm(norm: nn.LayerNorm) -> nn.LayerNorm:
     """Return a plain LayerNorm: CLIP's own casts its input."""
-    plain = nn.LayerNorm(norm.normalized_shape, eps=norm.eps)
+    plain = nn.LayerNorm(list(norm.normalized_shape), eps=norm.eps)
     plain.load_state_dict({key: value.float() for key, value in norm.state_dict().items()})
     return plain
 

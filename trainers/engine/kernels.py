@@ -5,6 +5,7 @@ and it fuses the activation. PyTorch ships it for its compiler. It is not used i
 while `torch.backends.mkldnn.enabled` is False.
 """
 
+from collections.abc import Callable
 from typing import Any, TypeAlias
 
 import torch
@@ -116,10 +117,11 @@ def _by_onednn(x: Tensor, *weights: Tensor) -> bool:
 def _autocasts(device: torch.device) -> bool:
     if device.type == "meta":
         return False
+    enabled: Callable[..., bool] = torch.is_autocast_enabled
     try:
-        return torch.is_autocast_enabled(device.type)
+        return enabled(device.type)
     except TypeError:  # PyTorch 2.3
-        return torch.is_autocast_cpu_enabled() if device.type == "cpu" else torch.is_autocast_enabled()
+        return torch.is_autocast_cpu_enabled() if device.type == "cpu" else enabled()
 
 
 def _onednn(x: Tensor, weight: Tensor, bias: Tensor | None, activation: str = "none") -> Tensor:

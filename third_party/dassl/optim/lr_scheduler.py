@@ -26,7 +26,7 @@ class _WarmupScheduler(LRScheduler):
         """Return the learning rate of each parameter group in an epoch of the warm-up."""
         raise NotImplementedError
 
-    def get_lr(self) -> list[Any]:
+    def get_lr(self) -> Any:  # PyTorch 2.3 types it as a float
         """Return the learning rate of each parameter group."""
         if self.last_epoch >= self.warmup_epoch:
             return self.successor.get_last_lr()
