@@ -174,7 +174,7 @@ def test_arbitrary_checkpoint_is_one_error(root, tmp_path, learner):
 
 def test_arbitrary_published_checkpoint_is_one_error(tmp_path):
     path = tmp_path / "model.pth.tar"
-    keys = [published._TEXT, published._VISION, published._DEEP_TEXT.format(1), published._DEEP_VISION.format(1)]
+    keys = [published.BOOSTING.layer(tower, block) for block in (0, 1) for tower in ("text", "vision")]
     good = {key: torch.zeros(4, 64) for key in keys}
 
     @FEW

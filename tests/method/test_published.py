@@ -72,7 +72,10 @@ def test_checkpoint_without_boosting_prompt_is_rejected(tmp_path):
 
 
 def test_matrix_larger_than_its_file_is_rejected(tmp_path):
-    state = {published._TEXT: torch.zeros(1, 1).expand(2**31, 2**31), published._VISION: torch.zeros(4, 64)}
+    state = {
+        published.BOOSTING.text: torch.zeros(1, 1).expand(2**31, 2**31),
+        published.BOOSTING.vision: torch.zeros(4, 64),
+    }
     torch.save({"state_dict": state}, tmp_path / "wide.tar")
     with pytest.raises(RestrictedReadError, match=r"wide\.tar cannot be read: a tensor of size .* repeats its storage"):
         published.import_published(tmp_path / "wide.tar")

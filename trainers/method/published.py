@@ -1,4 +1,6 @@
-"""Import and export of the published code's checkpoints (github.com/Martinser/CasPL)."""
+"""Prompts in published checkpoints: CasPL's boosting prompt (github.com/Martinser/CasPL), imported and exported, and the
+prompts of a PromptSRC model (github.com/muzairkhattak/PromptSRC), such as PromptKD's teachers.
+"""
 
 import dataclasses
 from collections.abc import Mapping
@@ -14,10 +16,35 @@ from ..storage.atomic import replacing
 from ..storage.tensors import read_checkpoint
 from .prompt_file import REDO, BoostingInfo, CheckpointError
 
-# The kinds of prompt tensors; {} is the index of the block.
-_TEXT, _VISION = "prompt_learner_teacher.ctx", "image_encoder.VPT_FIRST"
-_DEEP_TEXT = "text_encoder.transformer.resblocks.{}.VPT_shallow_FIRST"
-_DEEP_VISION = "image_encoder.transformer.resblocks.{}.VPT_shallow_FIRST"
+
+@dataclasses.dataclass(frozen=True)
+class Layout:
+    """The names of a model's prompt tensors in its state dict.
+
+    Attributes:
+        what: the prompts, for messages.
+        folder: of its checkpoints in a run's folder.
+        text: the text tower's first layer.
+        vision: the vision tower's first layer.
+        deeper: ending of the names of the other layers, in both towers' blocks.
+    """
+
+    what: str
+    folder: str
+    text: str
+    vision: str
+    deeper: str
+
+    def layer(self, tower: str, block: int) -> str:
+        """Return the name of a layer of the "text" or "vision" tower."""
+        encoder = "image_encoder" if tower == "vision" else "text_encoder"
+        return f"{encoder}.transformer.resblocks.{block}.{self.deeper}" if block else getattr(self, tower)
+
+
+BOOSTING = Layout(
+    "boosting prompt", "CasPL", "prompt_learner_teacher.ctx", "image_encoder.VPT_FIRST", "VPT_shallow_FIRST"
+)
+PROMPTSRC = Layout("PromptSRC model", "VLPromptLearner", "prompt_learner.ctx", "image_encoder.VPT", "VPT_shallow")
 
 
 def import_published(path: str | Path, **known: Any) -> tuple[PromptGroup, BoostingInfo]:
@@ -33,19 +60,50 @@ def import_published(path: str | Path, **known: Any) -> tuple[PromptGroup, Boost
         CheckpointError: it has no such prompt, or one that is not finite.
         ValueError: a value in `known` is out of its range.
     """
-    path = _published_file(Path(path))
-    content = read_checkpoint(path)
-    state = content.get("state_dict") if isinstance(content, dict) else None
-    if not isinstance(state, dict) or _TEXT not in state or _VISION not in state:
-        raise CheckpointError(f"{path}: no published boosting prompt; expected {_TEXT} and {_VISION} in its state_dict")
-    text = [state[_TEXT], *_deep(state, _DEEP_TEXT)]
-    vision = [state[_VISION], *_deep(state, _DEEP_VISION)]
-    for name, layers in (("text", text), ("vision", vision)):
-        _check_layers(path, name, layers)
-    group = PromptGroup(torch.stack(text).float().clone(), torch.stack(vision).float().clone()).freeze()
-    info = dataclasses.replace(_info_from_state(state, content.get("epoch"), str(text[0].dtype)), **known)
+    path, state, epoch = read_state(path, BOOSTING)
+    group = stacked_prompts(path, state, BOOSTING)
+    info = dataclasses.replace(_info_from_state(state, epoch, str(state[BOOSTING.text].dtype)), **known)
     info.check()
     return group, info
+
+
+def read_state(path: str | Path, layout: Layout) -> tuple[Path, Mapping, int]:
+    """Read a published checkpoint; nothing pickled in it is executed.
+
+    Args:
+        path: `model.pth.tar-<epoch>`, the folder of its `checkpoint` file, or the folder above.
+        layout: the prompts that it must have.
+
+    Returns:
+        The file, its state dict, and its epoch (0: not recorded).
+
+    Raises:
+        FileNotFoundError: the checkpoint does not exist.
+        RestrictedReadError: the file is damaged or of another format.
+        CheckpointError: it has no such prompts.
+    """
+    path = _published_file(Path(path), layout.folder)
+    content = read_checkpoint(path)
+    state = content.get("state_dict") if isinstance(content, dict) else None
+    if not isinstance(state, dict) or layout.text not in state or layout.vision not in state:
+        raise CheckpointError(
+            f"{path}: no published {layout.what}; expected {layout.text} and {layout.vision} in its state_dict"
+        )
+    epoch = content.get("epoch")
+    return path, state, epoch if type(epoch) is int and epoch >= 0 else 0
+
+
+def stacked_prompts(path: Path, state: Mapping, layout: Layout) -> PromptGroup:
+    """Return the frozen prompts of both towers in float32.
+
+    Raises:
+        CheckpointError: a layer is not a matrix of finite floats, or the layers of a tower differ in shape.
+    """
+    towers = {tower: _layers(state, layout, tower) for tower in ("text", "vision")}
+    for name, layers in towers.items():
+        _check_layers(path, name, layers)
+    text, vision = (torch.stack(layers).float().clone() for layers in towers.values())
+    return PromptGroup(text, vision).freeze()
 
 
 def _check_layers(path: Path, tower: str, layers: list) -> None:
@@ -60,28 +118,30 @@ def _check_layers(path: Path, tower: str, layers: list) -> None:
             raise CheckpointError(f"{path}: {tower} layer {number} has values that are not finite. {REDO}")
 
 
-def _published_file(path: Path) -> Path:
-    for folder in (path, path / "CasPL"):
+def _published_file(path: Path, name: str) -> Path:
+    for folder in (path, path / name):
         pointer = folder / "checkpoint"
         if pointer.is_file():
             return folder / pointer.read_text(errors="replace").strip().replace("\0", "?")
+        if (folder / "model-best.pth.tar").is_file():
+            return folder / "model-best.pth.tar"
     return path
 
 
-def _deep(state: Mapping, pattern: str) -> list[Tensor]:
-    layers: list[Tensor] = []
-    while pattern.format(len(layers) + 1) in state:
-        layers.append(state[pattern.format(len(layers) + 1)])
-    return layers
+def _layers(state: Mapping, layout: Layout, tower: str) -> list[Tensor]:
+    found: list[Tensor] = []
+    while (name := layout.layer(tower, len(found))) in state:
+        found.append(state[name])
+    return found
 
 
-def _info_from_state(state: Mapping, epochs: Any, dtype: str) -> BoostingInfo:
+def _info_from_state(state: Mapping, epochs: int, dtype: str) -> BoostingInfo:
     """Return what a published checkpoint records; it holds the whole student around its prompts."""
     info = BoostingInfo(
-        epochs=epochs if type(epochs) is int and epochs >= 0 else 0,
+        epochs=epochs,
         dtype=dtype.removeprefix("torch."),
-        text_width=state[_TEXT].shape[-1],
-        vision_width=state[_VISION].shape[-1],
+        text_width=state[BOOSTING.text].shape[-1],
+        vision_width=state[BOOSTING.vision].shape[-1],
     )
     visual, text = state.get("image_encoder.proj"), state.get("text_encoder.text_projection")
     if isinstance(visual, Tensor) and isinstance(text, Tensor):
@@ -111,9 +171,11 @@ def export_published(folder: str | Path, group: PromptGroup, info: BoostingInfo)
     """
     if not group.text.numel() or not group.vision.numel():
         raise CheckpointError("the published layout needs prompts of depth 1 or more in both towers; one has none")
-    state = {_TEXT: group.text[0], _VISION: group.vision[0]}
-    state |= {_DEEP_TEXT.format(i): tokens for i, tokens in enumerate(group.text) if i}
-    state |= {_DEEP_VISION.format(i): tokens for i, tokens in enumerate(group.vision) if i}
+    state = {
+        BOOSTING.layer(tower, i): tokens
+        for tower, stack in (("text", group.text), ("vision", group.vision))
+        for i, tokens in enumerate(stack)
+    }
     content = {
         "state_dict": {key: value.detach().clone() for key, value in state.items()},
         "epoch": info.epochs,
