@@ -100,15 +100,30 @@ def project(block: Block, x: Tensor, passing: Sequence[Tensor]) -> Tensor:
     Returns:
         (B, T + n, 3 d), n being the number of all passing tokens.
     """
-    if passing:
-        x = torch.cat([x, *(tokens.expand(x.shape[0], -1, -1) for tokens in passing)], dim=1)  # (B, T + n, d)
-    return linear(block.norm_1(x), block.into, block.into_bias)
+    return linear(block.norm_1(_with_passing(x, passing)), block.into, block.into_bias)
 
 
-def split_heads(projected: Tensor, heads: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Split (B, U, 3 d) into queries, keys and values, (B, H, U, e) each."""
-    q, k, v = projected.unflatten(-1, (3, heads, -1)).unbind(-3)  # (B, U, H, e) each
-    return q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
+def _with_passing(x: Tensor, passing: Sequence[Tensor]) -> Tensor:
+    return torch.cat([x, *(tokens.expand(x.shape[0], -1, -1) for tokens in passing)], dim=1) if passing else x
+
+
+def queries(block: Block, x: Tensor) -> Tensor:
+    """Compute the queries of x (B, T, d); returns (B, H, T, e)."""
+    width = x.shape[-1]
+    q = linear(block.norm_1(x), block.into[:width], block.into_bias[:width])
+    return q.unflatten(-1, (block.heads, -1)).transpose(1, 2)
+
+
+def keys_values(block: Block, x: Tensor, passing: Sequence[Tensor]) -> Tensor:
+    """Compute keys and values of rows x (B, T, d) and passing tokens (see `project`); returns (B, T + n, 2 d)."""
+    width = x.shape[-1]
+    return linear(block.norm_1(_with_passing(x, passing)), block.into[width:], block.into_bias[width:])
+
+
+def split_heads(projected: Tensor, parts: int, heads: int) -> list[Tensor]:
+    """Split (B, U, parts * d), such as queries, keys and values, into parts of (B, H, U, e)."""
+    split = projected.unflatten(-1, (parts, heads, -1)).unbind(-3)  # (B, U, H, e) each
+    return [part.transpose(1, 2) for part in split]
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -143,7 +158,7 @@ def inner_block(block: Block, x: Tensor, passing: Sequence[Tensor], mask: Tensor
     Returns:
         (B, T, d)
     """
-    q, k, v = split_heads(project(block, x, passing), block.heads)  # (B, H, T + n, e) each
+    q, k, v = split_heads(project(block, x, passing), 3, block.heads)  # (B, H, T + n, e) each
     return finish(block, x, attend(q[:, :, : x.shape[1]], k, v, mask))
 
 

@@ -65,7 +65,8 @@ class Plan:
     Attributes:
         copies: K; groups: G; size: R; held: H.
         words: (K * G * R,), word ids, 0 in rows without a word; positions: (K * G * R,), positions in the sequence.
-        eot: (c,), the row of each class's EOT.
+        read: (K * G * E,), the rows whose output is read, E per bin: the EOTs, filled up with a bin's first row.
+        eot: (c,), the place of each class's EOT in `read`.
         suffix: for each group, its rows in the suffixes.
         prefix: for each group that is shallower than the tower, its rows within the prefix.
     """
@@ -140,13 +141,24 @@ class Plan:
                     positions[row] = place
                     self._seen[number, row - start] = place
         self.words, self.positions = self._tensor(words), self._tensor(positions)
-        self.eot = self._tensor([eot[member] for member in sorted(eot)])
+        self._read_eots(bins, eot)
         self.suffix = {g: Filled(*map(self._tensor, zip(*rows, strict=True))) for g, rows in filled.items()}
         self.prefix = {
             group: self._tensor([self.groups * self.size - self.held + row for row in self._rows_of(group)])
             for group in self.prefix_groups
             if self.depths[group] < self.layers
         }
+
+    def _read_eots(self, bins: list[list[int]], eot: dict[int, int]) -> None:
+        """Choose the rows that the last block computes, given the row of each class's EOT."""
+        most = max(map(len, bins))
+        read = [number * self.size for number in range(len(bins)) for _ in range(most)]
+        place = {}
+        for number, members in enumerate(bins):
+            for slot, member in enumerate(members, number * most):
+                read[slot], place[member] = eot[member], slot
+        self._read = torch.tensor(read)
+        self.read, self.eot = self._tensor(read), self._tensor([place[member] for member in sorted(place)])
 
     def _rows_of(self, group: int) -> list[int]:
         return [row for row, other in enumerate(self._held_groups) if other == group]
@@ -181,7 +193,8 @@ class Plan:
             images: b, the number of images with separate tokens.
 
         Returns:
-            L masks (b * K * G, 1, R, U), 0 where a query sees a key and -inf elsewhere.
+            L masks (b * K * G, 1, R, U), 0 where a query sees a key and -inf elsewhere; the last one (b * K * G, 1, E, U),
+            of the rows in `read`.
         """
         self._build_masks(dtype, images)
         return self._masks[dtype, images]
@@ -196,9 +209,16 @@ class Plan:
             for layer in range(self.layers):
                 passing = tuple(each.group for each in self.passing(layer))
                 carried = tuple(g is None or layer + 1 >= self.depths[g] for g in self._held_groups)
-                if (passing, carried) not in known:
-                    known[passing, carried] = self._additive(self._keys(passing, carried), dtype, images)
-                self._masks.setdefault((dtype, images), []).append(known[passing, carried])
+                last = layer + 1 == self.layers
+                key = passing, carried, last
+                if key not in known:
+                    visible = self._keys(passing, carried)
+                    known[key] = self._additive(self._of_read(visible) if last else visible, dtype, images)
+                self._masks.setdefault((dtype, images), []).append(known[key])
+
+    def _of_read(self, visible: Tensor) -> Tensor:
+        """Select the rows in `read` from (K * G, R, U); returns (K * G, E, U)."""
+        return visible.flatten(0, 1)[self._read].unflatten(0, (len(visible), -1))
 
     def _keys(self, passing: tuple[int, ...], carried: tuple[bool, ...]) -> Tensor:
         """Return (K * G, R, U), True where a query sees a key."""

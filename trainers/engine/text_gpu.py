@@ -10,7 +10,18 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from .blocks_gpu import attend, blocks_of, cast_stack, finish, project, run_inner_block, split_heads
+from .blocks_gpu import (
+    Block,
+    attend,
+    blocks_of,
+    cast_stack,
+    finish,
+    keys_values,
+    project,
+    queries,
+    run_inner_block,
+    split_heads,
+)
 from .kernels import StockModule
 from .layout import TextLayout
 from .plan import Filled, Passing, Plan
@@ -44,14 +55,16 @@ def encode(model: StockModule, layout: TextLayout, stacks: Sequence[TextStack], 
             _passing(each, plan, cast(Tensor, stacks[each.group][i]), None if i else position)
             for each in plan.passing(i)
         ]
-        if plan.groups == 1 and i + 1 < len(blocks):
-            x = run_inner_block(block, x, passing, masks[i])
-            continue
-        projected = project(block, x, passing)  # (b K, G R + n, 3 d)
-        attended = attend(*_split(projected, plan, block.heads), masks[i]).view_as(x)  # (b K, G R, d)
         if i + 1 == len(blocks):
-            x, attended = (_rows(each, images)[:, plan.eot] for each in (x, attended))  # (b, c, d)
-        x = finish(block, x, attended)
+            x = _read(block, x, passing, plan, masks[i])  # (b, c, d)
+        elif plan.groups == 1:
+            x = run_inner_block(block, x, passing, masks[i])
+        else:
+            rows, width = plan.groups * plan.size, x.shape[-1]
+            q, kv = project(block, x, passing).split([width, 2 * width], dim=-1)  # (b, G R + n, d), (b, G R + n, 2 d)
+            q = q[:, :rows].unflatten(1, (plan.groups, plan.size)).flatten(0, 1).unflatten(-1, (block.heads, -1))
+            k, v = split_heads(_grouped(kv, plan), 2, block.heads)  # (b G, H, U, e) each
+            x = finish(block, x, attend(q.transpose(1, 2), k, v, masks[i]).view_as(x))
     return model.ln_final(x).to(x.dtype) @ model.text_projection.to(x.dtype)
 
 
@@ -60,19 +73,22 @@ def _rows(x: Tensor, images: int) -> Tensor:
     return x.reshape(images, -1, x.shape[-1])
 
 
-def _split(projected: Tensor, plan: Plan, heads: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Split (b K, G R + n, 3 d) into queries (b K G, H, R, e), and keys and values (b K G, H, U, e)."""
-    if plan.groups == 1:
-        q, k, v = split_heads(projected, heads)
-        return q[:, :, : plan.size], k, v
-    rows, width = plan.groups * plan.size, projected.shape[-1] // 3
-    q, kv = projected.split([width, 2 * width], dim=-1)  # (b, G R + n, d), (b, G R + n, 2 d)
+def _grouped(kv: Tensor, plan: Plan) -> Tensor:
+    """Put the keys and values (b, G R + n, 2 d) of the shared prefix before those of each group; (b G, U, 2 d)."""
+    rows = plan.groups * plan.size
     prefix = kv[:, None, rows - plan.held :].expand(-1, plan.groups, -1, -1)  # (b, G, H + n, 2 d)
     own = kv[:, :rows].unflatten(1, (plan.groups, plan.size))  # (b, G, R, 2 d)
-    kv = torch.cat([prefix, own], dim=2).flatten(0, 1)  # (b G, U, 2 d)
-    k, v = kv.unflatten(-1, (2, heads, -1)).unbind(-3)  # (b G, U, H, e) each
-    q = q[:, :rows].unflatten(1, (plan.groups, plan.size)).flatten(0, 1).unflatten(-1, (heads, -1))  # (b G, R, H, e)
-    return q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
+    return torch.cat([prefix, own], dim=2).flatten(0, 1)  # (b G, U, 2 d)
+
+
+def _read(block: Block, x: Tensor, passing: Sequence[Tensor], plan: Plan, mask: Tensor) -> Tensor:
+    """Compute the last block of x (b K, G R, d) for the EOT rows only; returns (b, c, d)."""
+    images, width = len(x) // plan.copies, x.shape[-1]
+    kv = keys_values(block, x, passing)  # (b K, G R + n, 2 d)
+    k, v = split_heads(kv if plan.groups == 1 else _grouped(kv, plan), 2, block.heads)  # (b K G, H, U, e) each
+    x = _rows(x, images)[:, plan.read].reshape(len(k), -1, width)  # (b K G, E, d)
+    x = finish(block, x, attend(queries(block, x), k, v, mask))
+    return _rows(x, images)[:, plan.eot]
 
 
 def _fill(x: Tensor, plan: Plan, stacks: Sequence[TextStack], layer: int, position: Tensor) -> Tensor:

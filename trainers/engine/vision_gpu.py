@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from .blocks_gpu import attend, blocks_of, cast_stack, finish, project, run_inner_block, split_heads
+from .blocks_gpu import attend, blocks_of, cast_stack, finish, keys_values, queries, run_inner_block, split_heads
 from .kernels import StockModule
 from .patches import embed_patches
 from .prompts import Stack
@@ -33,6 +33,7 @@ def encode(visual: StockModule, images: Tensor, stacks: Sequence[Stack]) -> Tens
         if not last:
             x = run_inner_block(block, x, passing)
             continue
-        q, k, v = split_heads(project(block, x, passing), block.heads)  # (B, H, T + n, e) each
-        x = finish(block, x[:, :1], attend(q[:, :, :1], k, v))  # only CLS is read
+        cls = x[:, :1]  # only CLS is read
+        k, v = split_heads(keys_values(block, x, passing), 2, block.heads)  # (B, H, T + n, e) each
+        x = finish(block, cls, attend(queries(block, cls), k, v))
     return x[:, 0]
