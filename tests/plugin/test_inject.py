@@ -7,60 +7,26 @@ import types
 
 import pytest
 import torch
-from interop.forks import Fork
+from forked import DEPTHS, IMAGES, LABELS, LAYERS, LOGITS, boosting, logits, make, shape_of, stock
 from one_device import META, checked, move
-from recipe import Spec, clip_state_dict, randn
+from recipe import randn
 from torch import nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint_sequential
 
-from trainers.backbones import build_clip, tokenizer
-from trainers.engine import ORDERS, PromptGroup
+from trainers.backbones import tokenizer
+from trainers.engine import ORDERS
 from trainers.engine.precision import cast_clip
 from trainers.engine.tokens import EOT, SOS
-from trainers.hosts import cocoop, coop, maple, promptsrc
 from trainers.plugin import checks, passes
 from trainers.plugin.inject import inject
 from trainers.plugin.structure import HostError
 from trainers.plugin.texts import head_length
 
-LAYERS = 3
-SMALL = Spec(vision_width=64, text_width=64, embed_dim=32, vision_layers=LAYERS, text_layers=LAYERS, patch=8, grid=2)
-DEPTHS = [pair for pair in itertools.product(range(LAYERS + 1), repeat=2) if any(pair)]  # text, vision
-NAMES = ["tree", "golden retriever dog", "a", "Boeing 737-800", "hot_air_balloon festival at night"]
-PHOTO = "a photo of a"
-IMAGES = randn(1, "images", (2, 3, SMALL.image, SMALL.image))
-LABELS = torch.tensor([3, 1])
-# Two float32 computations of the same logits, which a scale of 100 spreads over some 50.
-LOGITS = 1e-4
-
 
 @pytest.fixture(scope="module")
 def clip_model():
-    tokens = {SOS, EOT} | {t for name in NAMES for t in tokenizer().encode(f"X {PHOTO} {name.replace('_', ' ')}.")}
-    return build_clip(clip_state_dict(SMALL, 3, tokens))
-
-
-def make(host, clip_model, **options):
-    """Return our own model of a host, and its counterpart in another toolbox with the same parameters."""
-    torch.manual_seed(0)
-    if host == "CoOp":
-        native, n_ctx, words = coop.build(clip_model, NAMES, 4, **options), 4, ""
-    elif host == "CoCoOp":
-        native, n_ctx, words = cocoop.build(clip_model, NAMES, 4), 4, ""
-    elif host == "MaPLe":  # its context takes two of the words, the other two stay
-        native, n_ctx, words = maple.build(clip_model, NAMES, 2, PHOTO, 2), 2, PHOTO
-    else:
-        native, n_ctx, words = (
-            promptsrc.build(clip_model, NAMES, 3, 2, PHOTO, 2, 3, templates=[PHOTO + " {}."]),
-            2,
-            PHOTO,
-        )
-    fork = Fork(host, native, NAMES, n_ctx, words, options.get("class_token_position", "end"))
-    learned = {id(parameter) for parameter in native.prompt_learner.parameters()}
-    for parameter in itertools.chain(native.parameters(), fork.parameters()):
-        parameter.requires_grad_(id(parameter) in learned)
-    return native, fork
+    return stock()
 
 
 @pytest.fixture(params=["CoOp", "CoCoOp", "MaPLe", "PromptSRC"])
@@ -71,26 +37,6 @@ def host(request):
 @pytest.fixture
 def models(host, clip_model):
     return make(host, clip_model)
-
-
-def boosting(text=(2, 5), vision=(2, 3)):
-    """Return a boosting prompt with the depth and number of tokens of each tower."""
-    layers = [randn(2, name, (*shape, 64), 0.3) for name, shape in (("text", text), ("vision", vision))]
-    return PromptGroup(*layers).freeze()
-
-
-@torch.no_grad()
-def logits(model):
-    return model(IMAGES)
-
-
-def shape_of(model):
-    """Return the names and numbers of everything that an injection adds to."""
-    hooks = [(m._forward_hooks, m._forward_pre_hooks, m._forward_hooks_with_kwargs) for m in model.modules()]
-    names = [
-        sorted(dict(named)) for named in (model.named_buffers(), model.named_parameters(), model.state_dict().items())
-    ]
-    return names, [[len(each) for each in module] for module in hooks]
 
 
 @pytest.mark.parametrize("order", ORDERS)
@@ -253,94 +199,6 @@ def test_copied_model_is_independent(models):
     injection.remove()
     assert torch.equal(logits(fork), plain)
     assert torch.equal(logits(other), cascaded)
-
-
-def without(owner, name):
-    delattr(owner, name)
-
-
-def resnet(fork):
-    from clip.model import ModifiedResNet
-
-    fork.image_encoder = ModifiedResNet((1, 1, 1, 1), 32, 4, 64, 8)
-
-
-def too_long(fork):
-    fork.tokenized_prompts = torch.zeros(len(NAMES), 77, dtype=torch.long)
-    fork.tokenized_prompts[:, 71] = EOT
-    fork.tokenized_prompts[3, 71:73] = torch.tensor([5, EOT])
-
-
-def two_towers(fork):
-    fork.first, fork.second = fork.image_encoder, copy.deepcopy(fork.image_encoder)
-    del fork.image_encoder
-
-
-def without_mask(fork):
-    for block in fork.text_encoder.transformer.resblocks:
-        block.attn_mask = None
-
-
-BROKEN = {
-    "no text encoder": (lambda f: without(f, "text_encoder"), {}, "Fork: no text tower found"),
-    "no ln_pre": (
-        lambda f: without(f.image_encoder, "ln_pre"),
-        {},
-        "Fork: no vision tower found.*image_encoder has conv1",
-    ),
-    "block without mlp": (
-        lambda f: without(f.text_encoder.transformer.resblocks[1], "mlp"),
-        {},
-        "no text tower found; expected blocks with attn, ln_1, ln_2 and mlp next to a table positional_embedding",
-    ),
-    "ResNet": (resnet, {}, "ModifiedResNet, which has no vision tokens.*choose a ViT"),
-    "two towers": (
-        two_towers,
-        {},
-        r"found 2 vision towers \(first.transformer.resblocks, second.transformer.resblocks\)",
-    ),
-    "no learner": (lambda f: without(f, "prompt_learner"), {"order": "host_first"}, "Use boosting_first"),
-    "order": (lambda f: None, {"order": "sideways"}, "TEXT_ORDER: 'sideways'; expected one of"),
-    "too deep": (lambda f: None, {"group": boosting((4, 2))}, "4 text layers; expected at most 3"),
-    "too wide": (
-        lambda f: None,
-        {"group": PromptGroup(torch.zeros(1, 2, 8), torch.zeros(1, 2, 64))},
-        "tokens of width 8; expected 64",
-    ),
-    "too long": (too_long, {"class_names": NAMES}, "class name 'Boeing 737-800' is too long.* 78 tokens"),
-    "no causal mask": (without_mask, {}, "text tower has no causal mask.*DEPTH_TEXT 0"),
-    "again": (lambda f: inject(f, boosting()), {}, "has a boosting prompt already"),
-}
-
-
-@pytest.mark.parametrize("what", BROKEN)
-def test_inject_rejects_model_and_leaves_it_unchanged(clip_model, what):
-    _, fork = make("PromptSRC" if "mask" in what else "CoOp", clip_model)
-    spoil, options, words = BROKEN[what]
-    spoil(fork)
-    before = shape_of(fork)
-    with pytest.raises(ValueError, match=words):
-        inject(fork, **({"group": boosting()} | options))
-    assert shape_of(fork) == before
-
-
-def test_failure_halfway_leaves_the_model_alone(clip_model, monkeypatch):
-    _, fork = make("CoOp", clip_model)
-    before, plain = shape_of(fork), logits(fork)
-    last = fork.text_encoder.transformer.resblocks[-1].attn
-    monkeypatch.setattr(last, "register_forward_hook", lambda hook: 1 / 0)
-    with pytest.raises(ZeroDivisionError):
-        inject(fork, boosting())
-    assert shape_of(fork) == before
-    assert torch.equal(logits(fork), plain)
-
-
-def test_longest_texts_are_accepted(clip_model):
-    """One token less than what is rejected: EOT at the last position."""
-    _, fork = make("CoOp", clip_model)
-    too_long(fork)
-    inject(fork, boosting((2, 4)))
-    assert logits(fork).isfinite().all()
 
 
 def test_text_features_computed_before_are_detected(clip_model):

@@ -10,9 +10,11 @@ from plugin.structures import HOSTS, IMAGES, SIZES, TEXT, VISION, Asleep, Host, 
 from recipe import clip_state_dict
 from torch import nn
 from torch.nn import functional as F
+from waits import Waits
 
 from trainers.backbones import build_clip
 from trainers.engine import PromptGroup
+from trainers.engine.tokens import EOT
 from trainers.plugin.inject import inject
 from trainers.plugin.structure import HostError, NeverRan, find_towers
 from trainers.plugin.trial import try_out
@@ -225,3 +227,31 @@ def test_towers_are_found(clip_model, kind):
         blocks = explicit.find(host, host.doors[tower.kind][1])
         assert tower.blocks is blocks.resblocks
         assert tower.door is explicit.find(host, host.doors[tower.kind][0])
+
+
+@pytest.mark.parametrize("kind", HOSTS)
+def test_host_waits_in_first_passes_only(clip_model, kind):
+    """Passes 0, 1, 2, 4, 8, ... are verified; the others compare no values and do not wait for the device."""
+    host = HOSTS[kind](clip_model)
+    inject(host, boosting(1, 3))
+    waits = []
+    for _ in range(8):
+        with pytest.MonkeyPatch.context() as patch, Waits(patch) as mode:
+            F.cross_entropy(host(IMAGES), LABELS).backward()
+        waits.append(mode.count)
+    assert [count > 0 for count in waits] == [True, True, True, False, True, False, False, False]
+
+
+def test_text_that_grows_after_the_checks_makes_the_logits_nan(clip_model):
+    host = HOSTS["flat"](clip_model)
+    inject(host, boosting(2, 1))
+    for _ in range(3):
+        assert host(IMAGES).isfinite().all()
+    word, end = host.token_embedding.weight[int(token_ids()[1, 5])], host.token_embedding.weight[EOT]
+    grown = torch.cat([word.expand(73, -1), end[None]]) + host.text_pos_embedding[2:76]
+    host.text_x[1, 2:76] = grown.detach()
+    host.ends[1] = 76
+    found = host(IMAGES)
+    assert found[:, 1].isnan().all() and found[:, [0, 2]].isfinite().all()
+    with pytest.raises(HostError, match="no room for 5 boosting tokens"):  # pass 4 is verified
+        host(IMAGES)

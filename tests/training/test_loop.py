@@ -10,6 +10,7 @@ from dassl.engine import TRAINER_REGISTRY, build_trainer
 from dassl.utils import set_random_seed
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
+from waits import Waits
 
 from trainers.cli import train
 from trainers.training import optimiser, parallel
@@ -17,7 +18,6 @@ from trainers.training.records import METRICS
 from trainers.training.resume import DivergedError
 
 HOSTS = ("CoOp", "CoCoOp", "MaPLe", "PromptSRC", "KgCoOp", "TCP", "CasPL")
-WAITING = ("_local_scalar_dense", "is_nonzero", "nonzero", "equal", "masked_select", "unique")
 
 
 @pytest.fixture(scope="module")
@@ -37,28 +37,6 @@ def build(root, trainer, folder, **more):
     more = {"TRAIN__PRINT_FREQ": 4, "TEST__NO_TEST": True} | more
     set_random_seed(1)
     return build_trainer(train.setup_cfg(train.parse(toy.command(root, trainer, folder, **more))))
-
-
-class Waits(TorchDispatchMode):
-    """Counts operations and calls for which the host waits on a GPU."""
-
-    def __init__(self, monkeypatch):
-        super().__init__()
-        self.count = 0
-        for name in ("item", "tolist", "cpu", "numpy", "__bool__", "__float__", "__int__"):
-            monkeypatch.setattr(torch.Tensor, name, self._counting(getattr(torch.Tensor, name)))
-
-    def _counting(self, method):
-        def counted(tensor, *args, **kwargs):
-            self.count += tensor.numel() == 1 or method.__name__ != "numpy"
-            return method(tensor, *args, **kwargs)
-
-        counted.__name__ = method.__name__
-        return counted
-
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        self.count += function._schema.name.removeprefix("aten::") in WAITING
-        return function(*args, **(kwargs or {}))
 
 
 @pytest.mark.parametrize("trainer", HOSTS)

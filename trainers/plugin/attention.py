@@ -116,7 +116,7 @@ class AttentionCall:
         if place.causal and not masked:
             self._make_causal(host, asking, place, others)
         elif place.hidden and not masked:
-            self._set_mask(torch.zeros(host, host), asking, place)
+            self._set_mask(self.query.new_zeros(host, host), asking, place)
 
     def _make_causal(self, host: int, asking: bool, place: Place, others: dict) -> None:
         """Write the causal mask that the caller left to the attention (`is_causal=True`)."""
@@ -128,10 +128,10 @@ class AttentionCall:
             )
         for arguments in flags:
             arguments["is_causal"] = False
-        self._set_mask(torch.full((host, host), float("-inf")).triu(1), asking, place)
+        self._set_mask(self.query.new_full((host, host), float("-inf")).triu(1), asking, place)
 
     def _set_mask(self, mask: Tensor, asking: bool, place: Place) -> None:
-        mask = widen_mask(mask.to(self.query), asking, place)
+        mask = widen_mask(mask, asking, place)
         self._arguments[self._mask] = mask if self._separate else mask[None, None]
 
     def arguments(self) -> tuple[tuple, dict]:

@@ -51,8 +51,8 @@ def check_lengths(model: nn.Module, places: int, tokens: int, class_names: Seque
     return True
 
 
-def eot_rows(x: Tensor, table: Tensor, embedding: nn.Embedding | None) -> Tensor | None:
-    """Find EOT, CLIP's last token, in embedded texts by its value.
+def eot_rows(x: Tensor, table: Tensor, embedding: nn.Embedding) -> Tensor:
+    """Find EOT, CLIP's last token, in embedded texts by its value, without waiting for the device.
 
     Args:
         x: texts with positions (T, N, d).
@@ -60,16 +60,14 @@ def eot_rows(x: Tensor, table: Tensor, embedding: nn.Embedding | None) -> Tensor
         embedding: the token embedding; its last row is EOT.
 
     Returns:
-        for each text the row of its first EOT, (N,); None if a text has none or the embedding is missing.
+        (N,), the row of each text's first EOT, or T in a text without one.
     """
-    if embedding is None:
-        return None
     with torch.no_grad():
         words = x.detach() - table[: len(x), None].to(x.dtype)
         eot = embedding.weight[-1].to(x)
-        limit = 8 * torch.finfo(x.dtype).eps * max(float(table.abs().max()), float(eot.abs().max()))
+        limit = 8 * torch.finfo(x.dtype).eps * torch.maximum(table.abs().max().to(x), eot.abs().max())
         found = ((words - eot).abs() <= limit).all(dim=-1)
-        return found.int().argmax(dim=0) if bool(found.any(dim=0).all()) else None
+        return torch.where(found.any(dim=0), found.int().argmax(dim=0), len(x))
 
 
 def ends_in_padding(x: Tensor, table: Tensor, tokens: int) -> bool:
