@@ -1,15 +1,24 @@
 """PromptKD: unlabelled training on all classes, evaluation on any, the teacher cache and the cascade."""
 
+import csv
+import gc
 import json
 import random
+import shutil
 
 import pytest
 import torch
 import toy
+from safetensors.torch import load_file, save_file
 
+from trainers.__main__ import main as caspl
 from trainers.cli import train
-from trainers.deploy import classifier
+from trainers.config import ConfigError
+from trainers.deploy import bundle, classifier
+from trainers.engine.precision import choose
 from trainers.method import prompt_file
+from trainers.method.teachers import load_teacher
+from trainers.training.learned_file import read_learned
 
 BASE = {"DATASET__SUBSAMPLE_CLASSES": "base", "DATASET__NUM_SHOTS": 1}
 
@@ -37,7 +46,7 @@ def run(root, folder, trainer="PromptKD", **more):
         **more,
     }
     if trainer.startswith("CasPL"):
-        more |= {"TRAINER__CASPL__CHECKPOINT": root}
+        more = {"TRAINER__CASPL__CHECKPOINT": root, **more}
     return train.run(toy.command(root, trainer, folder, **more))
 
 
@@ -100,3 +109,148 @@ def test_run_loads_as_classifier_of_other_classes(first):
     assert loaded.class_names == toy.NAMES
     image = torch.randn(2, 3, 16, 16)
     assert torch.allclose(loaded.with_classes(toy.NAMES[3:])(image), loaded(image)[:, 3:], atol=1e-4)
+
+
+@pytest.fixture
+def alone(first, tmp_path, root):
+    """The first run without its teacher's file, which comes back."""
+    teacher = root / "teacher.pt"
+    teacher.rename(tmp_path / "moved.pt")
+    yield first
+    (tmp_path / "moved.pt").rename(teacher)
+
+
+def test_files_hold_the_class_vectors_of_all_classes_by_name(first, root):
+    folder = first[0]
+    teacher = load_teacher(str(root / "teacher.pt"), toy.NAMES, "a photo of a {}.", choose("fp32", torch.device("cpu")))
+    vectors = teacher.class_features()
+    tensors, described = read_learned(folder / "adapting.safetensors")
+    checkpoint = torch.load(folder / "VLPromptLearner" / "model.pth.tar-1", weights_only=True)
+    for names, found in (
+        (described["class_names"], tensors["class_vectors"]),
+        (checkpoint["class_names"], checkpoint["state_dict"]["class_vectors"]),
+    ):
+        assert names == toy.NAMES and torch.equal(found, vectors)
+    assert described["format"] == 2 and {"vision", "projector.0.weight"} <= set(tensors)
+
+
+def test_evaluation_needs_no_teacher(alone):
+    folder, trained = alone
+    assert train.run(["--eval-only", "--model-dir", str(folder)]) == trained
+    new = train.run(
+        ["--eval-only", "--model-dir", str(folder), "--load-epoch", "1", "DATASET.SUBSAMPLE_CLASSES", "new"]
+    )
+    assert 0 <= new["accuracy"] <= 100
+
+
+def test_class_vectors_follow_names_not_positions(alone):
+    loaded = classifier.load(alone[0])
+    images = torch.randn(3, 3, 16, 16)
+    backwards = loaded.with_classes(toy.NAMES[::-1])
+    assert torch.allclose(backwards(images), loaded(images).flip(1), atol=1e-4)
+
+
+def test_commands_on_a_run_need_no_teacher(alone, root, tmp_path):
+    run = str(alone[0])
+    for command in (
+        ["predict", run, str(root / "toy"), "--csv", str(tmp_path / "p.csv"), "--classes", "sea", "tree"],
+        ["embed", run, str(root / "toy"), "--out", str(tmp_path / "e.safetensors")],
+        ["classifier", run, str(tmp_path / "c.safetensors")],
+        ["report", run, str(tmp_path / "r.html")],
+    ):
+        assert caspl(command) == 0, command
+    bundle.bundle(alone[0], tmp_path / "shared")
+    shared = classifier.load(tmp_path / "shared", backbone=str(root / "student.pt"))
+    images = torch.randn(2, 3, 16, 16)
+    assert torch.equal(shared(images), classifier.load(run)(images))
+
+
+@pytest.mark.slow
+def test_export_needs_no_teacher(alone, tmp_path):
+    assert caspl(["export", str(alone[0]), str(tmp_path / "m.pt2")]) == 0
+
+
+def test_unknown_name_without_teacher_has_a_reason(alone):
+    with pytest.raises(ConfigError, match="class vectors of 'a zebra', which the run does not keep"):
+        classifier.load(alone[0]).with_classes(["sea", "a zebra"])
+
+
+def test_unknown_name_is_computed_by_the_teacher(first, root):
+    made = classifier.load(first[0]).with_classes(["a zebra", "sea"])
+    teacher = load_teacher(
+        str(root / "teacher.pt"), ["a zebra", "sea"], "a photo of a {}.", choose("fp32", torch.device("cpu"))
+    )
+    assert torch.equal(made.encode_text(), teacher.class_features())
+
+
+def test_no_text_tower_at_test_time(alone):
+    loaded = classifier.load(alone[0])
+    names = {name for name, _ in [*loaded.named_parameters(), *loaded.named_buffers()]}
+    of_layout = {f"model.layout.{name}" for name, _ in loaded.model.layout.named_buffers()}
+    allowed = ("model.clip.visual.", "model.prompt_learner.")
+    assert {name for name in names - of_layout if not name.startswith(allowed)} == {"model.clip.logit_scale"}
+    gc.collect()
+    tensors = [each for each in gc.get_objects() if type(each) in (torch.Tensor, torch.nn.Parameter)]
+    assert not [each.shape for each in tensors if each.dim() == 2 and len(each) > 40_000]  # no vocabulary anywhere
+
+
+def test_older_run_is_read_with_its_teacher_and_one_line(first, tmp_path, caplog):
+    folder, trained = first
+    old = tmp_path / "old"
+    shutil.copytree(folder, old)
+    tensors = load_file(old / "adapting.safetensors")
+    del tensors["class_vectors"]
+    save_file(tensors, old / "adapting.safetensors")
+    path = old / "VLPromptLearner" / "model.pth.tar-1"
+    content = torch.load(path, weights_only=True)
+    del content["class_names"], content["state_dict"]["class_vectors"]
+    torch.save(content, path)
+    with caplog.at_level("INFO"):
+        assert train.run(["--eval-only", "--model-dir", str(old)])["accuracy"] == trained["accuracy"]
+    assert caplog.text.count("has no class vectors (made by an earlier version)") == 1
+
+
+def test_changed_class_vector_is_noticed(first, tmp_path, capsys):
+    shutil.copytree(first[0], tmp_path / "run")
+    path = tmp_path / "run" / "adapting.safetensors"
+    data = bytearray(path.read_bytes())
+    data[-100] ^= 1
+    path.write_bytes(data)
+    assert train.main(["--eval-only", "--model-dir", str(tmp_path / "run")]) == 2
+    assert "adapting.safetensors: its values or metadata were changed" in capsys.readouterr().err
+
+
+def test_training_with_kept_class_vectors_is_rejected(root, tmp_path, first):
+    with pytest.raises(ConfigError, match="CLASS_VECTORS: .*; expected it to be empty in training"):
+        run(root, tmp_path / "run", TRAINER__PROMPTKD__CLASS_VECTORS=first[0])
+
+
+def test_epoch_is_selected_on_the_test_set_on_request_only(root, tmp_path, caplog):
+    asked = {
+        "TEST__FINAL_MODEL": "best_val",
+        "TRAINER__PROMPTKD__SELECT_ON": "test",
+        "OPTIM__MAX_EPOCH": 3,
+        "OPTIM__LR": 0.01,
+    }
+    best = run(root, tmp_path / "run", **asked)
+    assert "the epoch is selected on the test images" in caplog.text
+    with open(tmp_path / "run" / "metrics.csv", newline="") as stream:
+        tested = [float(row["validation"]) for row in csv.DictReader(stream)]
+    assert best["accuracy"] == pytest.approx(max(tested)) and len(tested) == 3
+    (entry,) = json.loads((tmp_path / "run" / "ledger.json").read_text())
+    assert entry["labels"]
+
+
+def test_both_phases_share_one_teacher_cache(root, tmp_path):
+    cache, views = tmp_path / "cache", 2
+    phase_1 = {
+        "TRAINER__CASPL__TEACHER__BACKBONE": root / "teacher.pt",
+        "TRAINER__CASPL__TEACHER__CACHE": cache,
+        "TRAINER__CASPL__TEACHER__VIEWS": views,
+    }
+    train.run(toy.command(root, "CasPL", tmp_path / "boosting", **phase_1, OPTIM__MAX_EPOCH=2))
+    (features,) = cache.glob("*.features")
+    filled = features.read_bytes()
+    own = {"TRAINER__PROMPTKD__CACHE": cache, "TRAINER__PROMPTKD__VIEWS": views, "OPTIM__MAX_EPOCH": 2}
+    run(root, tmp_path / "run", "CasPL_PromptKD", **own, TRAINER__CASPL__CHECKPOINT=tmp_path / "boosting")
+    assert [*cache.glob("*.features")] == [features] and features.read_bytes() == filled

@@ -76,3 +76,18 @@ def test_unknown_method_is_rejected(output, capsys):
 
 def test_selection_keeps_tables_with_rows():
     assert methods.select([], ["CoOp"]) == []
+
+
+def test_selection_on_the_test_set_is_marked(tmp_path, capsys):
+    for trainer, selected in (("PromptKD", "test"), ("CasPL_PromptKD", "val")):
+        path = put(tmp_path, "base2new", "shapes", trainer, 1, base=80, new=60)
+        content = json.loads(path.read_text())
+        content["configuration"] = {
+            "TEST": {"FINAL_MODEL": "best_val"},
+            "TRAINER": {"PROMPTKD": {"SELECT_ON": selected}},
+        }
+        path.write_text(json.dumps(content))
+    results.main([str(tmp_path)])
+    printed = capsys.readouterr().out
+    assert printed.count("epoch selected on the test set") == 1
+    assert "On Shapes: PromptKD, epoch selected on the test set." in printed

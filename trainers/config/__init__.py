@@ -8,7 +8,7 @@ from .checks import boosting_tokens, check_cfg, out_of_range, problems, unused
 from .errors import ConfigError, check_choice, nearest
 from .fields import Field, OnlyWith, put, shown, value_of
 from .kept import check_kept, differences, differing, keep_config, used
-from .keys import FIELDS, declare, extend_cfg, extend_with_hosts, fields_of, host_of, is_own, reads
+from .keys import FIELDS, declare, extend_cfg, extend_with_hosts, fields_of, host_of, is_own, is_place, reads
 from .merge import leaves, merge_file, merge_kept, merge_options
 from .vocabulary import positions, precisions
 from .yaml_files import read_yaml
@@ -33,6 +33,7 @@ __all__ = [
     "host_of",
     "image_keys",
     "is_own",
+    "is_place",
     "keep_config",
     "leaves",
     "merge_file",

@@ -7,7 +7,7 @@ from yacs.config import CfgNode
 from ..storage.atomic import replacing
 from .errors import ConfigError
 from .fields import put, value_of
-from .keys import FIELDS, fields_of, is_own
+from .keys import fields_of, is_own, is_place
 from .merge import leaves, merge_kept
 
 
@@ -25,7 +25,7 @@ def used(cfg: CfgNode) -> CfgNode:
 def differences(ours: CfgNode, theirs: CfgNode) -> list[str]:
     """Return the settings in which two configurations differ, as "KEY: theirs -> ours"; places do not count."""
     others = dict(leaves(theirs))
-    changed = [key for key in differing(ours, theirs) if key not in FIELDS or not FIELDS[key].place]
+    changed = [key for key in differing(ours, theirs) if not is_place(key)]
     return [f"{key}: {others.get(key)!r} -> {value_of(ours, key)!r}" for key in changed]
 
 

@@ -376,6 +376,11 @@ def reads(trainer: str, key: str) -> bool:
     return key.split(".")[1] == _READERS.get(host_of(trainer), Reader()).node
 
 
+def is_place(key: str) -> bool:
+    """Return whether a key only says where and how a run is carried out."""
+    return key in FIELDS and FIELDS[key].place
+
+
 def fields_of(trainer: str) -> list[Field]:
     """Return the fields that a trainer of this package reads."""
     return [field for key, field in FIELDS.items() if reads(trainer, key)]

@@ -6,7 +6,7 @@ import logging
 import shutil
 from pathlib import Path
 
-from ..config import leaves
+from ..config import FIELDS, is_place, leaves
 from ..experiments.setup import assemble
 from ..hosts.base import HostTrainer
 from ..method.prompt_file import FILE_NAME as BOOSTING
@@ -15,7 +15,9 @@ from ..storage.atomic import replacing, sha256
 from ..storage.hub import CONFIG, FORMAT, HUB
 from ..storage.tensors import read_checkpoint
 from ..training import provenance
-from ..training.checkpoints import LEARNED, find_checkpoint, save_learned
+from ..training.checkpoints import find_checkpoint
+from ..training.class_vectors import read_class_vectors
+from ..training.learned_file import LEARNED, save_learned
 from ..training.run import own_class
 from ..version import __version__
 from .card import model_card
@@ -24,6 +26,11 @@ from .figures import figures_of
 logger = logging.getLogger(__name__)
 
 _PLACES = ("OUTPUT_DIR", "DATASET.ROOT", "RESUME", "TRAINER.CASPL.CHECKPOINT", "TRAINER.CASPL.TEACHER.CACHE")
+
+
+def _is_left_out(key: str) -> bool:
+    """Return whether a setting is a place on this machine."""
+    return key in _PLACES or (is_place(key) and FIELDS[key].path)
 
 
 def bundle(source: Path, target: Path) -> list[Path]:
@@ -61,9 +68,10 @@ def _bundle_run(run: Path, target: Path) -> list[Path]:
     host = own_class(cfg.TRAINER.NAME)
     if host is not None and issubclass(host, HostTrainer):
         _share_learned(run, host.learner_name, target / LEARNED)
-        _warn_about_teacher(str(cfg.TRAINER[host.node].get("TEACHER", "")))
+        if read_class_vectors(target, host.learner_name) is None:
+            _warn_about_teacher(str(cfg.TRAINER[host.node].get("TEACHER", "")))
     for key, value in list(leaves(cfg)):
-        if key in _PLACES:
+        if _is_left_out(key):
             cfg.merge_from_list([key, ""])
         elif isinstance(value, str):
             cfg.merge_from_list([key, _name_of(value)])
@@ -77,7 +85,7 @@ def _bundle_run(run: Path, target: Path) -> list[Path]:
         "trainer": cfg.TRAINER.NAME,
         "backbone": cfg.MODEL.BACKBONE.NAME,
         "class_names": ledger[-1]["class_names"],
-        "settings": {key: value for key, value in leaves(cfg) if key not in _PLACES},
+        "settings": {key: value for key, value in leaves(cfg) if not _is_left_out(key)},
         "result": figures,
     }
     return _describe(target, described)

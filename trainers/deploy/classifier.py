@@ -20,7 +20,8 @@ from ..hosts.base import HostTrainer
 from ..method.boosting import CasPL
 from ..method.prompt_file import FILE_NAME, check_fits, load_boosting
 from ..training import provenance
-from ..training.checkpoints import LEARNED, find_checkpoint, load_learner
+from ..training.checkpoints import find_checkpoint, load_learner
+from ..training.learned_file import LEARNED
 from ..training.run import own_class
 from .images import as_rgb, open_image
 from .source import local_folder

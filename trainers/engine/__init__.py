@@ -7,7 +7,7 @@ The package takes plain arguments and depends on torch alone. Start reading at `
 from .layout import TextLayout
 from .model import Encoded, Learner, PromptedCLIP
 from .prompts import PromptGroup, Stack, TextStack
-from .sizes import ClipSizes, clip_sizes
+from .sizes import ClipSizes, clip_sizes, drop_text_tower
 from .symbols import ORDERS, ClassText, Slot
 from .text import encode_text
 from .tokens import (
@@ -39,6 +39,7 @@ __all__ = [
     "TextLayout",
     "TextStack",
     "clip_sizes",
+    "drop_text_tower",
     "encode_image",
     "encode_text",
     "host_texts",

@@ -27,7 +27,9 @@ class ClipSizes:
 
 
 def clip_sizes(model: StockModule) -> ClipSizes:
-    """Return the sizes of a stock CLIP (`clip.model.CLIP`)."""
+    """Return the sizes of a stock CLIP (`clip.model.CLIP`), with or without its text tower."""
+    if (known := getattr(model, "sizes", None)) is not None:
+        return known
     vision = getattr(model.visual, "transformer", None)
     return ClipSizes(
         text_width=model.ln_final.weight.shape[0],
@@ -38,3 +40,15 @@ def clip_sizes(model: StockModule) -> ClipSizes:
         image=model.visual.input_resolution,
         context=len(model.positional_embedding),
     )
+
+
+def drop_text_tower(model: StockModule) -> None:
+    """Free the text tower of a stock CLIP, whose image encoder and logit scale stay.
+
+    Args:
+        model: `clip.model.CLIP`; changed in place.
+    """
+    model.sizes = clip_sizes(model)
+    for name in ("transformer", "token_embedding", "positional_embedding", "ln_final", "text_projection"):
+        if hasattr(model, name):
+            delattr(model, name)

@@ -4,6 +4,7 @@ import functools
 import logging
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from dassl.config import get_cfg_default
 from dassl.data.datasets import DATASET_REGISTRY
@@ -74,6 +75,7 @@ def assemble(
         cfg.DATALOADER.NUM_WORKERS = loaders.workers(cfg.DATALOADER.NUM_WORKERS)
     else:
         _take_images(cfg, options[::2])
+        _name_evaluated(cfg, evaluated)
         check(cfg, options[::2], training=training and not evaluated)
     cfg.freeze()
     return cfg
@@ -84,6 +86,13 @@ def _may_cascade(cfg: CfgNode) -> bool:
     return (
         not cfg.TRAINER.CASPL.CHECKPOINT and cfg.TRAINER.NAME != "CasPL" and config.reads(cfg.TRAINER.NAME, "OPTIM.LR")
     )
+
+
+def _name_evaluated(cfg: CfgNode, evaluated: str | Path) -> None:
+    """Tell a host that reads more than its prompts from the evaluated run where that is."""
+    host: Any = own_class(cfg.TRAINER.NAME)
+    if evaluated and (key := getattr(host, "evaluated_key", "")) and not cfg.TRAINER[host.node][key]:
+        cfg.TRAINER[host.node][key] = str(evaluated)
 
 
 def _take_images(cfg: CfgNode, given: Sequence[str]) -> None:
@@ -131,7 +140,7 @@ def check(cfg: CfgNode, given: Sequence[str] = (), training: bool = True) -> Non
     found = [*_unread(cfg, given), *config.problems(cfg, training)]
     own = own_class(name)
     if not found and own is not None and hasattr(own, "node_problems"):
-        found = own.node_problems(cfg)
+        found = own.node_problems(cfg, training)
     if not found and (sizes := sizes_of(cfg.MODEL.BACKBONE.NAME)) is not None:
         found = config.backbone_problems(cfg, sizes, source_of(cfg.MODEL.BACKBONE.NAME))
     if found:

@@ -79,6 +79,7 @@ class HostTrainer(PromptTrainer):
         fields: the node's keys, with the names and defaults of the method's own repository.
         learner_name: name of the folder of its checkpoints, as in the method's own repository.
         reads_dataset: whether `make_model` gets the dataset's registry name, as the option "dataset".
+        evaluated_key: the node's key that names the evaluated run's folder; empty: none does.
         features: the cache of the training images' features; None: they are computed in each step.
     """
 
@@ -86,6 +87,7 @@ class HostTrainer(PromptTrainer):
     fields: ClassVar[tuple[Field, ...]]
     learner_name: ClassVar[str]
     reads_dataset: ClassVar[bool] = False
+    evaluated_key: ClassVar[str] = ""
     features: TrainingFeatures | None = None
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
@@ -166,12 +168,17 @@ class HostTrainer(PromptTrainer):
             ConfigError: names each key, its value and what is expected.
         """
         own = [config.FIELDS[field.below_node(self.node).name] for field in self.fields]
-        if found := config.out_of_range(cfg, own) or self.node_problems(cfg):
+        if found := config.out_of_range(cfg, own) or self.node_problems(cfg, training=False):
             raise config.ConfigError("; ".join(found))
 
     @classmethod
-    def node_problems(cls, cfg: CfgNode) -> list[str]:
-        """Return what is wrong with values of the node, all in range, that must fit each other; nothing by default."""
+    def node_problems(cls, cfg: CfgNode, training: bool = True) -> list[str]:
+        """Return what is wrong with values of the node, all in range, that must fit each other; nothing by default.
+
+        Args:
+            cfg: the whole configuration.
+            training: whether it is for training, not for an evaluation.
+        """
         return []
 
     def build_model(self) -> None:

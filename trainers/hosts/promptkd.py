@@ -4,6 +4,7 @@ github.com/zhengli97/PromptKD).
 
 import logging
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,16 +13,18 @@ from torch import Tensor, nn
 from yacs.config import CfgNode
 
 from .. import config
-from ..backbones import load_clip, source_of, tokenizer_of
-from ..config import Field
-from ..engine import Learner, PromptedCLIP, PromptGroup, Stack, clip_sizes, special_tokens, worded_texts
+from ..backbones import load_clip, source_of
+from ..config import Field, OnlyWith
+from ..engine import Learner, PromptedCLIP, PromptGroup, Stack, TextLayout, clip_sizes, drop_text_tower
 from ..engine.blocks import StockModule
 from ..engine.precision import Precision, cast_clip, choose
+from ..engine.tokens import EOT, SOS
 from ..method.losses import kl_divergence
 from ..method.taught import Taught, teacher_transforms
 from ..method.teachers import Teacher, load_teacher
 from ..method.templates import template_of
 from ..training import provenance
+from ..training.class_vectors import ClassVectors, read_class_vectors
 from .base import PREC, HostTrainer
 
 logger = logging.getLogger(__name__)
@@ -53,7 +56,7 @@ class DistilledPrompts(Learner):
 
 
 class DistilledModel(PromptedCLIP):
-    """A classifier of projected image features and the teacher's class vectors; it has no text prompts."""
+    """A classifier of projected image features and the teacher's class vectors. It uses no text tower."""
 
     prompt_learner: DistilledPrompts
 
@@ -66,10 +69,14 @@ class DistilledModel(PromptedCLIP):
         return self.prompt_learner.class_vectors
 
     def cascade(self, group: PromptGroup | None, order: str = "boosting_first") -> None:
-        """Add a boosting prompt; only its vision tokens have an effect, since the student's text tower is not used."""
+        """Add a boosting prompt; only its vision tokens have an effect."""
         if group is not None and group.text.numel():
             logger.warning("PromptKD does not use the text tower: the boosting prompt's text tokens have no effect")
         super().cascade(group, order)
+
+    def _layout(self, boosting: int = 0, order: str = "boosting_first") -> TextLayout:
+        """Build a layout of one empty text."""
+        return TextLayout([(SOS, EOT)], ["no text"])
 
 
 def build(
@@ -82,17 +89,21 @@ def build(
     """Build PromptKD's student.
 
     Args:
-        clip_model: a frozen stock CLIP.
-        names: the class names.
+        clip_model: a frozen stock CLIP, with or without its text tower.
+        names: C class names.
         class_vectors: (C, E), the teacher's normalised class vectors.
         n_ctx_vision: number of tokens in each vision layer.
         prompt_depth_vision: number of vision blocks with prompts.
+
+    Raises:
+        ValueError: there are not as many vectors as names.
     """
+    if len(names) != len(class_vectors):
+        raise ValueError(f"class vectors: {len(class_vectors)}; expected one for each of {len(names)} class names")
     sizes = clip_sizes(clip_model)
     vision = torch.randn(prompt_depth_vision, n_ctx_vision, sizes.vision_width) * 0.02
     learner = DistilledPrompts(vision, sizes.embedding, class_vectors.detach().float())
-    texts = worded_texts(tokenizer_of(clip_model).encode, names, "{}.", special_tokens(clip_model)[1])
-    return DistilledModel(clip_model, learner, texts)
+    return DistilledModel(clip_model, learner, [])
 
 
 def distillation_loss(student: Tensor, teacher: Tensor, temperature: float, weight: float) -> Tensor:
@@ -112,7 +123,8 @@ class PromptKD(Taught, HostTrainer):
     """Unsupervised Prompt Distillation, https://arxiv.org/abs/2403.02781
 
     It trains on the images of all classes, without labels and few-shot sampling, and is tested on those of the
-    configuration. The last epoch is the result (the published code selects an epoch on the test set).
+    configuration. The last epoch is the result. The published code selects an epoch on the test set, which
+    `TEST.FINAL_MODEL best_val` with `SELECT_ON test` does.
     """
 
     reads_labels = False
@@ -120,34 +132,89 @@ class PromptKD(Taught, HostTrainer):
     train_loader_x: Any
     node = "PROMPTKD"
     learner_name = "VLPromptLearner"
+    evaluated_key = "CLASS_VECTORS"
     fields = (
         Field("N_CTX_VISION", 4, "vision tokens in each block", least=1, most=1000),
         Field("PROMPT_DEPTH_VISION", 9, "vision blocks with tokens", least=1, most=256, limits=("vision_layers",)),
         Field("TEMPERATURE", 1.0, "temperature of the distillation", above=0, most=10**6),
         Field("KD_WEIGHT", 1000.0, "weight of the loss", least=0, most=10**6),
         Field("TEACHER", "ViT-L/14", "the teacher: a backbone, open_clip:..., or run:<folder of a finished run>"),
+        Field(
+            "SELECT_ON",
+            "val",
+            "images that best_val selects the epoch on; test: as published, which tables mark",
+            choices=("val", "test"),
+            unread=OnlyWith("TEST.FINAL_MODEL", ("best_val",)),
+        ),
         Field("VIEWS", 0, "augmentations of each image; 0: as many as epochs", least=0, most=10**6),
         Field("CACHE", "", "folder of the teacher's image features; empty: none are kept", path=True, place=True),
+        Field(
+            "CLASS_VECTORS",
+            "",
+            "folder of the run whose class vectors are used in evaluation, set by the program; empty: the teacher's",
+            longest=1024,
+            path=True,
+            place=True,
+        ),
         PREC,
     )
+
+    @classmethod
+    def node_problems(cls, cfg: CfgNode, training: bool = True) -> list[str]:
+        """Reject class vectors of a run in training, which needs the teacher itself."""
+        found = cfg.TRAINER[cls.node].CLASS_VECTORS
+        if not training or not found:
+            return []
+        return [
+            f"TRAINER.{cls.node}.CLASS_VECTORS: {found}; expected it to be empty in training, which uses the teacher"
+        ]
 
     @classmethod
     def build_classifier(
         cls, cfg: CfgNode, names: Sequence[str], device: torch.device, training: bool = False
     ) -> tuple[PromptedCLIP, Precision]:
-        """Build the student with the class vectors of its teacher, which is not kept."""
+        """Build the student with the class vectors of the evaluated run, without its text tower."""
         precision = choose(cfg.TRAINER[cls.node].PREC, device)
-        with torch.no_grad():
-            vectors = cls._load_teacher(cfg, names, precision, device).class_features()
+        vectors = cls._vectors_of(cfg, names, cls._kept(cfg), precision, device)
         return cls._build_student(cfg, names, vectors, precision, device), precision
 
     @classmethod
     def remake(cls, model: PromptedCLIP, names: Sequence[str], cfg: CfgNode) -> PromptedCLIP:
         """Build the student again for other classes, with their class vectors."""
         node, device = cfg.TRAINER[cls.node], model.clip.logit_scale.device
-        with torch.no_grad():
-            vectors = cls._load_teacher(cfg, names, choose(node.PREC, device), device).class_features()
+        vectors = cls._vectors_of(cfg, names, cls._kept(cfg), choose(node.PREC, device), device)
         return build(model.clip, names, vectors, node.N_CTX_VISION, node.PROMPT_DEPTH_VISION)
+
+    @classmethod
+    def _kept(cls, cfg: CfgNode) -> ClassVectors | None:
+        """Return the class vectors that the evaluated run keeps; None in training, or of an earlier version's run."""
+        run = cfg.TRAINER[cls.node].CLASS_VECTORS
+        found = read_class_vectors(Path(run), cls.learner_name) if run else None
+        if run and found is None:
+            logger.info("%s has no class vectors (made by an earlier version): its teacher computes them", run)
+        return found
+
+    @classmethod
+    def _vectors_of(
+        cls, cfg: CfgNode, names: Sequence[str], kept: ClassVectors | None, precision: Precision, device: torch.device
+    ) -> Tensor:
+        """Return the class vectors (C, E) of these names, from the teacher where they are not all kept.
+
+        Raises:
+            ConfigError: the teacher is needed and cannot be loaded.
+        """
+        unknown = list(names) if kept is None else kept.unknown(names)
+        if kept is not None and not unknown:
+            return kept.of(names).to(device)
+        try:
+            with torch.no_grad():
+                return cls._load_teacher(cfg, names, precision, device).class_features()
+        except (ValueError, OSError) as error:
+            node = f"TRAINER.{cls.node}"
+            raise config.ConfigError(
+                f"{node}.TEACHER: needed for the class vectors of {', '.join(map(repr, unknown[:5]))}, which the run does not "
+                f"keep, but cannot be loaded ({error}). Use the run's own classes, or restore its teacher"
+            ) from error
 
     @classmethod
     def _load_teacher(cls, cfg: CfgNode, names: Sequence[str], precision: Precision, device: torch.device) -> Teacher:
@@ -160,6 +227,7 @@ class PromptKD(Taught, HostTrainer):
     ) -> DistilledModel:
         node, clip_model = cfg.TRAINER[cls.node], load_clip(cfg.MODEL.BACKBONE.NAME)
         config.check_backbone(cfg, clip_sizes(clip_model), source_of(cfg.MODEL.BACKBONE.NAME))
+        drop_text_tower(clip_model)
         model = build(clip_model, names, vectors, node.N_CTX_VISION, node.PROMPT_DEPTH_VISION)
         cast_clip(model.clip, precision.weights)
         return model.to(device)
@@ -175,27 +243,41 @@ class PromptKD(Taught, HostTrainer):
         self.all_names = list(self.dm.dataset.classnames)
         for key, value in tested.items():
             setattr(self, key, value)
+        if cfg.TRAINER[self.node].SELECT_ON == "test":
+            self.val_loader = self.test_loader
         self.train_loader_x.dataset.views = cfg.TRAINER[self.node].VIEWS or cfg.TRAIN.VIEWS
 
     def data_seen(self) -> list[dict]:
-        """Return the provenance: the images of all classes, without labels."""
-        images = len(self.train_loader_x.dataset)
-        return [provenance.item("adapting", self.cfg.DATASET.NAME, images, False, "all", self.all_names)]
+        """Return the provenance: the images of all classes, without labels unless an epoch is selected by them."""
+        images, labels = len(self.train_loader_x.dataset), self.cfg.TEST.FINAL_MODEL == "best_val"
+        return [provenance.item("adapting", self.cfg.DATASET.NAME, images, labels, "all", self.all_names)]
 
     def build_model(self) -> None:
-        """Build the teacher for all classes, and the student with the class vectors of the tested ones."""
+        """Build the student with the class vectors of the tested classes; in training, the teacher for all classes."""
         precision = choose(self.cfg.TRAINER[self.node].PREC, self.device)
-        self.teacher = self._load_teacher(self.cfg, self.all_names, precision, self.device)
-        self.transforms = teacher_transforms(self.cfg, self.teacher).to(self.device)
-        names = self.dm.dataset.classnames
-        with torch.no_grad():
-            vectors = self.teacher.class_features()[[self.all_names.index(name) for name in names]]
+        names, kept = self.dm.dataset.classnames, self._kept(self.cfg)
+        if not self.cfg.TRAINER[self.node].CLASS_VECTORS:
+            kept = self._taught_vectors(precision)
+        vectors = self._vectors_of(self.cfg, names, kept, precision, self.device)
         self.model = self._build_student(self.cfg, names, vectors, precision, self.device)
         self.register_learner(self.learner_name, self.model.prompt_learner, precision)
 
+    def _taught_vectors(self, precision: Precision) -> ClassVectors:
+        """Load the teacher, and return its class vectors, which the run keeps."""
+        self.teacher = self._load_teacher(self.cfg, self.all_names, precision, self.device)
+        self.transforms = teacher_transforms(self.cfg, self.teacher).to(self.device)
+        with torch.no_grad():
+            vectors = self.teacher.class_features().float().cpu()
+        self.class_vectors = ClassVectors(tuple(self.all_names), vectors)
+        return self.class_vectors
+
     def before_train(self) -> None:
-        """Open the teacher cache."""
+        """Open the teacher cache; warn of a selection on the test images."""
         node = self.cfg.TRAINER[self.node]
+        if self.cfg.TEST.FINAL_MODEL == "best_val" and node.SELECT_ON == "test":
+            logger.warning(
+                "Warning: the epoch is selected on the test images, as published: its figures are optimistic"
+            )
         if node.CACHE:
             self.caches = self.caches_in(node.CACHE, [node.TEACHER], self.train_loader_x.dataset.views)
         super().before_train()

@@ -229,7 +229,7 @@ class PromptSRC(HostTrainer):
         model.frozen_text = build_zero_shot_classifier(model.clip, tokenizer_of(model.clip).encode, names, ensemble())
 
     @classmethod
-    def node_problems(cls, cfg: CfgNode) -> list[str]:
+    def node_problems(cls, cfg: CfgNode, training: bool = True) -> list[str]:
         """Reject a Gaussian so far from all epochs that their weights vanish."""
         node, epochs = cfg.TRAINER.PROMPTSRC, cfg.OPTIM.MAX_EPOCH
         if gaussian_weights(epochs, node.GPA_MEAN, node.GPA_STD).isfinite().all():

@@ -14,10 +14,11 @@ from safetensors import safe_open
 from torch import Tensor
 
 from ..backbones import fingerprint, projections
-from ..engine import ORDERS, PromptGroup
+from ..engine import ORDERS, PromptGroup, clip_sizes
 from ..engine.blocks import StockModule
 from ..storage import hub
 from ..storage.atomic import replacing
+from ..storage.checksums import checksum
 from ..training import provenance
 from ..version import __version__
 
@@ -138,7 +139,7 @@ def save_boosting(path: str | Path, group: PromptGroup, info: BoostingInfo) -> N
     for tower in TOWERS:
         values |= {f"{tower}_depth": tensors[tower].shape[0], f"{tower}_tokens": tensors[tower].shape[1]}
     metadata = {key: json.dumps(value) for key, value in values.items()}
-    metadata["checksum"] = json.dumps(_checksum(tensors, metadata))
+    metadata["checksum"] = json.dumps(checksum(tensors, metadata))
     with replacing(path) as aside:
         aside.write_bytes(_safetensors(tensors, metadata))
 
@@ -158,16 +159,6 @@ def _safetensors(tensors: dict[str, Tensor], metadata: dict[str, str]) -> bytes:
     text = json.dumps(header, sort_keys=True, separators=(",", ":")).encode()
     text = text.ljust(-len(text) % 8 + len(text))  # the values start at a multiple of 8 bytes
     return len(text).to_bytes(8, "little") + text + data
-
-
-def _checksum(tensors: dict[str, Tensor], metadata: dict[str, str]) -> str:
-    """Return the SHA-256 of all values and metadata."""
-    entries = {key: value for key, value in metadata.items() if key != "checksum"}
-    digest = hashlib.sha256(json.dumps(entries, sort_keys=True).encode())
-    for name, tensor in sorted(tensors.items()):
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)} ".encode())
-        digest.update(tensor.contiguous().flatten().view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
 
 
 def find_boosting(where: str | Path) -> Path:
@@ -283,7 +274,7 @@ def _check_type(key: str, value: Any, like: Any) -> None:
 def _check_checksum(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str], values: dict) -> None:
     """Compare the checksum; a file of version 0.1.0 has none, which is logged."""
     if "checksum" in values:
-        if values["checksum"] != _checksum(tensors, metadata):
+        if values["checksum"] != checksum(tensors, metadata):
             raise CheckpointError(f"{path}: values or metadata were changed after it was written. {REDO}")
     elif values.get("code_version") == _FIRST_VERSION:
         logger.warning("%s has no checksum (written by version %s): damage goes unnoticed", path, _FIRST_VERSION)
@@ -317,7 +308,7 @@ def check_fits(
         group: the prompt.
         info: its metadata.
         visual: the image encoder.
-        text: a module with `transformer`, `ln_final` and `text_projection` (a CLIP, or the family's `TextEncoder`).
+        text: the CLIP, with or without its text tower.
 
     Raises:
         CheckpointError: a size, the weights or a depth does not fit; the message names it.
@@ -326,12 +317,12 @@ def check_fits(
         raise CheckpointError(
             f"MODEL.BACKBONE.NAME: its image encoder is a {type(visual).__name__}, which has no tokens; expected a ViT"
         )
-    text_layers = len(text.transformer.resblocks)
-    vision_layers = len(visual.transformer.resblocks) if hasattr(visual, "transformer") else 0
-    sizes = {"text width": (info.text_width or group.text.shape[-1], text.ln_final.weight.shape[0])}
+    of_clip = clip_sizes(text)
+    text_layers, vision_layers = of_clip.text_layers, of_clip.vision_layers
+    sizes = {"text width": (info.text_width or group.text.shape[-1], of_clip.text_width)}
     sizes["text layers"] = info.text_layers, text_layers
     if hasattr(visual, "transformer"):
-        sizes["vision width"] = info.vision_width or group.vision.shape[-1], visual.ln_post.weight.shape[0]
+        sizes["vision width"] = info.vision_width or group.vision.shape[-1], of_clip.vision_width
         sizes["vision layers"] = info.vision_layers, vision_layers
     for what, (theirs, ours) in {**sizes, "student weights": (info.student_weights, weights_of(visual, text))}.items():
         if theirs and theirs != ours:
@@ -388,4 +379,5 @@ _OTHER = "Use the backbone that the prompt was trained for, or train one for thi
 
 def weights_of(visual: StockModule, text: StockModule) -> str:
     """Return a backbone's `fingerprint`: the one computed when it was loaded, else that of its current weights."""
-    return getattr(text, "fingerprint", None) or fingerprint(*projections(visual, text))
+    known = getattr(text, "fingerprint", "")
+    return known if known or not hasattr(text, "text_projection") else fingerprint(*projections(visual, text))

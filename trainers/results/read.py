@@ -8,6 +8,7 @@ from typing import Any
 
 import yaml
 
+from ..config import is_place
 from ..experiments import result as results
 from ..experiments.places import dataset_files
 from ..experiments.protocols import ACCURACY, PROTOCOLS, Protocol
@@ -15,6 +16,7 @@ from ..experiments.result import Result, ResultError
 
 PAPER = Path(__file__).resolve().parent / "paper"
 NOT_RECORDED = "not recorded"
+SELECTED_ON_TEST = "epoch selected on the test set"
 PROMPT = "boosting prompt"  # the setting that holds the identity of the boosting prompt
 
 
@@ -51,6 +53,12 @@ class Run:
     data: str = ""
     variant: str = ""
     varied: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def selected_on_test(self) -> bool:
+        """Whether the test images chose its epoch, as in PromptKD's publication."""
+        chosen = self.settings.get("TRAINER.PROMPTKD.SELECT_ON") == "test"
+        return chosen and self.settings.get("TEST.FINAL_MODEL") == "best_val"
 
     @property
     def row(self) -> tuple:
@@ -148,7 +156,9 @@ def _settings(result: Result) -> dict[str, Any]:
     found = {
         key: value
         for key, value in _leaves(result.configuration)
-        if key not in _NO_SETTING and not (result.trainer == "ZeroshotCLIP" and key.startswith(_OF_TRAINING))
+        if key not in _NO_SETTING
+        and not is_place(key)
+        and not (result.trainer == "ZeroshotCLIP" and key.startswith(_OF_TRAINING))
     }
     found |= result.varied
     boosting = result.boosting or {}
@@ -212,7 +222,7 @@ class Neighbour:
     @property
     def remark(self) -> str:
         """How its epoch was selected, if that was on the test set."""
-        return "epoch selected on the test set" if "PromptKD" in self.method else ""
+        return SELECTED_ON_TEST if "PromptKD" in self.method else ""
 
 
 def read_neighbours(folder: Path = PAPER) -> list[Neighbour]:

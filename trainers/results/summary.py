@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from ..experiments.protocols import ACCURACY, PROTOCOLS, Column, Protocol
 from ..experiments.recipes import PAPER_HOSTS
 from .paired import paired
-from .read import Run, column_name, registry_names
+from .read import SELECTED_ON_TEST, Run, column_name, registry_names
 from .variants import separated
 
 AVERAGE, AVERAGE_TARGETS, AVERAGE_SHIFTED = "Average", "Average of targets", "Average of shifted"
@@ -98,6 +98,7 @@ class _Group:
             for name, value in run.figures.items():
                 self.figures[run.dataset, run.trainer, self._column(run, name)][run.seed] = value
             self.classes[run.dataset, run.trainer].add(run.classes)
+        self.selected = {(run.dataset, run.trainer) for run in runs if run.selected_on_test}
         self.trainers = in_order({run.trainer for run in runs})
         self.paper = paper if shots in (None, PAPER_SHOTS) else {}
         self.paper_datasets = list(dict.fromkeys(key[1] for key in paper if key[1] != AVERAGE))
@@ -231,8 +232,8 @@ class _Group:
         return Table(self.protocol, self.source, self.shots, self.columns, rows, seeds, notes, of_paper, self.variant)
 
     def notes(self, rows: list[Row]) -> list[str]:
-        """Return notes on single cells: collapsed seeds, and gains over fewer datasets."""
-        found = []
+        """Return notes: epochs selected on the test set, collapsed seeds, and gains over fewer datasets."""
+        found = [f"On {dataset}: {trainer}, {SELECTED_ON_TEST}." for dataset, trainer in sorted(self.selected)]
         for row in rows:
             if row.of_datasets is None:
                 found += [self._collapse_note(row, column) for column in row.cells if row.cells[column].collapsed]

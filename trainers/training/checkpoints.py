@@ -4,25 +4,23 @@ names the last one.
 
 import logging
 import shutil
-from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from ..storage.atomic import replacing
 from ..storage.tensors import read_checkpoint
+from .class_vectors import TENSOR
+from .learned_file import read_learned
 
 logger = logging.getLogger(__name__)
 
-LEARNED = "adapting.safetensors"  # in a run's folder: the learned prompts of phase 2
 BEST, LATEST = "model-best.pth.tar", "checkpoint"
 PROGRESS = "progress.pt"  # in a run's folder while the run is unfinished
 
-# Buffers that the CoOp family saves next to the context, recomputed from the current class names.
-_RECOMPUTED = ("token_prefix", "token_suffix")
+# Tensors that belong to class names; a model is built with those of the current classes.
+_OF_CLASSES = ("token_prefix", "token_suffix", TENSOR)
 
 
 def write_checkpoint(folder: Path, content: dict, name: str = "", is_best: bool = False) -> None:
@@ -79,17 +77,6 @@ def find_checkpoint(folder: Path, epoch: int | None) -> Path:
     return path
 
 
-def save_learned(state: Mapping[str, Tensor], target: Path) -> None:
-    """Write learned parameters as safetensors.
-
-    Args:
-        state: {name: tensor}, a checkpoint's "state_dict".
-        target: the file.
-    """
-    with replacing(target) as aside:
-        save_file({key: value.contiguous().clone() for key, value in sorted(state.items())}, aside)
-
-
 def load_learner(learner: nn.Module, path: str | Path) -> None:
     """Load a learner's parameters from a checkpoint in Dassl's layout, ours or the original repository's.
 
@@ -97,7 +84,7 @@ def load_learner(learner: nn.Module, path: str | Path) -> None:
         FileNotFoundError: the file does not exist.
         ValueError: it cannot be read, or its tensors are not those of the learner.
     """
-    content = {"state_dict": _tensors(path)} if Path(path).suffix == ".safetensors" else read_checkpoint(path)
+    content = {"state_dict": read_learned(path)[0]} if Path(path).suffix == ".safetensors" else read_checkpoint(path)
     state, wanted = _learned(content), learner.state_dict()
     if not state or set(state) != set(wanted):
         raise ValueError(
@@ -111,13 +98,6 @@ def load_learner(learner: nn.Module, path: str | Path) -> None:
     logger.info("Loaded %d tensors (epoch %s) from %s", len(state), epoch, path)
 
 
-def _tensors(path: str | Path) -> dict[str, Tensor]:
-    try:
-        return load_file(path)
-    except (SafetensorError, OSError) as error:
-        raise ValueError(f"{path}: not readable as safetensors ({error}); expected learned prompts") from error
-
-
 def _learned(content: object) -> dict[str, Tensor]:
     """Return the learner's tensors in a checkpoint's content."""
     content = content if isinstance(content, dict) else {}
@@ -127,7 +107,7 @@ def _learned(content: object) -> dict[str, Tensor]:
     learner = "prompt_learner."
     if any(key.startswith(learner) for key in state):  # MaPLe's own repository saves the whole model
         state = {key.removeprefix(learner): value for key, value in state.items() if key.startswith(learner)}
-    return {key: value for key, value in state.items() if key not in _RECOMPUTED}
+    return {key: value for key, value in state.items() if key not in _OF_CLASSES}
 
 
 def _check_tensor(what: str, value: Tensor, wanted: Tensor) -> None:

@@ -11,6 +11,7 @@ import torch
 import torchvision
 from torch import Tensor
 
+from ..engine import clip_sizes
 from ..engine.prompts import Stack
 from ..method.feature_cache import FeatureCache, described_images, on_device
 from ..method.identity import backbone_fingerprint
@@ -84,7 +85,7 @@ def _opened(kind: type[FeatureCache], trainer: Any, folder: str, loader: Any, vi
             "transform": repr(loader.dataset.transform),
             **more,
         }
-        width = trainer.model.clip.text_projection.shape[1]
+        width = clip_sizes(trainer.model.clip).embedding
         return kind(folder, settings, len(paths), views, width, computed_dtype(trainer))
     except (OSError, ValueError) as error:
         logger.warning("Image features are not kept: %s", error)

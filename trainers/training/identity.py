@@ -14,7 +14,7 @@ from typing import Any
 
 from yacs.config import CfgNode
 
-from ..config import ConfigError, leaves, used
+from ..config import ConfigError, is_place, leaves, used
 from ..config.yaml_files import read_yaml
 from ..method.identity import backbone_fingerprint, data_fingerprint, weights_fingerprint
 from ..method.templates import described
@@ -43,6 +43,8 @@ _PLACES = (
         "TEST.COMPUTE_CMAT",
     ),
 )
+# A cache rounds the teacher's features, wherever it is.
+_ROUNDING = ("TRAINER.CASPL.TEACHER.CACHE", "TRAINER.PROMPTKD.CACHE")
 # Settings that change what a trained prompt computes; of phase 2, only the order of its text tokens.
 _APPLIED = ("TRAINER.", "INPUT.SIZE", "INPUT.PIXEL_", "INPUT.INTERPOLATION")
 _PHASE_1_ONLY = ("TRAINER.CASPL.TEACHER.", "TRAINER.CASPL.CLASSES", "TRAINER.CASPL.TEMPERATURE")
@@ -84,9 +86,9 @@ def digest(content: dict) -> str:
 
 def settings(cfg: CfgNode) -> dict[str, Any]:
     """Return the settings that determine numbers, as JSON stores them; those of other trainers do not."""
-    found = {key: value for key, value in leaves(used(cfg)) if key not in _PLACES}
-    if cfg.TRAINER.NAME == "CasPL":
-        found["TRAINER.CASPL.TEACHER.CACHE"] = bool(cfg.TRAINER.CASPL.TEACHER.CACHE)  # it rounds the teacher's features
+    read = dict(leaves(used(cfg)))
+    found = {key: value for key, value in read.items() if key not in _PLACES and not is_place(key)}
+    found |= {key: bool(read[key]) for key in _ROUNDING if key in read}
     for key in ("DATASET.TEMPLATE", "TRAINER.CASPL.TEACHER.TEMPLATE"):
         if found.get(key):
             found[key] = described(found[key])  # of a file: its content
@@ -133,7 +135,11 @@ def _changed(ours: dict, theirs: dict, keys: tuple[str, ...], prefix: str = "") 
 
 def _changed_settings(ours: dict, theirs: dict) -> list[str]:
     current, kept = ours.get("settings", {}), theirs.get("settings", {})
-    return [f"{key}: {kept[key]!r} -> {current[key]!r}" for key in current if key in kept and kept[key] != current[key]]
+    return [
+        f"{key}: {kept[key]!r} -> {current[key]!r}"
+        for key in current
+        if key in kept and kept[key] != current[key] and not (key in _ROUNDING and bool(kept[key]) == current[key])
+    ]
 
 
 def _short(old: Any, new: Any) -> str:
@@ -236,8 +242,7 @@ def parse(text: str, source: Path) -> dict:
 
 def _of_config(path: Path) -> dict:
     kept = dict(leaves(read_yaml(path)))
-    found = {key: value for key, value in kept.items() if key not in _PLACES}
-    if "TRAINER.CASPL.TEACHER.CACHE" in kept:
-        found["TRAINER.CASPL.TEACHER.CACHE"] = bool(kept["TRAINER.CASPL.TEACHER.CACHE"])
+    found = {key: value for key, value in kept.items() if key not in _PLACES and not is_place(key)}
+    found |= {key: bool(kept[key]) for key in _ROUNDING if key in kept}
     name = str(kept.get("TRAINER.NAME", "")).replace("-", "_")
     return {"trainer": name, "settings": json.loads(json.dumps(found, default=list))}

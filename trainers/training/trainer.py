@@ -20,10 +20,12 @@ from ..engine import Encoded
 from ..engine.precision import Precision
 from ..storage.tensors import read_checkpoint
 from . import features, loaders, parallel, provenance
-from .checkpoints import BEST, LEARNED, find_checkpoint, load_learner, save_learned, write_checkpoint
+from .checkpoints import BEST, find_checkpoint, load_learner, write_checkpoint
+from .class_vectors import NAMES, TENSOR, ClassVectors
 from .dataset import ImageDataset
 from .figures import RunningFigures
 from .graphs import Step, accelerated
+from .learned_file import LEARNED, save_learned
 from .log import announce
 from .optimiser import fused
 from .records import append_epoch
@@ -48,11 +50,13 @@ class PromptTrainer(Resumable, TrainerX):
         precision: the precision of the learner and of its steps.
         tracker: gets the figures of each epoch.
         run_identity: what determines the run's numbers, kept with its checkpoints; None outside of a `Run`.
+        class_vectors: kept with the learned prompts; None if the text tower computes the class vectors.
     """
 
     precision: Precision
     evaluator: Any
     run_identity: dict | None = None
+    class_vectors: ClassVectors | None = None
     reads_labels = True
     tracker = Tracker()
     learned_file = LEARNED  # of the learned prompts in the run's folder
@@ -152,8 +156,16 @@ class PromptTrainer(Resumable, TrainerX):
             (name,) = self.get_model_names()
             best = Path(self.output_dir) / name / BEST
             chosen = self.cfg.TEST.FINAL_MODEL == "best_val" and best.is_file()
-            state = read_checkpoint(best)["state_dict"] if chosen else self._models[name].state_dict()
-            save_learned(state, Path(self.output_dir) / self.learned_file)
+            state = read_checkpoint(best)["state_dict"] if chosen else self._learned_state(name)
+            save_learned(state, Path(self.output_dir) / self.learned_file, self._described_classes())
+
+    def _learned_state(self, name: str) -> dict[str, Tensor]:
+        """Return the learned parameters, with the class vectors if they are kept."""
+        kept = {} if self.class_vectors is None else {TENSOR: self.class_vectors.vectors}
+        return {**self._models[name].state_dict(), **kept}
+
+    def _described_classes(self) -> dict[str, list[str]]:
+        return {} if self.class_vectors is None else {NAMES: list(self.class_vectors.names)}
 
     def before_epoch(self) -> None:
         """Let the dataset augment for this epoch."""
@@ -332,7 +344,8 @@ class PromptTrainer(Resumable, TrainerX):
     def _content(self, name: str, epoch: int, val_result: float | None) -> dict[str, Any]:
         optim, sched = self._optims[name], self._scheds[name]
         return {
-            "state_dict": self._models[name].state_dict(),
+            "state_dict": self._learned_state(name),
+            **self._described_classes(),
             "epoch": epoch + 1,
             "optimizer": None if optim is None else plain(optim.state_dict()),
             "scheduler": None if sched is None else plain(sched.state_dict()),

@@ -189,6 +189,8 @@ def nearest_words(classifier: Classifier) -> list[tuple[str, str]]:
     """Return (token, the vocabulary's words nearest to it) for the text tokens of the first layer."""
     from ...backbones import tokenizer_of
 
+    if not hasattr(classifier.model.clip, "token_embedding"):
+        return []  # PromptKD has no text tower
     decoder = tokenizer_of(classifier.model.clip).decoder
     table = classifier.model.clip.token_embedding.weight.detach().float().cpu()
     found = []
