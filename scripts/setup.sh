@@ -4,7 +4,7 @@
 # requirements.txt, once.
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
-modules="torch torchvision clip pkg_resources ftfy regex yacs yaml filelock safetensors numpy PIL tqdm scipy tabulate matplotlib submitit open_clip onnx onnxruntime onnxscript huggingface_hub gradio mkdocs material mkdocstrings ipykernel nbclient pytest xdist hypothesis ${more_modules:-}"
+modules="torch torchvision clip pkg_resources ftfy regex yacs yaml filelock safetensors numpy PIL tqdm scipy tabulate matplotlib submitit open_clip transformers onnx onnxruntime onnxscript huggingface_hub gradio mkdocs material mkdocstrings ipykernel nbclient pytest xdist hypothesis ${more_modules:-}"
 
 has_everything() {
     "$1" -c 'import importlib.util as u, sys; sys.exit(not all(map(u.find_spec, sys.argv[1:])))' $modules 2>/dev/null

@@ -2,6 +2,8 @@
 
 import json
 
+import pytest
+import torch
 from clip.simple_tokenizer import bytes_to_unicode
 from safetensors.torch import save_file
 
@@ -98,3 +100,11 @@ def save(folder, state, text, vision, mean=(0.5, 0.4, 0.3), std=(0.2, 0.25, 0.3)
     (folder / "merges.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
     save_file({key: value.contiguous() for key, value in renamed(state).items()}, folder / "model.safetensors")
     return folder
+
+
+def hugging_face():
+    """The package transformers; the test is skipped if it is missing or does not support the installed PyTorch."""
+    package = pytest.importorskip("transformers", exc_type=ImportError)
+    if not package.is_torch_available():
+        pytest.skip(f"transformers {package.__version__} does not support PyTorch {torch.__version__}")
+    return package

@@ -195,7 +195,7 @@ def test_hugging_face_folder_matches_plain_definition(folder):
 
 
 def test_hugging_face_features_equal_its_own(folder):
-    transformers = pytest.importorskip("transformers", exc_type=ImportError)
+    transformers = hf_folder.hugging_face()
     theirs = transformers.CLIPModel.from_pretrained(folder).eval()
     encoder = transformers.CLIPTokenizer.from_pretrained(folder)
     texts = [f"a photo of {name}." for name in NAMES]

@@ -110,7 +110,7 @@ def open_clip_of(state, kind):
 
 
 def hugging_face(state, attention="sdpa", kind=HuggingFace):
-    transformers = pytest.importorskip("transformers", exc_type=ImportError)
+    transformers = hf_folder.hugging_face()
     sizes = {"hidden_size": 64, "intermediate_size": 256, "num_hidden_layers": LAYERS, "num_attention_heads": 1}
     sizes |= {"hidden_act": "quick_gelu", "projection_dim": SIZES.embed_dim}
     text = transformers.CLIPTextConfig(**sizes, vocab_size=49408, eos_token_id=EOT, bos_token_id=SOS)
@@ -280,7 +280,7 @@ def test_text_tower_without_causal_mask_is_rejected():
 
 
 def test_hugging_face_pipeline_is_boosted(tmp_path):
-    transformers = pytest.importorskip("transformers", exc_type=ImportError)
+    transformers = hf_folder.hugging_face()
     folder = hugging_face_folder(tmp_path)
     pipeline = transformers.pipeline("zero-shot-image-classification", model=str(folder), device="cpu")
     pixels = np.random.RandomState(0).randint(0, 255, (40, 30, 3)).astype(np.uint8)
