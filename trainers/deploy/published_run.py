@@ -17,7 +17,8 @@ from ..hosts.promptsrc import IndependentPrompts, PromptSRC
 from ..method.prompt_file import CheckpointError
 from ..method.published import BOOSTING, PROMPTSRC, read_state, stacked_prompts
 from ..training import provenance
-from ..training.checkpoints import LEARNED, save_learned, write_checkpoint
+from ..training.checkpoints import write_checkpoint
+from ..training.learned_file import LEARNED, save_learned
 
 logger = logging.getLogger(__name__)
 
