@@ -11,12 +11,15 @@ import time
 
 import numpy as np
 import pytest
+import torch
 from children import ALONE, ROOT
 from PIL import Image
 
+from trainers.backbones import find_weights
 from trainers.cli import boost, protocols, results
 from trainers.experiments import runs
 from trainers.experiments.setting import Setting
+from trainers.storage.tensors import read_weights
 
 CLASSES = {"one": ["circle", "star"], "two": ["square", "triangle"]}
 SMALL = [
@@ -123,6 +126,38 @@ def test_other_boosting_prompt_is_rejected(collections, output, capsys):
     line = [*SMALL, "TRAINER.CASPL.TEMPERATURE", "2.0"]
     assert few_shot(collections / "one", output, *line[len(SMALL) :]) == 2
     assert "another boosting prompt" in capsys.readouterr().err
+
+
+def with_weights(collections, output, student, teacher):
+    """Run the few-shot command with weight files; return its exit code."""
+    files = ["MODEL.BACKBONE.NAME", str(student), "--boost", "TRAINER.CASPL.TEACHER.BACKBONE", str(teacher)]
+    return few_shot(collections / "one", output, "--baseline", *files)
+
+
+def test_weight_files_are_compared_by_content(collections, tmp_path, capsys, caplog):
+    files_of = {name: tmp_path / f"{name}.pt" for name in ("student", "teacher")}
+    for name, path in files_of.items():
+        shutil.copy(find_weights(f"shapes-{name}"), path)
+    output = tmp_path / "output"
+    assert with_weights(collections, output, **files_of) == 0
+    before = {path: path.read_bytes() for path in output.rglob("result.json")}
+    moved = {name: path.rename(tmp_path / f"renamed_{name}.pt") for name, path in files_of.items()}
+    caplog.clear()
+    assert with_weights(collections, output, **moved) == 0
+    assert caplog.text.count(" is finished: ") == 4  # phase 1, both hosts and zero-shot CLIP
+    assert {path: path.read_bytes() for path in before} == before
+    state, others = read_weights(moved["student"])
+    torch.save(
+        {"state_dict": {k: v * 1.5 if k == "visual.proj" else v for k, v in state.items()}} | others, moved["student"]
+    )
+    for removed in ("boosting", "few_shot/image_folder/CasPL_CoOp", "few_shot/image_folder/CoOp"):
+        capsys.readouterr()
+        assert with_weights(collections, output, **moved) == 2
+        assert "MODEL.BACKBONE.NAME: " in capsys.readouterr().err
+        shutil.rmtree(output / removed)
+    assert with_weights(collections, output, **moved) == 0  # zero-shot CLIP is measured again
+    (zero_shot,) = output.glob("few_shot/*/ZeroshotCLIP/result.json")
+    assert zero_shot.read_bytes() != before[zero_shot]
 
 
 @pytest.mark.parametrize("damage", ["emptied", "removed"])

@@ -89,6 +89,26 @@ def test_other_backbone_is_named(root, tmp_path, capsys):
     assert "other settings" in error_of(capsys, words)
 
 
+def test_moved_backbone_is_the_same_run(root, tmp_path, capsys):
+    shutil.copytree(root / "run", tmp_path / "run")
+    shutil.copy(root / "student.pt", tmp_path / "moved.pt")
+    words = line(root, tmp_path / "run", MODEL__BACKBONE__NAME=tmp_path / "moved.pt")
+    assert train.main(words) == 0
+    (tmp_path / "run" / "identity.json").unlink()  # as in version 0.1.0: the names are compared
+    shutil.copy(root / "student.pt", tmp_path / "again.pt")
+    error = error_of(capsys, line(root, tmp_path / "run", MODEL__BACKBONE__NAME=tmp_path / "again.pt"))
+    assert "MODEL.BACKBONE.NAME: " in error
+
+
+def test_other_first_weights_are_named(root, tmp_path, monkeypatch, capsys):
+    first = shutil.copy(root / "run" / "prompt_learner" / "model.pth.tar-2", tmp_path / "first.tar")
+    unfinished(root, tmp_path / "run", monkeypatch, MODEL__INIT_WEIGHTS=first)
+    content = torch.load(first, weights_only=True)
+    torch.save(content | {"state_dict": {key: value + 1 for key, value in content["state_dict"].items()}}, first)
+    words = line(root, tmp_path / "run", OPTIM__MAX_EPOCH=3, MODEL__INIT_WEIGHTS=first)
+    assert "first weights: " in error_of(capsys, words)
+
+
 @pytest.mark.parametrize(
     ("more", "key"),
     [

@@ -1,8 +1,7 @@
 """What a finished run was made with, compared with what is asked for now."""
 
 import dataclasses
-import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +9,11 @@ from yacs.config import CfgNode
 
 from .. import config
 from ..method import prompt_file, templates, unlabelled
+from ..method.identity import TEACHER, compare_weights
 from ..storage.atomic import sha256
+from ..training.identity import recorded_weights
 from .result import Result
 from .setting import Data, Setting
-
-logger = logging.getLogger(__name__)
 
 
 def check_boosting_data(folder: Path, info: prompt_file.BoostingInfo, data: Data) -> None:
@@ -50,20 +49,45 @@ def _listed(names: Sequence[str]) -> str:
     return ", ".join(names[:3]) + (f", ... ({len(names)})" if len(names) > 3 else "")
 
 
-def compare_boosting(recipe: CfgNode, kept_file: Path, options: list[str]) -> None:
-    """Raise `ConfigError` if the options differ from the settings of an existing boosting prompt; log its other settings."""
+def check_boosting_weights(folder: Path, info: prompt_file.BoostingInfo, asked: CfgNode) -> set[str]:
+    """Compare student and teacher of a boosting prompt with the files that are given.
+
+    Returns:
+        The keys whose files have the same content, also under another name.
+
+    Raises:
+        ConfigError: a file has other content.
+    """
+    found = recorded_weights(folder)
+    same, changed = compare_weights(asked, found | {TEACHER: found[TEACHER] or info.teacher_weights})
+    if changed:
+        raise config.ConfigError(
+            f"{folder}: the boosting prompt was trained with other weights ({'; '.join(changed)}); expected the same. Remove "
+            "the folder to train it again, or give another --output"
+        )
+    return same
+
+
+def compare_boosting(recipe: CfgNode, kept_file: Path, options: list[str], same: Collection[str]) -> list[str]:
+    """Compare options with the settings of an existing boosting prompt.
+
+    Returns:
+        Its other settings that differ from the recipe's.
+
+    Raises:
+        ConfigError: the options differ.
+    """
     kept, asked = recipe.clone(), recipe.clone()
     for cfg in (kept, asked):
         cfg.defrost()
         config.merge_kept(cfg, kept_file)
     config.merge_options(asked, options)
-    if changed := config.differences(asked, kept):
+    if changed := config.differences(asked, kept, same):
         raise config.ConfigError(
             f"{kept_file.parent}: the boosting prompt was trained with other settings ({'; '.join(changed)}); expected the "
             "same. Remove the folder to train it again, or give another --output"
         )
-    if changed := config.differences(kept, recipe):
-        logger.info("Phase 1 was trained with custom settings: %s", "; ".join(changed))
+    return config.differences(kept, recipe)
 
 
 def check_boosting_texts(folder: Path, info: prompt_file.BoostingInfo, asked: CfgNode) -> None:
@@ -130,26 +154,36 @@ def other_data(setting: Setting, kept: Result) -> str:
     return ""
 
 
-def changed_settings(asked: CfgNode, kept: Mapping[str, Any]) -> list[str]:
-    """Return the settings in which a configuration differs from a result's, as "KEY: theirs -> ours"."""
+def weights_of(kept: Result, folder: Path) -> Mapping[str, str]:
+    """Return {key: SHA-256} of the weight files that a result was made with; its run's where it records none."""
+    return kept.weights or recorded_weights(folder)
+
+
+def changed_settings(asked: CfgNode, kept: Result, folder: Path) -> list[str]:
+    """Return what differs between a configuration and that of a result, as "KEY: theirs -> ours".
+
+    Weight files are compared by their content.
+    """
+    same, changed = compare_weights(asked, weights_of(kept, folder))
     theirs = asked.clone()
     theirs.defrost()
     present = {key for key, _ in config.leaves(asked)}
-    for key, value in config.leaves(dict(kept)):
+    for key, value in config.leaves(dict(kept.configuration)):
         if key in present:
             *nodes, last = key.split(".")
             node = theirs
             for name in nodes:
                 node = node[name]
             node[last] = tuple(value) if isinstance(node[last], tuple) and isinstance(value, list) else value
-    return config.differences(config.used(asked), theirs)
+    return changed + config.differences(config.used(asked), theirs, same)
 
 
 def unchanged(setting: Setting, kept: Result, asked: CfgNode, boosting: Path | None, compare_data: bool = True) -> bool:
     """Return whether a result has the asked settings, boosting prompt, texts and, if they are compared, data."""
-    same_prompt = boosting is None or same_boosting(kept, setting.folder(kept.trainer), boosting)
+    folder = setting.folder(kept.trainer)
+    same_prompt = boosting is None or same_boosting(kept, folder, boosting)
     other = compare_data and other_data(setting, kept)
-    return same_prompt and not other and not changed_settings(asked, kept.configuration) and _same_texts(kept, asked)
+    return same_prompt and not other and not changed_settings(asked, kept, folder) and _same_texts(kept, asked)
 
 
 def _same_texts(kept: Result, asked: CfgNode) -> bool:

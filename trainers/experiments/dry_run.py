@@ -14,6 +14,7 @@ from ..method import prompt_file
 from ..method.prompt_file import CheckpointError
 from ..method.teachers import teacher_names
 from ..training.checkpoints import PROGRESS
+from ..training.identity import moved_weights
 from ..training.run import has_finished_epoch, own_class
 from . import cost, runs
 from .cost import Part
@@ -120,7 +121,7 @@ def _unfinished(cfg: CfgNode, folder: Path) -> str:
     """
     if not has_finished_epoch(folder):
         return NEW
-    check_kept(cfg, folder / "config.yaml")
+    check_kept(cfg, folder / "config.yaml", moved_weights(cfg, folder))
     return UNFINISHED
 
 

@@ -36,6 +36,7 @@ class Result:
         seconds: duration of training and testing.
         boosting: the boosting prompt in use, as its file records it (see `comparison.boosting_record`); None without one.
         data: {dataset: its fingerprint and folder}; empty in files of version 0.1.0.
+        weights: {key: SHA-256} of the weight files that the configuration names; empty in earlier files.
         configuration: the run's settings.
         ledger: the provenance of each phase.
         varied: {key: value} of the run's settings that an ablation varies (see `variations`).
@@ -53,6 +54,7 @@ class Result:
     seconds: float = 0.0
     boosting: Mapping[str, Any] | None = None
     data: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    weights: Mapping[str, str] = field(default_factory=dict)
     configuration: Mapping[str, Any] = field(default_factory=dict)
     ledger: list[dict] = field(default_factory=list)
     varied: Mapping[str, str] = field(default_factory=dict)
@@ -156,7 +158,7 @@ def _result(content: dict[str, Any], path: Path) -> Result:
     return result
 
 
-_OPTIONAL = ("seconds", "boosting", "data", "configuration", "template", "varied")
+_OPTIONAL = ("seconds", "boosting", "data", "weights", "configuration", "template", "varied")
 _KINDS: dict[str, tuple[type, ...]] = {
     "dataset": (str,),
     "trainer": (str,),
@@ -165,6 +167,7 @@ _KINDS: dict[str, tuple[type, ...]] = {
     "seconds": (int, float),
     "boosting": (dict,),
     "data": (dict,),
+    "weights": (dict,),
     "configuration": (dict,),
     "template": (str,),
     "varied": (dict,),

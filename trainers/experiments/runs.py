@@ -12,10 +12,12 @@ from yacs.config import CfgNode
 
 from .. import config
 from ..method import prompt_file
+from ..method.identity import compare_weights, local_weights
 from ..storage.atomic import remove_parts
 from ..storage.locks import locked
 from ..training import provenance
 from ..training.evaluation import Metrics
+from ..training.identity import recorded_weights
 from ..training.run import Run
 from ..version import __version__
 from . import result as results
@@ -25,12 +27,14 @@ from .comparison import (
     check_added_images,
     check_boosting_data,
     check_boosting_texts,
+    check_boosting_weights,
     compare_boosting,
     described_template,
     other_data,
     reject_data,
     same_boosting,
     unchanged,
+    weights_of,
 )
 from .places import dataset_files
 from .result import Result
@@ -61,17 +65,22 @@ def boost(setting: Setting) -> Path:
             if not path.is_file():
                 Run(setting.configuration("CasPL", BOOSTING_SEED, folder, setting.options_for("CasPL"))).train()
                 return path
-    check_boosting(setting)
+    custom = check_boosting(setting)
     logger.info("Phase 1 is finished: %s", path)
+    if custom:
+        logger.info("Phase 1 was trained with custom settings: %s", "; ".join(custom))
     return path
 
 
-def check_boosting(setting: Setting, compare_data: bool = True) -> None:
+def check_boosting(setting: Setting, compare_data: bool = True) -> list[str]:
     """Check that a setting's boosting prompt was trained with its settings and texts, and on its data.
 
     Args:
         setting: the protocol and the dataset.
         compare_data: whether the data are compared, which reads them.
+
+    Returns:
+        Settings of the prompt that differ from the recipe and are not set now.
 
     Raises:
         ConfigError: it was not; the message names what differs.
@@ -83,8 +92,11 @@ def check_boosting(setting: Setting, compare_data: bool = True) -> None:
         check_boosting_data(folder, info, setting.data_of())
         check_added_images(folder, info, asked.TRAINER.CASPL.IMAGES)
     check_boosting_texts(folder, info, asked)
-    if (folder / "config.yaml").is_file():
-        compare_boosting(setting.configuration("CasPL", BOOSTING_SEED, folder), folder / "config.yaml", options)
+    same = check_boosting_weights(folder, info, asked)
+    if not (folder / "config.yaml").is_file():
+        return []
+    recipe = setting.configuration("CasPL", BOOSTING_SEED, folder)
+    return compare_boosting(recipe, folder / "config.yaml", options, same)
 
 
 def host_configuration(setting: Setting, trainer: str, seed: int, shots: int) -> tuple[CfgNode, Path, Path | None]:
@@ -212,8 +224,9 @@ def finished(
     kept = _kept_result(folder)
     if kept is None:
         return None
-    config.check_kept(asked, folder / "config.yaml")
-    if changed := changed_settings(asked, kept.configuration):
+    same, _ = compare_weights(asked, weights_of(kept, folder))
+    config.check_kept(asked, folder / "config.yaml", same)
+    if changed := changed_settings(asked, kept, folder):
         raise config.ConfigError(
             f"{folder}: holds a run with other settings ({'; '.join(changed[:5])}); expected the same. Remove the folder, or "
             "give another --output"
@@ -296,6 +309,7 @@ def _save(
         seconds=seconds,
         boosting=None if boosting is None else boosting_record(boosting),
         data={name: setting.data_of(name).record for name in (setting.dataset, *setting.tested_datasets)},
+        weights=recorded_weights(folder) if configuration is None else local_weights(configuration),
         configuration=kept,
         ledger=ledger,
         template="" if configuration is None else described_template(configuration),

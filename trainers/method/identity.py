@@ -3,19 +3,23 @@
 Training the same phase 1 again gives a prompt of the same identity, also on a GPU, where the bits differ.
 """
 
+import contextlib
 import functools
 import hashlib
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from yacs.config import CfgNode
 
-from ..backbones import find_weights, source_of
+from ..backbones import BUILT_IN, files_of, find_weights, published_hashes, source_of
 from ..config import leaves
 from ..storage.fingerprints import file_fingerprint
 from .templates import described
+
+STUDENT, TEACHER = "MODEL.BACKBONE.NAME", "TRAINER.CASPL.TEACHER.BACKBONE"  # keys that name weight files
 
 # Sections and keys of the configuration that determine phase 1's numbers.
 _READ = (
@@ -84,6 +88,42 @@ def backbone_fingerprint(name: str) -> str:
         return weights_fingerprint(find_weights(name))
     content = {"weights": weights_fingerprint(*source.files), "function": source.described()}
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def local_weights(cfg: CfgNode) -> dict[str, str]:
+    """Return {key: SHA-256} of the weight files that a configuration names and that exist here; nothing is downloaded."""
+    names = {STUDENT: cfg.MODEL.BACKBONE.NAME}
+    if cfg.TRAINER.NAME == "CasPL" and not cfg.TRAINER.CASPL.TEACHER.RUN and not cfg.TRAINER.CASPL.TEACHER.RUNS:
+        names[TEACHER] = cfg.TRAINER.CASPL.TEACHER.BACKBONE
+    found = {}
+    for key, name in names.items():
+        with contextlib.suppress(ValueError, OSError):  # not available, or another toolbox's
+            if _is_local(name):
+                found[key] = backbone_fingerprint(name) if key == STUDENT else weights_fingerprint(*files_of(name))
+    return found
+
+
+def _is_local(name: str) -> bool:
+    known = published_hashes()
+    return Path(name).exists() or name in BUILT_IN or ":" in name or (name in known and known[name][0].is_file())
+
+
+def compare_weights(cfg: CfgNode, recorded: Mapping[str, str]) -> tuple[set[str], list[str]]:
+    """Compare the weight files that a configuration names with those that a run was made with.
+
+    Args:
+        cfg: the configuration.
+        recorded: {key: SHA-256} of the run's files; keys that it lacks are not compared.
+
+    Returns:
+        The keys whose files have the recorded content, also under another name, and a line for each other file.
+    """
+    ours = local_weights(cfg)
+    compared = [key for key in ours if recorded.get(key)]
+    same = {key for key in compared if ours[key] == recorded[key]}
+    return same, [
+        f"{key}: a file with the sha256 {recorded[key][:12]} -> {ours[key][:12]}" for key in compared if key not in same
+    ]
 
 
 def image_settings(cfg: CfgNode) -> dict[str, Any]:

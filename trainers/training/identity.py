@@ -16,7 +16,14 @@ from yacs.config import CfgNode
 
 from ..config import ConfigError, is_place, leaves, used
 from ..config.yaml_files import read_yaml
-from ..method.identity import backbone_fingerprint, data_fingerprint, weights_fingerprint
+from ..method.identity import (
+    STUDENT,
+    TEACHER,
+    backbone_fingerprint,
+    compare_weights,
+    data_fingerprint,
+    weights_fingerprint,
+)
 from ..method.templates import described
 from ..storage.atomic import replacing
 from ..storage.tensors import RestrictedReadError, read_checkpoint
@@ -48,6 +55,7 @@ _ROUNDING = ("TRAINER.CASPL.TEACHER.CACHE", "TRAINER.PROMPTKD.CACHE")
 # Settings that change what a trained prompt computes; of phase 2, only the order of its text tokens.
 _APPLIED = ("TRAINER.", "INPUT.SIZE", "INPUT.PIXEL_", "INPUT.INTERPOLATION")
 _PHASE_1_ONLY = ("TRAINER.CASPL.TEACHER.", "TRAINER.CASPL.CLASSES", "TRAINER.CASPL.TEMPERATURE")
+_FILES = ("teacher", "first weights")
 _FREE = (".PREC",)  # a trained prompt may be evaluated in another precision
 
 
@@ -73,6 +81,8 @@ def of_trainer(trainer: Any, cfg: CfgNode) -> dict:
         "teacher": weights_fingerprint(*teacher) if teacher else "",
         "boosting": getattr(boosting, "identity", ""),
     }
+    first = cfg.MODEL.INIT_WEIGHTS
+    content["first weights"] = weights_fingerprint(Path(first)) if first else "none"
     if hasattr(trainer, "added_data"):
         content["added images"] = trainer.added_data or "none"
     return content | {"digest": digest(content)}
@@ -104,7 +114,7 @@ def _backbone(cfg: CfgNode) -> str:
 
 def differences(ours: dict, theirs: dict) -> list[str]:
     """Return what differs between two identities, as "what: theirs -> ours"; entries that one of them lacks do not count."""
-    changed = _changed(ours, theirs, ("trainer", "backbone", "teacher", "boosting", "added images"))
+    changed = _changed(ours, theirs, ("trainer", "backbone", *_FILES, "boosting", "added images"))
     our_data, their_data = ours.get("data", {}), theirs.get("data", {})
     changed += _changed(our_data, their_data, ("dataset", "classes", "fingerprint"), "data's ")
     return changed + [line for line in _changed_settings(ours, theirs) if _read(ours, line.partition(":")[0])]
@@ -199,6 +209,21 @@ def read(folder: Path) -> dict:
         logger.warning("%s: no %s, as in version 0.1.0; data and backbone are not compared", folder, FILE_NAME)
         return _of_config(config_file)
     return {}
+
+
+def recorded_weights(folder: Path) -> dict[str, str]:
+    """Return {key: SHA-256} of the weight files that the run in a folder was trained with; empty if they are unknown.
+
+    Raises:
+        ConfigError: identity.json is damaged.
+    """
+    content = read(folder) if (folder / FILE_NAME).is_file() else {}
+    return {STUDENT: content.get("backbone", ""), TEACHER: content.get("teacher", "")}
+
+
+def moved_weights(cfg: CfgNode, folder: Path) -> set[str]:
+    """Return the keys whose weight files are those of the run in a folder, wherever they are now."""
+    return compare_weights(cfg, recorded_weights(folder))[0]
 
 
 def recorded(folder: Path) -> Iterator[dict]:

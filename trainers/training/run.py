@@ -114,7 +114,8 @@ class Run:
         for folder in {self.folder, Path(self.cfg.RESUME or self.folder)}:
             for theirs in (identity.read(folder), *identity.recorded(folder)):
                 identity.check_same(ours, theirs, folder, remedy)
-        keep_config(self.cfg, self.folder / "config.yaml")
+        moved = identity.moved_weights(self.cfg, self.folder)
+        keep_config(self.cfg, self.folder / "config.yaml", moved)
         identity.write(self.folder, ours)
         return ours
 
@@ -181,7 +182,7 @@ class Run:
         remove_parts(self.folder)
         if not has_finished_epoch(self.folder):
             remove_abandoned(self.folder)
-        check_kept(self.cfg, self.folder / "config.yaml")
+        check_kept(self.cfg, self.folder / "config.yaml", identity.moved_weights(self.cfg, self.folder))
 
     def _build(self, epoch: int | None = None) -> Any:
         """Build the trainer with its evaluator wrapped in `Measuring`; `epoch` is the checkpoint's to evaluate."""
