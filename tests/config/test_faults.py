@@ -232,6 +232,7 @@ def test_kept_configuration_has_only_what_was_used(root, tmp_path):
     assert nodes == {"NAME", "CASPL", "COOP"}
     assert {key for key in kept if key.startswith("TRAINER.CASPL.")} == {
         "TRAINER.CASPL.CHECKPOINT",
+        "TRAINER.CASPL.JOINT",
         "TRAINER.CASPL.TEXT_ORDER",
     }
     assert "OPTIM.ADAM_BETA1" not in kept and "DATASET.VAL_PERCENT" not in kept and "OPTIM.MOMENTUM" in kept

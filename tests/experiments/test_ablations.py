@@ -16,16 +16,17 @@ from trainers.method import unlabelled
 
 @pytest.mark.parametrize("miniature", [False, True])
 @pytest.mark.parametrize("ablation", ablations.ABLATIONS, ids=lambda ablation: ablation.name)
-def test_every_value_is_valid_for_phase_1(ablation, miniature, tmp_path):
+def test_every_value_is_valid_and_read(ablation, miniature, tmp_path):
     scope = ablations.MINIATURE if miniature else ablations.PAPER
     made = Setting(scope.datasets[0], tmp_path, tmp_path)
     found = ablation.variations(miniature)
     assert len(found) >= 2
     for varied in found:
         setting = made.with_variation(varied)
-        setting.configuration("CasPL", 1, tmp_path, setting.options_for("CasPL"))
-        assert setting.varied_of("CasPL") == varied and not setting.varied_of(scope.hosts[0])
-        assert all(config.reads("CasPL", key) for key, _ in varied)
+        trainer = f"CasPL_{scope.hosts[0]}" if ablation.name == "joint" else "CasPL"
+        setting.configuration(trainer, 1, tmp_path, setting.options_for(trainer))
+        assert setting.varied_of(trainer) == varied and not setting.varied_of(scope.hosts[0])
+        assert all(config.reads(trainer, key) for key, _ in varied)
 
 
 def test_share_is_drawn_with_the_seed():

@@ -61,6 +61,17 @@ def test_other_settings_never_share_a_cell():
         by_key.tables([runs[0], Run(**{**vars(runs[0]), "path": Path("copy")})], KEY)
 
 
+def test_runs_that_do_not_read_the_key_are_those_without_another_ablation():
+    joint = [replace(run(None, 1, 50, 60, JOINT=value), varied={"JOINT": value}) for value in ("False", "True")]
+    alone = [replace(run(value, None, 50, 60, "CasPL"), varied={KEY: value}) for value in ("1", "2")]
+    (table,) = by_key.tables([*joint, *alone, run("1", None, 50, 60, "CasPL")], "JOINT")
+    assert [(line.trainer, line.value, line.others) for line in table.lines] == [
+        ("CasPL", by_key.BASELINE, ""),
+        ("CasPL_CoOp", "False", ""),
+        ("CasPL_CoOp", "True", ""),
+    ]
+
+
 def test_averages_are_over_complete_values_with_the_hm_of_averages():
     runs = [run(value, 1, base, 60, dataset=name) for value in "12" for name, base in (("A", 40), ("B", 80))]
     (table,) = by_key.tables([*runs, run("3", 1, 10, 10, dataset="A")], KEY)

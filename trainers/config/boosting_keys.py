@@ -32,6 +32,12 @@ CASPL = tuple(
             {"choices": orders, "read_by": (BOOSTING, CASCADE)},
         ),
         (
+            "JOINT",
+            False,
+            "an ablation: learn a boosting prompt of CHECKPOINT's size, drawn anew, jointly with the host's prompts",
+            {"read_by": (CASCADE,)},
+        ),
+        (
             "N_CTX_TEXT",
             8,
             "text tokens",

@@ -1,5 +1,6 @@
 """A finished run as a classifier: `caspl.load(folder).predict(["cat.jpg"])`."""
 
+import copy
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -212,10 +213,10 @@ def _phase_2(cfg: CfgNode, folder: Path, device: torch.device) -> Classifier:
         )
     names = provenance.kept(folder)[-1]["class_names"]
     model, precision = host.build_classifier(cfg, names, device)
-    model.prompt_learner.to(device, precision.prompts)
-    load_learner(model.prompt_learner, _learned(folder, host))
     boosting = _boosting(cfg, folder, model)
     _cascade(model, boosting, cfg, device)
+    model.prompt_learner.to(device, precision.prompts)
+    load_learner(model.prompt_learner, _learned(folder, host))
 
     def remake(other: Sequence[str]) -> PromptedCLIP:
         if model.prompt_learner.belongs_to_classes:
@@ -225,9 +226,9 @@ def _phase_2(cfg: CfgNode, folder: Path, device: torch.device) -> Classifier:
             )
         with torch.random.fork_rng(devices=[]):  # its initial values are replaced
             made = host.remake(model, other, cfg).to(device)
+        _cascade(made, boosting, cfg, device)
         made.prompt_learner.to(device, precision.prompts)
         made.prompt_learner.load_state_dict(model.prompt_learner.state_dict())
-        _cascade(made, boosting, cfg, device)
         return made.eval().requires_grad_(False)
 
     return Classifier(model, names, _preprocess(cfg), precision, remake)
@@ -257,6 +258,10 @@ def _boosting(cfg: CfgNode, folder: Path, model: PromptedCLIP) -> PromptGroup | 
 
 
 def _cascade(model: PromptedCLIP, group: PromptGroup | None, cfg: CfgNode, device: torch.device) -> None:
-    if group is not None:
+    if group is not None and cfg.TRAINER.CASPL.JOINT:
+        model.join(
+            copy.deepcopy(group).to(device), cfg.TRAINER.CASPL.TEXT_ORDER
+        )  # its values are in the learner's file
+    elif group is not None:
         model.cascade(group.to(device), cfg.TRAINER.CASPL.TEXT_ORDER)
     model.layout = model.layout.to(device)

@@ -35,9 +35,18 @@ class Learner(nn.Module):
 
     Attributes:
         belongs_to_classes: whether there are separate parameters for each class, which mean nothing for other classes.
+        joined: a boosting prompt that is learned jointly; None without one.
     """
 
     belongs_to_classes = False
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.joined: PromptGroup | None = None
+
+    def join(self, group: PromptGroup) -> None:
+        """Learn a boosting prompt jointly with the host's own."""
+        self.joined = group
 
     def text_stack(self) -> TextStack:
         """Return the text tokens of each layer, in a shape that `encode_text` accepts."""
@@ -93,6 +102,11 @@ class PromptedCLIP(nn.Module):
         self.boosting = group
         self._at_a_time.clear()
 
+    def join(self, group: PromptGroup, order: str = "boosting_first") -> None:
+        """Add a boosting prompt that the host's loss trains, as part of the learner; arguments as of `cascade`."""
+        self.prompt_learner.join(group)
+        self.cascade(group, order)
+
     def _layout(self, boosting: int = 0, order: str = "boosting_first") -> TextLayout:
         """Build the layout for this text tower."""
         positions, (sos, _) = len(self.clip.positional_embedding), special_tokens(self.clip)
@@ -107,8 +121,9 @@ class PromptedCLIP(nn.Module):
         return self._stacks(self.prompt_learner.vision_stack(), "vision")
 
     def has_text_prompts_only(self) -> bool:
-        """Check whether the host leaves the image tower frozen, with or without a boosting prompt."""
-        return not len(self.prompt_learner.vision_stack())
+        """Check whether the host leaves the image tower frozen, with or without a frozen boosting prompt."""
+        joined = self.prompt_learner.joined
+        return not len(self.prompt_learner.vision_stack()) and (joined is None or not joined.vision.numel())
 
     def encode(self, image: Tensor) -> Tensor:
         """Return image features (B, E) of images (B, 3, R, R), not normalised, in the dtype that computes."""

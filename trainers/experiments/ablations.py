@@ -1,4 +1,4 @@
-"""The ablations of phase 1 that `reproduce ablations` makes, described as data."""
+"""The ablations that `reproduce ablations` makes, described as data."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -45,4 +45,5 @@ ABLATIONS: Sequence[Ablation] = (
     Ablation("share", _keys("SHARE"), ("0.1", "0.25", "0.5", "1")),
     Ablation("classes", _keys("CLASSES"), ("base", "all")),
     Ablation("order", _keys("TEXT_ORDER"), ("boosting_first", "host_first")),
+    Ablation("joint", _keys("JOINT"), ("False", "True")),
 )

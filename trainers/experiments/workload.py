@@ -59,7 +59,11 @@ class Workload:
             if issubclass(own, Taught):
                 self._add_teacher()
         if boosting is not None:
-            self.model.cascade(self._prompt(boosting).to(device).freeze(), boosting.TRAINER.CASPL.TEXT_ORDER)
+            group, order = self._prompt(boosting).to(device), boosting.TRAINER.CASPL.TEXT_ORDER
+            if cfg.TRAINER.NAME.startswith("CasPL_") and cfg.TRAINER.CASPL.JOINT:
+                self.model.join(group, order)
+            else:
+                self.model.cascade(group.freeze(), order)
         self.learned.to(self.precision.prompts)
 
     @property

@@ -18,6 +18,7 @@ from ..engine import (
     Encoded,
     Learner,
     PromptedCLIP,
+    PromptGroup,
     Stack,
     clip_sizes,
     encode_image,
@@ -43,6 +44,8 @@ class IndependentPrompts(Learner):
 
     text_sum: Tensor
     vision_sum: Tensor
+    joined_text_sum: Tensor
+    joined_vision_sum: Tensor
 
     def __init__(self, text: Tensor, vision: Tensor):
         super().__init__()
@@ -59,17 +62,30 @@ class IndependentPrompts(Learner):
         """Return `depth_v` layers (n_v, d_v)."""
         return list(self.vision)
 
+    def join(self, group: PromptGroup) -> None:
+        """Learn a boosting prompt jointly, and sum it over the epochs as well."""
+        super().join(group)
+        for name, stack in (("text", group.text), ("vision", group.vision)):
+            self.register_buffer(f"joined_{name}_sum", torch.zeros_like(stack))
+
+    def _summed(self) -> list[tuple[nn.Parameter, Tensor]]:
+        """Return the prompts with their sums."""
+        found = [(self.text, self.text_sum), (self.vision, self.vision_sum)]
+        if self.joined is not None:
+            found += [(self.joined.text, self.joined_text_sum), (self.joined.vision, self.joined_vision_sum)]
+        return found
+
     @torch.no_grad()
     def accumulate(self, weight: float) -> None:
         """Add the current prompts to the sum."""
-        self.text_sum += weight * self.text
-        self.vision_sum += weight * self.vision
+        for prompts, total in self._summed():
+            total += weight * prompts
 
     @torch.no_grad()
     def use_sum(self) -> None:
         """Replace the prompts by the sum."""
-        self.text.copy_(self.text_sum)
-        self.vision.copy_(self.vision_sum)
+        for prompts, total in self._summed():
+            prompts.copy_(total)
 
 
 class SelfRegulatedModel(PromptedCLIP):

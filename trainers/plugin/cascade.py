@@ -7,11 +7,14 @@ import logging
 import shutil
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import torch
 from dassl.engine import TRAINER_REGISTRY, SimpleTrainer
+from torch import nn
 
 from .. import config
+from ..engine import PromptGroup
 from ..method.prompt_file import (
     FILE_NAME,
     CheckpointError,
@@ -40,7 +43,8 @@ else:
 class Cascaded(Base):
     """Mixin that cascades a host's trainer with a boosting prompt; it comes first in a class's bases.
 
-    The host's model, loss, optimiser and schedule stay unchanged. The boosting prompt is frozen and in eval mode.
+    The host's model, loss, optimiser and schedule stay unchanged. The boosting prompt is frozen and in eval mode, unless
+    `TRAINER.CASPL.JOINT` asks for the ablation in which a new one of the same size is learned with the host's prompts.
 
     Attributes:
         host: the host's name, which is `cfg.TRAINER.NAME` for all of its code: hosts branch on it.
@@ -60,7 +64,8 @@ class Cascaded(Base):
     def build_model(self) -> None:
         """Build the host, then cascade it."""
         group, info = load_boosting(self.boosting_file)
-        order = self.cfg.TRAINER.CASPL.TEXT_ORDER
+        self.boosting, self.boosting_info = group, info
+        order, joint = self.cfg.TRAINER.CASPL.TEXT_ORDER, self.cfg.TRAINER.CASPL.JOINT
         names = [name for _, name in sorted(self.lab2cname.items())]
 
         def check(built: Built) -> None:
@@ -71,16 +76,28 @@ class Cascaded(Base):
         self.injection = built.injection
         if built.injection is None:  # one of our own hosts
             check_fits(self.boosting_file, group, info, self.model.clip.visual, self.model.clip)
-            self.model.cascade(group.to(self.device), order)
-        self.boosting, self.boosting_info = group, info
+            if not joint:
+                self.model.cascade(group.to(self.device), order)
+        elif joint:
+            raise config.ConfigError(
+                f"TRAINER.CASPL.JOINT: True; expected False for {self.host}, which is not one of this package's hosts"
+            )
         logger.info(
-            "Cascaded with %s (%s): %s text x %s, %s vision x %s tokens, %s",
+            "%s %s (%s): %s text x %s, %s vision x %s tokens, %s",
+            "Learning a boosting prompt jointly, of the size of" if joint else "Cascaded with",
             self.boosting_file,
             info.dataset or "unknown dataset",
             *group.text.shape[:2],
             *group.vision.shape[:2],
             order,
         )
+
+    def register_learner(self, name: str, learner: nn.Module, precision: Any) -> None:
+        """Let the learner of one of this package's hosts have the joint boosting prompt, if there is one."""
+        if self.cfg.TRAINER.CASPL.JOINT:
+            drawn = (torch.randn(stack.shape) * 0.02 for stack in (self.boosting.text, self.boosting.vision))
+            self.model.join(PromptGroup(*drawn), self.cfg.TRAINER.CASPL.TEXT_ORDER)
+        super().register_learner(name, learner, precision)  # type: ignore[misc]
 
     def before_train(self) -> None:
         """Keep a copy of the boosting prompt in the run's folder, which can then be evaluated without it."""
@@ -98,8 +115,9 @@ class Cascaded(Base):
                 shutil.copyfile(self.boosting_file, aside)
 
     def data_seen(self) -> list[dict]:
-        """Return the provenance of both phases' data."""
-        return [boosting_item(self.boosting_info), provenance.training_item(self)]
+        """Return the provenance of both phases' data; of a joint training, that of the host's."""
+        of_host = getattr(super(), "data_seen", lambda: [provenance.training_item(self)])()
+        return of_host if self.cfg.TRAINER.CASPL.JOINT else [boosting_item(self.boosting_info), *of_host]
 
     def load_model(self, directory: str, *args, **kwargs) -> None:
         """Load the host's checkpoint.

@@ -89,9 +89,11 @@ def tables(runs: Sequence[Run], key: str) -> list[KeyTable]:
             f"--by: no result records {key}; expected one of {', '.join(known[:8]) or 'the keys that varied'}"
         )
     varying = {run.trainer for run in runs if key in run.varied}
+    together = {name for run in runs if key in run.varied for name in run.varied}
     groups: dict[tuple, list[Run]] = defaultdict(list)
     for run in runs:
-        if run.trainer in varying and key not in run.varied:
+        unrelated = together and not together.issuperset(run.varied)
+        if unrelated or (run.trainer in varying and key not in run.varied):
             continue  # another ablation in the same folder
         groups[run.protocol, run.source, run.shots].append(run)
     found = []

@@ -52,7 +52,8 @@ _PLACES = (
 )
 # A cache rounds the teacher's features, wherever it is.
 _ROUNDING = ("TRAINER.CASPL.TEACHER.CACHE", "TRAINER.PROMPTKD.CACHE")
-# Settings that change what a trained prompt computes; of phase 2, only the order of its text tokens.
+_OF_PHASE_2 = ("TRAINER.CASPL.TEXT_ORDER", "TRAINER.CASPL.JOINT")  # the others are those of the boosting prompt's file
+# Settings that change what a trained prompt computes; of phase 2's below TRAINER.CASPL, only these two.
 _APPLIED = ("TRAINER.", "INPUT.SIZE", "INPUT.PIXEL_", "INPUT.INTERPOLATION")
 _PHASE_1_ONLY = ("TRAINER.CASPL.TEACHER.", "TRAINER.CASPL.CLASSES", "TRAINER.CASPL.TEMPERATURE")
 _FILES = ("teacher", "first weights")
@@ -123,7 +124,7 @@ def differences(ours: dict, theirs: dict) -> list[str]:
 def _read(identity: dict, key: str) -> bool:
     """Return whether a run reads a setting: phase 2 takes phase 1's from the boosting prompt's file."""
     phase_2 = identity.get("trainer", "").startswith("CasPL_")
-    return not (phase_2 and key.startswith("TRAINER.CASPL.")) or key == "TRAINER.CASPL.TEXT_ORDER"
+    return not (phase_2 and key.startswith("TRAINER.CASPL.")) or key in _OF_PHASE_2
 
 
 def differences_applied(ours: dict, theirs: dict) -> list[str]:
