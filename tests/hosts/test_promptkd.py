@@ -19,6 +19,7 @@ from trainers.engine.precision import choose
 from trainers.method import prompt_file
 from trainers.method.teachers import load_teacher
 from trainers.training.learned_file import read_learned
+from trainers.training.trainer import PromptTrainer
 
 BASE = {"DATASET__SUBSAMPLE_CLASSES": "base", "DATASET__NUM_SHOTS": 1}
 
@@ -254,3 +255,28 @@ def test_both_phases_share_one_teacher_cache(root, tmp_path):
     own = {"TRAINER__PROMPTKD__CACHE": cache, "TRAINER__PROMPTKD__VIEWS": views, "OPTIM__MAX_EPOCH": 2}
     run(root, tmp_path / "run", "CasPL_PromptKD", **own, TRAINER__CASPL__CHECKPOINT=tmp_path / "boosting")
     assert [*cache.glob("*.features")] == [features] and features.read_bytes() == filled
+
+
+@pytest.mark.parametrize("cached", [False, True])
+def test_killed_run_resumes_to_the_same_bits(root, tmp_path, monkeypatch, cached):
+    more = {"OPTIM__MAX_EPOCH": 2} | ({"TRAINER__PROMPTKD__CACHE": tmp_path / "cache"} if cached else {})
+    with monkeypatch.context() as patch:
+        patch.setattr("trainers.training.trainer.PromptTrainer.before_epoch", stop_at(1))
+        with pytest.raises(KeyboardInterrupt):
+            run(root, tmp_path / "killed", **more)
+    resumed, whole = run(root, tmp_path / "killed", **more), run(root, tmp_path / "whole", **more)
+    assert resumed == whole
+    one, other = ((tmp_path / name / "adapting.safetensors").read_bytes() for name in ("killed", "whole"))
+    assert one == other
+
+
+def stop_at(epoch):
+    """Return a `before_epoch` during which Ctrl-C is pressed."""
+    before = PromptTrainer.before_epoch
+
+    def before_epoch(trainer):
+        if trainer.epoch == epoch:
+            raise KeyboardInterrupt
+        before(trainer)
+
+    return before_epoch

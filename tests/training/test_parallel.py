@@ -19,7 +19,7 @@ from parallel_worker import recorded
 from trainers.cli import train
 from trainers.config import keep_config
 
-TRAINERS = ("CasPL", "CasPL_CoOp", "CoCoOp", "MaPLe", "PromptSRC")
+TRAINERS = ("CasPL", "CasPL_CoOp", "CoCoOp", "MaPLe", "PromptSRC", "PromptKD")
 TEST_IMAGES = 18  # in batches of 4: 4 + 4 + 4 + 4 + 2, so one process takes three and the other two
 FAILING = {
     "diverging": "DivergedError: the loss is nan",
@@ -34,6 +34,8 @@ def line(root, trainer, folder, **more):
         more = {"TRAINER__CASPL__CHECKPOINT": root / "boost"} | more
     if trainer == "CasPL":
         more = {"TRAINER__CASPL__DEPTH_VISION": 0} | more  # a parameter without elements, which gets no gradient
+    if trainer == "PromptKD":
+        more = {"TRAINER__PROMPTKD__TEACHER": root / "teacher.pt", "TRAINER__PROMPTKD__PROMPT_DEPTH_VISION": 2} | more
     more = {"DATALOADER__TEST__BATCH_SIZE": 4, "TEST__FINAL_MODEL": "best_val"} | more
     return [str(item) for item in toy.command(root, trainer, folder, **more)]
 

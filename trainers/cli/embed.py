@@ -18,7 +18,7 @@ def embed(argv: list[str] | None = None) -> int:
     add_run(parser)
     parser.add_argument("images", nargs="+", type=Path, metavar="IMAGE|FOLDER")
     parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="the safetensors file to write")
-    parser.add_argument("--batch-size", type=int, default=100, help="images at a time (default 100)")
+    parser.add_argument("--batch-size", type=int, help="images at a time (default: as in the run's evaluation)")
     args = arguments.parse(parser, argv, keys=False)
     hide_information()
     import torch
@@ -28,14 +28,14 @@ def embed(argv: list[str] | None = None) -> int:
     from ..deploy.images import batches, find_images
     from ..storage.atomic import replacing
 
-    check_positive("--batch-size", args.batch_size)
+    check_positive("--batch-size", 1 if args.batch_size is None else args.batch_size)
     files = find_images(args.images)
     classifier = loaded(args)
     features: list[Any] = []
     paths: list[Any] = []
     failed: dict[Any, Any] = {}
     with tqdm(total=len(files), unit=" images", disable=None) as bar:
-        for batch in batches(files, classifier.preprocess, args.batch_size):
+        for batch in batches(files, classifier.preprocess, args.batch_size or classifier.batch_size):
             failed.update(batch.unreadable)
             if batch.images is not None:
                 features.append(classifier.encode_image(batch.images).cpu())

@@ -49,7 +49,7 @@ def predict(argv: list[str] | None = None) -> int:
     parser.add_argument("--classes", nargs="+", metavar="NAME", help="other classes than the run's")
     parser.add_argument("--top", type=int, default=5, help="how many classes for each image (default 5)")
     parser.add_argument("--unknown-below", type=float, metavar="P", help="no label below this probability (0 to 1)")
-    parser.add_argument("--batch-size", type=int, default=100, help="images at a time (default 100)")
+    parser.add_argument("--batch-size", type=int, help="images at a time (default: as in the run's evaluation)")
     form = parser.add_mutually_exclusive_group()
     form.add_argument("--csv", type=Path, metavar="FILE", help="write a table: path, label, top classes")
     form.add_argument("--json", type=Path, metavar="FILE", help="write a list of objects")
@@ -58,13 +58,13 @@ def predict(argv: list[str] | None = None) -> int:
     from ..deploy.images import find_images
 
     check_positive("--top", args.top)
-    check_positive("--batch-size", args.batch_size)
+    check_positive("--batch-size", 1 if args.batch_size is None else args.batch_size)
     if args.unknown_below is not None and not 0 <= args.unknown_below <= 1:
         raise ValueError(f"--unknown-below is {args.unknown_below}, expected a probability from 0 to 1")
     files = find_images(args.images)
     classifier = loaded(args, args.classes)
     failed: dict[Path, str] = {}
-    with _writer(args) as write:
+    with _writer(args, min(args.top, len(classifier.class_names))) as write:
         for path, found in _predicted(classifier, files, args, failed):
             write(path, found.label, found.top)
     return report(failed)
@@ -91,7 +91,7 @@ def _predicted(
     from ..deploy.images import batches
 
     with tqdm(total=len(files), unit=" images", disable=None) as bar:
-        for batch in batches(files, classifier.preprocess, args.batch_size):
+        for batch in batches(files, classifier.preprocess, args.batch_size or classifier.batch_size):
             failed.update(batch.unreadable)
             if batch.images is not None:
                 found = classifier.predictions(classifier(batch.images), args.top, args.unknown_below)
@@ -100,8 +100,8 @@ def _predicted(
 
 
 @contextlib.contextmanager
-def _writer(args: argparse.Namespace) -> Iterator[Any]:
-    """Give a function that writes (path, label, top) rows as they come: to a file, or to the console."""
+def _writer(args: argparse.Namespace, top: int) -> Iterator[Any]:
+    """Give a function that writes (path, label, top classes) rows as they come: to a file, or to the console."""
     from ..storage.atomic import replacing
 
     if args.csv is None and args.json is None:
@@ -110,7 +110,7 @@ def _writer(args: argparse.Namespace) -> Iterator[Any]:
     with replacing(args.csv or args.json) as aside, open(aside, "w", newline="", encoding="utf-8") as stream:
         if args.csv:
             table = csv.writer(stream)
-            table.writerow(["path", "label", *(f"{what}_{n + 1}" for n in range(args.top) for what in ("class", "p"))])
+            table.writerow(["path", "label", *(f"{what}_{n + 1}" for n in range(top) for what in ("class", "p"))])
             yield lambda path, label, top: table.writerow([path, label or "", *(cell for pair in top for cell in pair)])
         else:
             count = 0

@@ -54,6 +54,7 @@ class Classifier(nn.Module):
         preprocess: maps a PIL image to a tensor (3, R, R), as in the run's evaluation.
         precision: the arithmetic of the run's evaluation.
         remake: builds the same model for other class names; raises `ConfigError` if that is not possible.
+        batch_size: the number of images that the run's evaluation computes at a time.
     """
 
     def __init__(
@@ -63,12 +64,14 @@ class Classifier(nn.Module):
         preprocess: Compose,
         precision: Precision,
         remake: Callable[[Sequence[str]], PromptedCLIP],
+        batch_size: int = 100,
     ):
         super().__init__()
         self.model = model.eval().requires_grad_(False)
         self.class_names = list(class_names)
         self.preprocess = preprocess
         self.precision = precision
+        self.batch_size = batch_size
         self._remake = remake
         self.eval()
 
@@ -121,14 +124,14 @@ class Classifier(nn.Module):
         """
         if not names:
             raise ValueError("class names: none given; expected at least one")
-        return Classifier(self._remake(names), names, self.preprocess, self.precision, self._remake)
+        return Classifier(self._remake(names), names, self.preprocess, self.precision, self._remake, self.batch_size)
 
     def predict(
         self,
         inputs: Input | Sequence[Input],
         top: int = 5,
         unknown_below: float | None = None,
-        batch_size: int = 100,
+        batch_size: int = 0,
     ) -> list[Prediction]:
         """Classify images.
 
@@ -136,7 +139,8 @@ class Classifier(nn.Module):
             inputs: paths or PIL images, or one of them.
             top: how many classes to return for each image.
             unknown_below: the probability, from 0 to 1, below which an image has no label.
-            batch_size: how many images are computed at a time.
+            batch_size: how many images are computed at a time; 0: as many as in the run's evaluation, so that the same
+                images give the same bits on a CPU.
 
         Returns:
             A prediction for each input.
@@ -144,6 +148,7 @@ class Classifier(nn.Module):
         Raises:
             ImageError: an image cannot be read.
         """
+        batch_size = batch_size or self.batch_size
         given = [inputs] if isinstance(inputs, str | Path | Image.Image) else list(inputs)
         found: list[Prediction] = []
         for start in range(0, len(given), batch_size):
@@ -200,7 +205,7 @@ def _phase_1(cfg: CfgNode, folder: Path, device: torch.device) -> Classifier:
     model, precision = CasPL.build_classifier(cfg, info.class_names, device)
     check_fits(folder / FILE_NAME, group, info, model.clip.visual, model.clip)
     model.cascade(group.to(device), cfg.TRAINER.CASPL.TEXT_ORDER)
-    return Classifier(model, info.class_names, _preprocess(cfg), precision, remake)
+    return Classifier(model, info.class_names, _preprocess(cfg), precision, remake, cfg.DATALOADER.TEST.BATCH_SIZE)
 
 
 def _phase_2(cfg: CfgNode, folder: Path, device: torch.device) -> Classifier:
@@ -231,7 +236,7 @@ def _phase_2(cfg: CfgNode, folder: Path, device: torch.device) -> Classifier:
         made.prompt_learner.load_state_dict(model.prompt_learner.state_dict())
         return made.eval().requires_grad_(False)
 
-    return Classifier(model, names, _preprocess(cfg), precision, remake)
+    return Classifier(model, names, _preprocess(cfg), precision, remake, cfg.DATALOADER.TEST.BATCH_SIZE)
 
 
 def _preprocess(cfg: CfgNode) -> Compose:

@@ -25,6 +25,7 @@ from ..method.teachers import Teacher, load_teacher
 from ..method.templates import template_of
 from ..training import provenance
 from ..training.class_vectors import ClassVectors, read_class_vectors
+from ..training.shared_norm import SharedBatchNorm
 from .base import PREC, HostTrainer
 
 logger = logging.getLogger(__name__)
@@ -46,7 +47,7 @@ class DistilledPrompts(Learner):
         width = class_vectors.shape[1]
         self.vision = nn.Parameter(vision)
         self.projector = nn.Sequential(
-            nn.Linear(features, width), nn.BatchNorm1d(width), nn.ReLU(), nn.Linear(width, width)
+            nn.Linear(features, width), SharedBatchNorm(width), nn.ReLU(), nn.Linear(width, width)
         )
         self.register_buffer("class_vectors", class_vectors, persistent=False)
 

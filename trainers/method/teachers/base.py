@@ -28,6 +28,7 @@ class Teacher(nn.Module):
 
     paths: tuple[Path, ...]
     size: int
+    _classes: Tensor | None
     statistics: tuple[Sequence[float], Sequence[float]] | None = None
     interpolation = "bicubic"
 
@@ -38,7 +39,7 @@ class Teacher(nn.Module):
 
     def __init__(self, *args):
         super().__init__()
-        self._classes: Tensor | None = None
+        self.register_buffer("_classes", None, persistent=False)  # moves with the weights; not in the fingerprint
 
     @property
     def members(self) -> Sequence["Teacher"]:
