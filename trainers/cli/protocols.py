@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from ..experiments.setting import Setting
 
 SHOTS = 16  # images per class
-ABLATIONS = "ablations"  # of `reproduce`
+ABLATIONS, TEACHERS = "ablations", "teachers"  # of `reproduce`
 
 
 def main(name: str, argv: list[str] | None = None) -> int:
@@ -174,11 +174,14 @@ def reproduce(argv: list[str] | None) -> None:
     shared = _setting(args)
     if args.protocol == ABLATIONS:
         plans, varied = _ablations(shared, args)
+    elif args.protocol == TEACHERS:
+        plans, varied = _teachers(shared, args)
     else:
         names = list(PROTOCOLS) if args.protocol == "all" else [args.protocol]
         plans, varied = [_plan(PROTOCOLS[name], args) for name in names], _variations(shared, args)
     grid = Grid(plans, *varied)
-    _announce_unreached(shared)
+    if args.protocol != TEACHERS:
+        _announce_unreached(shared)
     if args.dry_run:
         show_jobs(grid.jobs, args)
         return
@@ -193,6 +196,8 @@ def reproduce(argv: list[str] | None) -> None:
         grid.run(Cluster(kind, args.jobs, args.output / "cluster", args.slurm).run)
     if args.protocol == ABLATIONS:
         _report_ablations(grid, args.output)
+    elif args.protocol == TEACHERS:
+        _report_teachers(grid)
     else:
         report(grid, args.output, args.vary)
 
@@ -213,6 +218,37 @@ def _ablations(shared: "Setting", args: argparse.Namespace) -> "tuple[list[Plan]
     rules = replace(PROTOCOLS[ablations.PROTOCOL], paper=ablations.PAPER, miniature=ablations.MINIATURE)
     varied = [each for one in ablations.ABLATIONS for each in one.variations(args.miniature)]
     return [_plan(rules, args)], [shared.with_variation(each) for each in varied]
+
+
+def _teachers(shared: "Setting", args: argparse.Namespace) -> "tuple[list[Plan], list[Setting]]":
+    """Return the plans of the teachers, and their setting.
+
+    Raises:
+        ConfigError: an argument is given that they do not read.
+    """
+    from ..config import ConfigError
+    from ..experiments import teachers
+
+    given = {"--vary": args.vary, "--hosts": args.hosts, "--boost": args.boost, "--sources": args.sources}
+    given |= {"--targets": args.targets, "--shots-list": args.shots_list, "--shots": args.shots != SHOTS}
+    if unread := [name for name, value in given.items() if value]:
+        raise ConfigError(
+            f"{unread[0]}: not read by reproduce teachers; expected --datasets and --seeds. Teachers are {teachers.HOST} "
+            f"with {SHOTS} images per class"
+        )
+    setting = replace(shared, output=shared.output / teachers.FOLDER, teachers=True)
+    return teachers.plans(args.datasets, args.seeds, args.miniature), [setting]
+
+
+def _report_teachers(grid: "Grid") -> None:
+    """Print the figures and the folders of the teachers, and list failures."""
+    for name in dict.fromkeys(result.protocol for result in grid.results):
+        print(_table([result for result in grid.results if result.protocol == name]))
+    failed = [job for job, _ in grid.failures]
+    for job in grid.jobs:
+        if job not in failed:
+            print(f"TRAINER.CASPL.TEACHER.RUN {job.place}")
+    _raise_failures(grid)
 
 
 def _report_ablations(grid: "Grid", output: Path) -> None:
@@ -273,7 +309,7 @@ def _grid_parser() -> argparse.ArgumentParser:
     text = "Every run of the paper's tables, with and without CasPL. Finished runs are read, failed ones listed."
     parser = arguments.parser("reproduce", text, phases=True)
     datasets: dict[str, Any] = {"nargs": "+", "type": arguments.dataset_name, "metavar": "DATASET"}
-    parser.add_argument("protocol", choices=[*PROTOCOLS, "all", ABLATIONS])
+    parser.add_argument("protocol", choices=[*PROTOCOLS, "all", ABLATIONS, TEACHERS])
     parser.add_argument("--datasets", **datasets, help="default: the paper's; a transfer's sources if it is run alone")
     parser.add_argument("--sources", **datasets, help="of cross_dataset; default: imagenet")
     parser.add_argument("--targets", **datasets, default=[], help="of cross_dataset; default: all others")

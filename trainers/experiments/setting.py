@@ -31,6 +31,7 @@ _PHASE_2_ONLY = (
     "TRAINER.CASPL.CHECK",
 )
 _FEATURES = ("TEST.FEATURES", "TRAIN.FEATURES")
+_TEACHERS = {"vit_b16": "vit_l14", "shapes": "shapes_teacher"}  # recipes of teachers
 
 
 @dataclass(frozen=True)
@@ -69,6 +70,7 @@ class Setting:
         boost_options: KEY VALUE pairs of phase 1 alone.
         adapt_options: KEY VALUE pairs of phase 2 alone.
         varied: the part of these options that distinguishes the setting from others in its output folder.
+        teachers: whether PromptSRC's runs are teachers, on a larger CLIP.
     """
 
     dataset: str
@@ -80,6 +82,7 @@ class Setting:
     boost_options: list[str] = field(default_factory=list)
     adapt_options: list[str] = field(default_factory=list)
     varied: Variation = ()
+    teachers: bool = False
     _data: dict[str, Data] = field(default_factory=dict, repr=False, compare=False)
 
     @property
@@ -204,10 +207,14 @@ class Setting:
             options: KEY VALUE pairs.
             dataset: name of another dataset than the setting's.
         """
-        files = [dataset_files()[dataset or self.dataset], trainer_file(trainer, self.recipe)]
+        large = self.teachers and trainer == "PromptSRC"
+        files = [
+            dataset_files()[dataset or self.dataset],
+            trainer_file(trainer, _TEACHERS[self.recipe] if large else self.recipe),
+        ]
         named = ["DATASET.ROOT", str(self.data), "OUTPUT_DIR", str(folder), "SEED", seed, "TRAINER.NAME", trainer]
         named += self.kept_features(trainer)
-        recipe = [] if self.recipe == "shapes" else changes(self.protocol, self.dataset, trainer)
+        recipe = [] if large or self.recipe == "shapes" else changes(self.protocol, self.dataset, trainer)
         return assemble(files, [*named, *recipe, *options])
 
     def data_of(self, dataset: str = "") -> Data:
