@@ -85,7 +85,7 @@ def run(folder: Path, first: int, seconds: float, single: bool) -> int:
 
 def _groups() -> list[tuple[int, list[Callable[..., Any]]]]:
     """Return (weight, kinds) pairs; a kind is a function that returns a case, or a list of many quick ones."""
-    from scripts.faults import direct, inputs, kills, spoiled, values
+    from scripts.faults import archives, direct, inputs, kills, spoiled, values
 
     killed = [
         functools.partial(kills.one, name) for name in ("train", "train", "cache", "protocol", "grid", "torchrun")
@@ -96,9 +96,9 @@ def _groups() -> list[tuple[int, list[Callable[..., Any]]]]:
     readers = [functools.partial(direct.files, name) for name in direct.READERS]
     readers += [functools.partial(direct.edits, name) for name in inputs.EDITS]
     readers += [direct.values_of_keys, direct.values_of_keys, direct.values_of_keys]
-    hostile = [inputs.archive, inputs.archive, inputs.recipe]
+    hostile = [archives.archive, archives.archive, archives.scripted, inputs.recipe]
     given = [values.one_value, values.one_value, values.one_value, values.one_setting, inputs.other_data]
-    return [(8, killed), (1, [kills.launched]), (30, files), (20, data), (15, hostile), (30, given), (30, readers)]
+    return [(20, killed), (1, [kills.launched]), (30, files), (20, data), (15, hostile), (30, given), (30, readers)]
 
 
 def _report(counts: Counter[tuple[str, str]], kills: int) -> int:

@@ -1,5 +1,6 @@
 """Commands in forked children, which start without imports; their outcome is classified."""
 
+import faulthandler
 import json
 import os
 import signal
@@ -9,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-LIMIT = 120  # seconds of wall-clock time until a child counts as hanging
+LIMIT = 300  # seconds of wall-clock time until a child counts as hanging
 
 OUTCOMES = ("same", "rejected", "differs", "silent", "executed", "traceback", "hang", "message")
 BAD = OUTCOMES[2:]
@@ -97,6 +98,7 @@ def run(
             handle = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
             os.dup2(handle, 1)
             os.dup2(handle, 2)
+            faulthandler.register(signal.SIGUSR1)
             if before is not None:
                 before()
             code = guarded(lambda: _kept(work, result))
@@ -127,6 +129,8 @@ def _wait(pid: int, limit: float) -> int | None:
             _end_group(pid)
             return os.waitstatus_to_exitcode(status)
         time.sleep(0.01)
+    os.kill(pid, signal.SIGUSR1)  # it writes where it hangs
+    time.sleep(1)
     _end_group(pid)
     os.waitpid(pid, 0)
     return None

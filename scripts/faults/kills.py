@@ -43,12 +43,12 @@ def one(name: str, folder: Path, intact: dict, rng: random.Random) -> Case:
     root, what = folder / "intact", f"kill: {name}"
     _clear(root)
     start = _in_two if name == "torchrun" else children.run
-    whole = _reference(name, start, root, folder)
+    whole, seconds = _reference(name, start, root, folder)
     if whole.code != 0:
         return Case(what, "traceback", whole.text)
     command, kills = _command(name, root, "killed"), 0
     for _ in range(_TRIES):
-        ended = start(command, folder, _death(rng))
+        ended = start(command, folder, _death(rng, seconds))
         if ended.code is None or ended.code not in (0, -signal.SIGKILL):
             return Case(what, ended.outcome(whole.figures), ended.text, kills)
         if ended.code == 0:
@@ -63,9 +63,10 @@ def _clear(root: Path) -> None:
         shutil.rmtree(path)
 
 
-def _death(rng: random.Random) -> Callable[[], None]:
+def _death(rng: random.Random, seconds: float) -> Callable[[], None]:
+    """Return what lets a process die at a random point of a command that takes some seconds of the processor."""
     if rng.random() < 0.5:
-        return children.dies_after(rng.uniform(0.05, 3.0))
+        return children.dies_after(rng.uniform(0.02, 0.9) * seconds)
     return children.dies_at_rename(rng.randint(1, 12), rng.random() < 0.5)
 
 
@@ -79,14 +80,18 @@ def _compared(what: str, ended: children.Ended, whole: children.Ended, root: Pat
     return Case(what, outcome, f"{ended.text}\nother contents: {others}, left: {left}", kills)
 
 
-_references: dict[tuple[str, str], children.Ended] = {}
+_references: dict[tuple[str, str], tuple[children.Ended, float]] = {}
 
 
-def _reference(name: str, start: Callable, root: Path, folder: Path) -> children.Ended:
-    """Run a command undisturbed, once."""
+def _reference(name: str, start: Callable, root: Path, folder: Path) -> tuple[children.Ended, float]:
+    """Run a command undisturbed, once; return how it ended, and its seconds of the processor."""
     key = (name, str(root))
     if key not in _references:
-        _references[key] = start(_command(name, root, f"whole-{name}"), folder)
+        before = os.times()
+        ended = start(_command(name, root, f"whole-{name}"), folder)
+        after = os.times()
+        used = after.children_user + after.children_system - before.children_user - before.children_system
+        _references[key] = ended, max(0.1, used)
     return _references[key]
 
 
