@@ -12,8 +12,10 @@ from test_kill import stop_at
 
 from trainers.cli import train
 from trainers.cli.program import guarded
+from trainers.config import ConfigError
 from trainers.storage import fingerprints
-from trainers.training import identity
+from trainers.training import identity, trainer
+from trainers.training.checkpoints import load_learner
 
 
 @pytest.fixture(scope="module")
@@ -166,15 +168,40 @@ def test_evaluation_with_config_file_is_compared_with_training(root, tmp_path, c
     assert "trainer: CoOp -> CoCoOp" in error
 
 
+CSC = {"TRAINER__COOP__CSC": True, "TRAINER__COOP__CTX_INIT": ""}
+
+
 def test_class_contexts_stay_with_their_classes(root, tmp_path, capsys):
-    csc = {"TRAINER__COOP__CSC": True, "TRAINER__COOP__CTX_INIT": "", "DATASET__SUBSAMPLE_CLASSES": "base"}
-    train.run(line(root, tmp_path / "run", **csc))
+    train.run(line(root, tmp_path / "run", DATASET__SUBSAMPLE_CLASSES="base", **CSC))
     evaluation = ["--eval-only", "--model-dir", tmp_path / "run"]
     assert train.main([*map(str, evaluation)]) == 0
     error = error_of(capsys, [*evaluation, "DATASET.SUBSAMPLE_CLASSES", "new"])
     assert "class-specific contexts (CSC) were trained for 3 classes" in error
     (tmp_path / "run" / "identity.json").unlink()  # ledger.json has the names too
     assert "class-specific" in error_of(capsys, [*evaluation, "DATASET.SUBSAMPLE_CLASSES", "new"])
+
+
+def test_class_contexts_are_found_by_name(root, tmp_path, monkeypatch, caplog):
+    train.run(line(root, tmp_path / "run", **CSC))
+    evaluation = ["--eval-only", "--model-dir", str(tmp_path / "run"), "OUTPUT_DIR", str(tmp_path / "run")]
+    loaded = []
+    monkeypatch.setattr(
+        trainer, "load_learner", lambda learner, *more: loaded.append([load_learner(learner, *more), learner.ctx])
+    )
+    train.run(evaluation)
+    train.run([*evaluation, "DATASET.SUBSAMPLE_CLASSES", "new"])
+    (_, whole), (_, half) = loaded
+    assert torch.equal(half, whole[3:]) and half.shape[0] == 3
+    assert "contexts of 3 of the 6 trained classes, found by name" in caplog.text
+
+
+def test_rows_of_class_contexts_follow_the_names(tmp_path):
+    theirs = {"data": {"classes": ["cat", "dog", "elk"]}}
+    assert identity.class_rows(["cat", "dog", "elk"], theirs, tmp_path) is None
+    assert identity.class_rows(["elk", "cat", "dog"], theirs, tmp_path) == [2, 0, 1]
+    for names, trained in ((["cat", "fox"], ["cat", "dog"]), (["elk", "cat"], ["cat", "elk", "cat"])):
+        with pytest.raises(ConfigError, match="among them (fox|cat); expected classes that were trained"):
+            identity.class_rows(names, {"data": {"classes": trained}}, tmp_path)
 
 
 def test_best_val_without_validation_images_is_rejected(root, tmp_path, monkeypatch, capsys):

@@ -4,6 +4,7 @@ names the last one.
 
 import logging
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -77,8 +78,13 @@ def find_checkpoint(folder: Path, epoch: int | None) -> Path:
     return path
 
 
-def load_learner(learner: nn.Module, path: str | Path) -> None:
+def load_learner(learner: nn.Module, path: str | Path, rows: Sequence[int] | None = None) -> None:
     """Load a learner's parameters from a checkpoint in Dassl's layout, ours or the original repository's.
+
+    Args:
+        learner: the learner.
+        path: the checkpoint.
+        rows: of parameters with a row for each class, the rows to take, in the order of the current classes; None: all.
 
     Raises:
         FileNotFoundError: the file does not exist.
@@ -91,6 +97,10 @@ def load_learner(learner: nn.Module, path: str | Path) -> None:
             f"{path}: found {sorted(state) or 'no tensors'}; expected {sorted(wanted)}. It was saved by another trainer, or "
             "with another prompt depth: evaluate with the configuration of its training"
         )
+    if rows is not None:
+        state = {
+            key: value[list(rows)] if value.dim() and len(value) > max(rows) else value for key, value in state.items()
+        }
     for key, value in state.items():
         _check_tensor(f"{path}: {key}", value, wanted[key])
     learner.load_state_dict(state)

@@ -168,27 +168,34 @@ def check_same(ours: dict, theirs: dict, where: Path, remedy: str) -> None:
         raise ConfigError(f"{where} holds a run with other settings or data ({'; '.join(changed[:5])}): {remedy}")
 
 
-def check_classes(names: list[str], theirs: dict, folder: Path) -> None:
-    """Check that class-specific contexts are used for the classes that they were trained for, in their order.
+def class_rows(names: list[str], theirs: dict, folder: Path) -> list[int] | None:
+    """Return which of the trained class-specific contexts belong to the current classes, found by name.
 
     Args:
         names: the current class names.
         theirs: the identity of the training.
         folder: the run's folder, whose provenance names the classes where the identity does not.
 
+    Returns:
+        The rows in the order of `names`; None for the same classes in the same order, or if the trained ones are unknown.
+
     Raises:
-        ConfigError: the classes differ.
+        ConfigError: a class was not trained, or two have the same name.
     """
     trained = theirs.get("data", {}).get("classes")
     if not trained and (folder / provenance.FILE_NAME).is_file():
         trained = provenance.kept(folder)[-1].get("class_names")
-    if trained and list(trained) != list(names):
-        more = [name for name in names if name not in trained] or ["the same classes in another order"]
+    if not trained or list(trained) == list(names):
+        return None
+    more = [name for name in names if trained.count(name) != 1]
+    if more:
         raise ConfigError(
             f"{folder}: its class-specific contexts (CSC) were trained for {len(trained)} classes ({', '.join(trained[:3])}, "
-            f"...), but are evaluated on {len(names)} ({', '.join(more[:3])}); expected the same classes in the same order. "
-            "Evaluate on them, or train without CSC"
+            f"...), but are evaluated on {len(names)}, among them {', '.join(more[:3])}; expected classes that were trained, "
+            "each name once. Evaluate on them, or train without CSC"
         )
+    logger.info("Class-specific contexts of %d of the %d trained classes, found by name", len(names), len(trained))
+    return [trained.index(name) for name in names]
 
 
 def write(folder: Path, content: dict) -> None:

@@ -102,7 +102,7 @@ class Run:
             trainer = self._build(epoch)
             check_labels(self.cfg, trainer, trained=False, tested=True)
             if folder:
-                parallel.on_main(lambda: self._check_evaluation(trainer, Path(folder), epoch))
+                trainer.class_rows = parallel.on_main(lambda: self._check_evaluation(trainer, Path(folder), epoch))
             trainer.load_model(str(folder), epoch=epoch)
             trainer.test()
             return self._reported(trainer)
@@ -119,8 +119,12 @@ class Run:
         identity.write(self.folder, ours)
         return ours
 
-    def _check_evaluation(self, trainer: Any, folder: Path, epoch: int | None) -> None:
-        """Check that the configuration computes what was trained in a folder, and that its training is finished."""
+    def _check_evaluation(self, trainer: Any, folder: Path, epoch: int | None) -> list[int] | None:
+        """Check that the configuration computes what was trained in a folder, and that its training is finished.
+
+        Returns:
+            The trained rows of the current classes, of class-specific contexts in another order or number; else None.
+        """
         if epoch is None and (folder / PROGRESS).is_file():
             raise ConfigError(
                 f"--model-dir: {folder} is not finished; expected a finished run. Repeat its command to resume it, or give "
@@ -132,8 +136,9 @@ class Run:
                 f"--model-dir: the run in {folder} was trained with other settings ({'; '.join(changed[:5])}); expected the "
                 "same. Leave out --config-file and --trainer, and the changed keys, to evaluate it with its own"
             )
-        if class_specific(self.cfg):
-            identity.check_classes(trainer.dm.dataset.classnames, theirs, folder)
+        if not class_specific(self.cfg):
+            return None
+        return identity.class_rows(list(trainer.dm.dataset.classnames), theirs, folder)
 
     def _reported(self, trainer: Any) -> Metrics | None:
         """Announce and return the metrics of the last evaluation."""

@@ -50,12 +50,14 @@ class PromptTrainer(Resumable, TrainerX):
         precision: the precision of the learner and of its steps.
         tracker: gets the figures of each epoch.
         run_identity: what determines the run's numbers, kept with its checkpoints; None outside of a `Run`.
+        class_rows: of class-specific contexts, the trained rows that are evaluated; None: all.
         class_vectors: kept with the learned prompts; None if the text tower computes the class vectors.
     """
 
     precision: Precision
     evaluator: Any
     run_identity: dict | None = None
+    class_rows: list[int] | None = None
     class_vectors: ClassVectors | None = None
     reads_labels = True
     tracker = Tracker()
@@ -376,4 +378,4 @@ class PromptTrainer(Resumable, TrainerX):
         if self.get_model_names() and not directory:
             raise FileNotFoundError("--model-dir: not given; expected the folder of the run to evaluate")
         for name in self.get_model_names():
-            load_learner(self._models[name], find_checkpoint(Path(directory) / name, epoch))
+            load_learner(self._models[name], find_checkpoint(Path(directory) / name, epoch), self.class_rows)
