@@ -13,9 +13,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .structure import HostError
+from .structure import PartError
 
 _MASKS = ("attn_mask", "attention_mask", "mask")
+_SEPARATE = (("query", "key", "value"), ("q", "k", "v"))  # names of queries, keys and values
 
 
 @dataclass(frozen=True)
@@ -33,11 +34,6 @@ class Place:
     ahead: int
     causal: bool
     hidden: bool = False
-
-
-def batch_first(attn: nn.Module) -> bool:
-    """Whether an attention takes (N, T, d) rather than (T, N, d)."""
-    return bool(getattr(attn, "batch_first", "query" not in signature(attn).parameters))
 
 
 def signature(attn: nn.Module) -> inspect.Signature:
@@ -60,21 +56,25 @@ class AttentionCall:
         axis: the dimension of the tokens, 0 or 1.
 
     Raises:
-        HostError: keys or values come from other tokens than the queries.
+        PartError: keys or values come from other tokens than the queries, or no argument is a sequence.
     """
 
-    def __init__(self, attn: nn.Module, args: tuple, kwargs: dict):
+    def __init__(self, attn: nn.Module, args: tuple, kwargs: dict, axis: int):
         parameters = signature(attn).parameters
         self._bound = signature(attn).bind(*args, **kwargs)
         self._arguments = self._bound.arguments
-        self._separate = "query" in parameters
+        self._separate = next((names for names in _SEPARATE if set(names) <= set(parameters)), ())
         self._mask = next((name for name in _MASKS if name in parameters), "")
         self._variadic = next((p.name for p in parameters.values() if p.kind is p.VAR_KEYWORD), "")
-        self._first = "query" if self._separate else next(iter(self._arguments))
-        self.query: Tensor = self._arguments[self._first]
-        self.axis = int(batch_first(attn))
-        if self._separate and not (self._arguments["key"] is self._arguments["value"] is self.query):
-            raise HostError(
+        self._sequences = self._separate or tuple(name for name in self._arguments if name not in _MASKS)[:1]
+        query = self._arguments.get(self._sequences[0]) if self._sequences else None
+        if not isinstance(query, Tensor) or query.dim() != 3:
+            raise PartError(
+                f"{type(attn).__name__}{signature(attn)}: expected self-attention, attn(x, x, x) or attn(x)"
+            )
+        self.query, self.axis = query, axis
+        if any(self._arguments.get(name) is not query for name in self._sequences):
+            raise PartError(
                 f"{type(attn).__name__}: its keys and values come from other tokens than its queries; expected "
                 "self-attention, attn(x, x, x)"
             )
@@ -91,10 +91,9 @@ class AttentionCall:
         keys = torch.cat([self.query, tokens], dim=self.axis)
         asking = asking or not self._separate  # one argument for queries, keys and values
         host = self.query.shape[self.axis]
-        if self._separate:
-            self._arguments |= {"query": keys if asking else self.query, "key": keys, "value": keys}
-        else:
-            self._arguments[self._first] = keys
+        self._arguments |= dict.fromkeys(self._sequences, keys)
+        if not asking:
+            self._arguments[self._sequences[0]] = self.query
         self.widen(host, asking, place)
         return place.tokens if asking else 0
 
@@ -104,7 +103,7 @@ class AttentionCall:
         masked = False
         for arguments in (self._arguments, others):
             for name, value in list(arguments.items()):
-                if name in ("query", "key", "value", self._first) or not isinstance(value, Tensor) or value.dim() < 2:
+                if name in self._sequences or not isinstance(value, Tensor) or value.dim() < 2:
                     continue
                 value = _host_part(value, host, place.tokens)
                 if name in _MASKS:
@@ -122,9 +121,9 @@ class AttentionCall:
         """Write the causal mask that the caller left to the attention (`is_causal=True`)."""
         flags = [arguments for arguments in (self._arguments, others) if arguments.get("is_causal")]
         if not flags or not self._mask:
-            raise HostError(
-                "the text tower's attention has no causal mask; expected attn_mask (T, T) as in CLIP's text tower: without "
-                "it the boosting tokens have no place among the words"
+            raise PartError(
+                "its attention gets no causal mask; expected an argument attn_mask (T, T) as in CLIP's text tower: without it "
+                "the boosting tokens have no place among the words"
             )
         for arguments in flags:
             arguments["is_causal"] = False
@@ -233,5 +232,12 @@ def on_sequence(args: tuple, kwargs: dict, function: Callable[[Tensor], Tensor])
 
 
 def first(output) -> Tensor:
-    """Return the sequence of what a block or an attention returns."""
-    return output[0] if isinstance(output, tuple | list) else output
+    """Return the sequence of what a block or an attention returns.
+
+    Raises:
+        PartError: it is not a tensor.
+    """
+    found = output[0] if isinstance(output, tuple | list) and output else output
+    if not isinstance(found, Tensor):
+        raise PartError(f"it returns a {type(output).__name__}; expected the sequence, or a tuple that starts with it")
+    return found

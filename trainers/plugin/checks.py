@@ -26,12 +26,12 @@ class Trace:
         self.inputs[name], self.outputs[name] = given, returned
 
 
-def difference(trace: Trace, output: Tensor, carries: bool) -> str:
+def difference(trace: Trace, output: Tensor | None, carries: bool) -> str:
     """Return what a block does differently from a stock block, "" if nothing.
 
     Args:
         trace: the block's tensors; of its attention only the host's rows.
-        output: what the block returned.
+        output: what the block returned; needed if it carries.
         carries: whether the block's output matters; else only what its attention gets.
     """
     given, returned = trace.inputs, trace.outputs

@@ -41,7 +41,7 @@ def inject(
 
     Raises:
         HostError: the model is of another structure, does not show `host_tokens`, has a text that becomes too long, or has
-            a boosting prompt already.
+            a boosting prompt already, or is compiled.
         ValueError: another order, or tokens that do not fit the towers.
     """
     if order not in ORDERS:
@@ -67,6 +67,7 @@ def _hooks(
     class_names: Sequence[str],
 ) -> TowerHooks:
     """Check that a tower can take its tokens, and return its hooks."""
+    _check_not_compiled(model, tower)
     stack = getattr(group, tower.kind).detach()
     check_stacks([stack], len(tower.blocks), tower.width, tower.kind)
     if any(hasattr(block, TOKENS) for block in tower.blocks):
@@ -141,13 +142,42 @@ class Injection:
 
 
 def check_ran(hooks: Sequence[TowerHooks], model: nn.Module, args, output) -> None:
-    """Raise `NeverRan` if the model gave a result without ever running a prompted tower."""
+    """Raise `NeverRan` if the model gave a result without ever running a prompted tower, or only around its door."""
     for each in hooks:
+        kind = each.tower.kind
+        passes, outside = each.seen
+        each.seen = (each.passes, each.outside)
+        if each.passes > passes:
+            each.ran_in.add(model.training)
+        elif each.outside > outside and model.training not in each.ran_in and each.ran_in:
+            mode = "training" if model.training else "evaluation"
+            raise NeverRan(
+                f"{type(model).__name__}: in {mode} it runs {each.tower.path} without {type(each.tower.door).__name__}, where "
+                "the boosting tokens enter; expected one entrance in training and evaluation. Use a boosting prompt without "
+                f"{kind} tokens (DEPTH_{kind.upper()} 0)",
+                kind,
+            )
         if not (each.passes or each.tried):
-            kind = each.tower.kind
             raise NeverRan(
                 f"{type(model).__name__}: gave a result without its {each.tower.path}; expected a forward pass of it, where "
                 f"the boosting tokens enter. Its {kind} features were computed before; compute them in the forward pass, or "
                 f"use a boosting prompt without {kind} tokens (DEPTH_{kind.upper()} 0)",
                 kind,
+            )
+
+
+def _check_not_compiled(model: nn.Module, tower: Tower) -> None:
+    """Reject towers that `torch.compile` has compiled: compiled code may run without the hooks.
+
+    Raises:
+        HostError: names the module.
+    """
+    inside = {id(module) for module in tower.blocks.modules()}
+    for path, module in model.named_modules():
+        compiled = hasattr(module, "_orig_mod") or getattr(module, "_compiled_call_impl", None) is not None
+        if compiled and (id(module) in inside or any(part is tower.blocks for part in module.modules())):
+            raise HostError(
+                f"{path or type(unwrap(model)).__name__}: compiled by torch.compile, which may run without the "
+                f"boosting tokens of {tower.path}; expected a model that is not compiled. Compile it after the "
+                "boosting prompt is in"
             )

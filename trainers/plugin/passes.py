@@ -15,70 +15,24 @@ import copy
 import logging
 import threading
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from functools import partial
 
 import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from .attention import AttentionCall, Place, batch_first, cut, first, on_sequence, sequence
-from .checks import Trace, close, difference
+from .attention import AttentionCall, Place, cut, first, on_sequence, sequence
+from .axes import token_axis
+from .checks import close, difference
 from .randomness import same_randomness
-from .structure import HostError, Tower
+from .state import Pass, State
+from .structure import HostError, Tower, naming
 from .texts import ends_in_padding, eot_rows
 
 logger = logging.getLogger(__name__)
 
 TOKENS = "boosting_tokens"  # buffer of each of the first `depth` blocks, with that block's tokens (n, d)
 KEYS, ROWS = "keys and values", "rows"
-
-
-@dataclass
-class Pass:
-    """The progress of one forward pass through the blocks.
-
-    Attributes:
-        tokens: the boosting tokens at the current block's input, (n, 1 or N, d).
-        checking: whether this pass is verified.
-        index: the current block, -1 before the first; block: that block.
-        inside: whether the block is running.
-        rows: whether the tokens are rows of its sequence.
-        host: T of its attention.
-        attended: what the attention returned for carried tokens, (n, N, d).
-        own: True while the tokens go through the block's modules, so that hooks on them do nothing.
-        hidden: whether the host's tokens cannot see the boosting tokens (`_check_rows`).
-    """
-
-    tokens: Tensor
-    checking: bool
-    index: int = -1
-    block: nn.Module | None = None
-    inside: bool = False
-    rows: bool = False
-    host: int = 0
-    attended: Tensor | None = None
-    own: bool = False
-    hidden: bool = False
-    trace: Trace = field(default_factory=Trace)
-
-
-@dataclass
-class _State:
-    """A thread's state of a tower: `nn.DataParallel` runs replicas of the modules in threads, with the same hooks.
-
-    Attributes:
-        open: forward passes of the door that have begun and not ended; door: the door of the last one.
-        run: the pass through the blocks, if any.
-        entry, given, entered: the norm before the blocks, the dtype it got, and what it returned.
-    """
-
-    open: int = 0
-    door: nn.Module | None = None
-    run: Pass | None = None
-    entry: nn.Module | None = None
-    given: torch.dtype = torch.float32
-    entered: Tensor | None = None
 
 
 _threads = threading.local()
@@ -104,6 +58,9 @@ class TowerHooks:
         self.checked = False  # whether all texts are known to be short enough
         self._fitting: set[torch.Size] = set()  # (T, N) of texts that were checked
         self.tried = False  # whether the tower has run in a copy of the model
+        self.ran_in: set[bool] = set()  # `training` of the model's forward passes that used the door
+        self.seen = (0, 0)  # `passes` and `outside` after the last one
+        self._axes: dict[tuple[type, type], int] = {}  # of blocks with an attention, by their types
 
     def attach(self) -> Iterator[RemovableHandle]:
         """Give the blocks their tokens and register the hooks."""
@@ -131,10 +88,10 @@ class TowerHooks:
                 delattr(block, TOKENS)
 
     @property
-    def _state(self) -> _State:
+    def _state(self) -> State:
         if not hasattr(_threads, "states"):
             _threads.states = {}
-        return _threads.states.setdefault(id(self), _State())
+        return _threads.states.setdefault(id(self), State())
 
     @property
     def _run(self) -> Pass | None:
@@ -165,6 +122,8 @@ class TowerHooks:
         if not state.open:
             self._outside(index)
             return None
+        with naming(self.tower, index):
+            self._find_axis(block, args, kwargs)
         if index == 0:
             state.run = self._begin(block)
             args, kwargs = self._move(block, args, kwargs)
@@ -282,7 +241,11 @@ class TowerHooks:
         run = self._run
         if run is None:
             return None
-        call = AttentionCall(attn, args, kwargs)
+        with naming(self.tower, run.index):
+            return self._extend(run, AttentionCall(attn, args, kwargs, self._axis(self.tower.blocks[run.index])))
+
+    def _extend(self, run: Pass, call: AttentionCall) -> tuple[tuple, dict]:
+        """Return the attention's arguments with the boosting tokens, or with masks for the tokens that it has as rows."""
         place = Place(self.tokens, self.ahead, self.tower.kind == "text", run.hidden)
         if run.rows:
             call.widen(call.query.shape[call.axis] - self.tokens, True, place)
@@ -300,7 +263,7 @@ class TowerHooks:
         run = self._run
         if run is None or run.rows:
             return None
-        output, rows = cut(output, run.host, self.tokens, int(batch_first(attn)))
+        output, rows = cut(output, run.host, self.tokens, self._axis(self.tower.blocks[run.index]))
         if self._carries(run.index):
             run.attended = rows
         if run.checking:
@@ -312,12 +275,18 @@ class TowerHooks:
         run = self._run
         if run is None:
             return None
+        with naming(self.tower, index):
+            return self._finish(run, block, args, kwargs, output)
+
+    def _finish(self, run: Pass, block: nn.Module, args: tuple, kwargs: dict, output):
+        """Return the host's part of a block's output."""
+        index, carries = run.index, self._carries(run.index)
         run.inside = False
         if run.rows:
             output, run.tokens = self._split(block, output)
             if run.checking:
                 self._check_rows(index, block, *self._without(block, args, kwargs))
-        elif run.checking and (fault := difference(run.trace, first(output), self._carries(index))):
+        elif run.checking and (fault := difference(run.trace, first(output) if carries else None, carries)):
             output = self._switch(index, block, args, kwargs, fault)
         elif run.attended is not None:
             with _own(run):
@@ -362,14 +331,16 @@ class TowerHooks:
                 state.run = Pass(run.tokens, False, index, twin, inside=True, rows=True, hidden=True)
                 longer, longer_kwargs = self._append(twin, args, kwargs, run.tokens)
                 host = first(self._split(twin, twin.forward(*longer, **longer_kwargs))[0])
+            apart = _apart(host, alone)
+        except Exception as error:  # of the host's own code
+            apart = f"it fails with {type(error).__name__}: {error}"
         finally:
             state.run = run
-        if host.shape != alone.shape or not close(host, alone, 512):
-            apart = f"by {float((host - alone).abs().max()):.2g}" if host.shape == alone.shape else "in length"
+        if apart:
             kind = self.tower.kind
             raise HostError(
                 f"{self.tower.path}: block {index} ({type(block).__name__}) takes the boosting tokens neither as keys and "
-                f"values ({fault}) nor as rows of its sequence (its other rows change {apart}); expected a block that treats "
+                f"values ({fault}) nor as rows of its sequence ({apart}); expected a block that treats "
                 "all tokens alike. Use a boosting prompt as deep as the tower, or without "
                 f"{kind} tokens (DEPTH_{kind.upper()} 0)"
             )
@@ -384,7 +355,19 @@ class TowerHooks:
         return self.depth <= index + 1 < self.layers
 
     def _axis(self, block: nn.Module) -> int:
-        return int(batch_first(getattr(block, self.tower.names.attn)))
+        return self._axes[type(block), type(getattr(block, self.tower.names.attn))]
+
+    def _find_axis(self, block: nn.Module, args: tuple, kwargs: dict) -> None:
+        attn = getattr(block, self.tower.names.attn)
+        if (type(block), type(attn)) not in self._axes:
+            self._axes[type(block), type(attn)] = token_axis(block, attn, args, kwargs, {id(self): self})
+
+
+def _apart(host: Tensor, alone: Tensor) -> str:
+    """Return how the host's rows differ from those of the block alone, "" if they do not."""
+    if host.shape != alone.shape:
+        return "its other rows change in number"
+    return "" if close(host, alone, 512) else f"its other rows change by {float((host - alone).abs().max()):.2g}"
 
 
 @contextlib.contextmanager

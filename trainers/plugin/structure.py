@@ -8,6 +8,7 @@ The towers of the CoOp family (github.com/KaiyangZhou/CoOp), of OpenAI's `clip`,
 `CLIPModel` and of timm's ViT are found.
 """
 
+import contextlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -23,6 +24,10 @@ _VIT = "choose a ViT as MODEL.BACKBONE.NAME"
 
 class HostError(ValueError):
     """A model that the boosting prompt cannot be brought into; the message contains the module and the reason."""
+
+
+class PartError(HostError):
+    """A part of a block that cannot be served; the message is the reason alone (see `naming`)."""
 
 
 class NoTower(HostError):
@@ -97,6 +102,19 @@ class Tower:
         if door is None or self.inside is None:
             return look_up(self.owner, self.positions)
         return look_up(door, f"{self.inside}.{self.positions}".lstrip("."))
+
+
+@contextlib.contextmanager
+def naming(tower: Tower, index: int) -> Iterator[None]:
+    """Add the block and a remedy to a `PartError`."""
+    try:
+        yield
+    except PartError as error:
+        kind = tower.kind
+        raise HostError(
+            f"{tower.path}: block {index} ({type(tower.blocks[index]).__name__}): {error}. Use a boosting prompt without "
+            f"{kind} tokens (DEPTH_{kind.upper()} 0)"
+        ) from error
 
 
 def unwrap(model: nn.Module) -> nn.Module:

@@ -49,7 +49,7 @@ def try_out(model: nn.Module, injection: Injection, size: tuple[int, int]) -> bo
             continue
         tried = tried or ran
         for ours, theirs in zip(injection.hooks, again.hooks, strict=True):
-            if ran and not theirs.passes and not training:
+            if ran and not theirs.passes and (theirs.outside or not training):
                 _use_inner_door(model, injection, ours, theirs)
                 return try_out(model, injection, size)
             ours.modes, ours.tried = list(theirs.modes), ours.tried or theirs.passes > 0

@@ -1,0 +1,55 @@
+"""The state of a tower's forward passes."""
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from .checks import Trace
+
+
+@dataclass
+class Pass:
+    """The progress of one forward pass through the blocks.
+
+    Attributes:
+        tokens: the boosting tokens at the current block's input, (n, 1 or N, d).
+        checking: whether this pass is verified.
+        index: the current block, -1 before the first; block: that block.
+        inside: whether the block is running.
+        rows: whether the tokens are rows of its sequence.
+        host: T of its attention.
+        attended: what the attention returned for carried tokens, (n, N, d).
+        own: True while the tokens go through the block's modules, so that hooks on them do nothing.
+        hidden: whether the host's tokens cannot see the boosting tokens (`TowerHooks._check_rows`).
+    """
+
+    tokens: Tensor
+    checking: bool
+    index: int = -1
+    block: nn.Module | None = None
+    inside: bool = False
+    rows: bool = False
+    host: int = 0
+    attended: Tensor | None = None
+    own: bool = False
+    hidden: bool = False
+    trace: Trace = field(default_factory=Trace)
+
+
+@dataclass
+class State:
+    """A thread's state of a tower: `nn.DataParallel` runs replicas of the modules in threads, with the same hooks.
+
+    Attributes:
+        open: forward passes of the door that have begun and not ended; door: the door of the last one.
+        run: the pass through the blocks, if any.
+        entry, given, entered: the norm before the blocks, the dtype it got, and what it returned.
+    """
+
+    open: int = 0
+    door: nn.Module | None = None
+    run: Pass | None = None
+    entry: nn.Module | None = None
+    given: torch.dtype = torch.float32
+    entered: Tensor | None = None
