@@ -42,6 +42,10 @@ class ToySetting(setting.Setting):
 
     epochs: int = 3
 
+    def registered_name(self, dataset=""):
+        """Return the toys' name instead of a data file's."""
+        return "Toy"
+
     def configuration(self, trainer, seed, folder, options=(), dataset=""):
         """Return a configuration for the toys instead of a recipe's."""
         more = {"OPTIM__MAX_EPOCH": self.epochs, "TRAINER__PROMPTSRC__GPA_MEAN": 2, "SEED": seed}

@@ -59,6 +59,23 @@ def test_costs_grow_with_what_they_depend_on(tmp_path):
 
 
 @pytest.mark.slow
+def test_hosts_and_seeds_share_image_features(tmp_path):
+    """Test images pass once through a frozen image tower, and each time where a host learns in it."""
+    known, alone = set(), counting.costs(small(tmp_path), "CoOp", 1, 16)[1]
+    first, again = (counting.costs(small(tmp_path), "CoOp", seed, 16, known=known)[1] for seed in (1, 2))
+    assert first == alone and first.images == 3669 and again.images == 0
+    assert 0 < again.operations < first.operations / 2 and again.disk < first.disk
+    assert again.steps == first.steps and again.memory == first.memory
+    boosted = counting.costs(small(tmp_path), "CasPL_CoOp", 1, 16, known=known)[1]
+    assert boosted.images == 3669 and counting.costs(small(tmp_path), "CasPL", known=known)[0].images == 0
+    for _ in range(2):
+        shallow = small(tmp_path, "oxford_pets", "TRAINER.MAPLE.PROMPT_DEPTH", "2")
+        assert counting.costs(shallow, "MaPLe", 1, 16, known=known)[1].images == 3669
+    unkept = small(tmp_path, "oxford_pets", "TEST.FEATURES", "")
+    assert counting.costs(unkept, "CoOp", 1, 16, known=known)[1].images == 3669
+
+
+@pytest.mark.slow
 def test_phase_2_without_few_shot_draw_counts_all_images(tmp_path):
     own = "TRAINER.PROMPTKD.PROMPT_DEPTH_VISION 3 TRAINER.PROMPTKD.TEACHER shapes-teacher".split()
     training = counting.costs(small(tmp_path, "oxford_pets", *own), "PromptKD", 1, 16)[0]

@@ -85,7 +85,9 @@ def cost(argv: list[str] | None = None) -> None:
     cascaded = f"CasPL_{args.host}"
     setting.check_options(["CasPL", cascaded])
     hide_information()
-    parts = counting.phase_1(setting, args.measure) + counting.costs(setting, cascaded, 1, args.shots, args.measure)
+    known: set[tuple] = set()
+    parts = counting.phase_1(setting, args.measure, known)
+    parts += counting.costs(setting, cascaded, 1, args.shots, args.measure, known)
     print(table(parts, args.rate, args.measure))
 
 

@@ -43,7 +43,8 @@ def show_jobs(jobs: Sequence["Job"], args: argparse.Namespace) -> None:
 
     hide_information()
     print("\n".join(surroundings(jobs)))
-    show_plans([planned(job, args.measure) for job in jobs], args)
+    known: set[tuple] = set()
+    show_plans([planned(job, args.measure, known) for job in jobs], args)
 
 
 def show_plans(plans: Sequence["Planned"], args: argparse.Namespace) -> None:

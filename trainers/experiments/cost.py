@@ -5,34 +5,23 @@ import statistics
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
-from dassl.data.datasets import DATASET_REGISTRY
 from yacs.config import CfgNode
 
 from ..engine.counts import operations
 from ..method import unlabelled
 from . import workload
 from .setting import BOOSTING_SEED, Setting
+from .sizes import Size, Tested, size_of, subset_classes, tested
 from .workload import META, Workload
 
 PREDICTION_BYTES = 200  # a line of predictions.csv, about
-CACHE_MARK = 4  # bytes of a row's checksum in the teacher cache
+CACHE_MARK = 4  # bytes of a row's checksum in a feature cache
 TIMED_STEPS, TIMED_CLASSES, TIMED_IMAGES = 3, 50, 10
 
 
-@dataclass(frozen=True)
-class Size:
-    """The size of a dataset.
-
-    Attributes:
-        classes, train, test: numbers of classes and images.
-    """
-
-    classes: int
-    train: int
-    test: int
+Known = set[tuple]  # image towers and tests whose features are in the cache
 
 
 @dataclass(frozen=True)
@@ -42,7 +31,7 @@ class Part:
     Attributes:
         name: what it is.
         steps: training steps, or test batches.
-        images: images that pass, counted each time.
+        images: images that pass through the student's image tower, counted each time.
         operations: floating-point operations of matrix products, convolutions and attention.
         memory: peak bytes of weights and tensors, with the classes computed at once.
         disk: bytes of the files that are kept.
@@ -64,31 +53,17 @@ class Part:
         return self.operations / (self.rate or rate) / 3600
 
 
-def size_of(name: str, data: Path, output: Path) -> Size:
-    """Return a dataset's size: its published counts, or else those of the data, which are read.
-
-    Args:
-        name: its registered name.
-        data: folder of the datasets.
-        output: folder of the runs, which may have a draw of validation images.
-
-    Raises:
-        OSError, ValueError: nothing is published, and the data are missing or damaged.
-    """
-    kind = DATASET_REGISTRY.get(name)
-    if counts := kind.expected_counts():
-        test = counts["test"] or 0
-        return Size(counts["classes"] or 0, counts.get("train") or test, test)
-    train, _, test_items = kind.located(data, output).read_all()
-    return Size(len({item.label for item in train}), len(train), len(test_items))
-
-
 def _size(setting: Setting, dataset: str = "") -> Size:
     return size_of(setting.registered_name(dataset), setting.data, setting.output)
 
 
 def costs(
-    setting: Setting, trainer: str, seed: int | None = None, shots: int | None = None, measured: bool = False
+    setting: Setting,
+    trainer: str,
+    seed: int | None = None,
+    shots: int | None = None,
+    measured: bool = False,
+    known: Known | None = None,
 ) -> list[Part]:
     """Return the cost of a run and of its evaluation.
 
@@ -98,17 +73,18 @@ def costs(
         seed: seed of the training; None without training.
         shots: images per class; None without phase 2.
         measured: also measure the rate of each part on this device.
+        known: the features that earlier runs have kept; those of this run are added. None: of no earlier run.
     """
     cfg, boosting = _configurations(setting, trainer, seed, shots)
     tests = _test_sets(setting)
     if trainer == "CasPL" and seed is not None:  # phase 1 is tested on its own classes
-        tests = [] if cfg.TEST.NO_TEST else [subset_images(_size(setting), cfg.TRAINER.CASPL.CLASSES)]
-    return run_costs(cfg, boosting, _size(setting) if seed is not None else None, tests, measured)
+        tests = [] if cfg.TEST.NO_TEST else [_tested(setting, cfg.TRAINER.CASPL.CLASSES)]
+    return run_costs(cfg, boosting, _size(setting) if seed is not None else None, tests, measured, known)
 
 
-def phase_1(setting: Setting, measured: bool = False) -> list[Part]:
-    """Return the cost of phase 1."""
-    return costs(setting, "CasPL", BOOSTING_SEED, measured=measured)
+def phase_1(setting: Setting, measured: bool = False, known: Known | None = None) -> list[Part]:
+    """Return the cost of phase 1 (see `costs`)."""
+    return costs(setting, "CasPL", BOOSTING_SEED, measured=measured, known=known)
 
 
 def _configurations(
@@ -126,7 +102,12 @@ def _configurations(
 
 
 def run_costs(
-    cfg: CfgNode, boosting: CfgNode | None, size: Size | None, tests: Sequence[tuple[int, int]], measured: bool = False
+    cfg: CfgNode,
+    boosting: CfgNode | None,
+    size: Size | None,
+    tests: Sequence[Tested],
+    measured: bool = False,
+    known: Known | None = None,
 ) -> list[Part]:
     """Return the cost of the run of a configuration.
 
@@ -134,11 +115,13 @@ def run_costs(
         cfg: the run's configuration.
         boosting: phase 1's configuration, for a cascaded run.
         size: the training dataset; None without training.
-        tests: (classes, images) of each test set; empty without an evaluation.
+        tests: its tests; empty without an evaluation.
         measured: also measure the rate of each part on this device.
+        known: the features that earlier runs have kept (see `costs`).
     """
     found = [] if size is None else [_training(cfg, boosting, size, measured)]
-    return found + ([_evaluation(cfg, boosting, tests, measured)] if tests else [])
+    known = set() if known is None else known
+    return found + ([_evaluation(cfg, boosting, tests, measured, known)] if tests else [])
 
 
 def _training(cfg: CfgNode, boosting: CfgNode | None, size: Size, measured: bool) -> Part:
@@ -172,11 +155,6 @@ def _trained_on(cfg: CfgNode, size: Size) -> tuple[int, int]:
     share = cfg.TRAINER.CASPL.SHARE if cfg.TRAINER.NAME == "CasPL" else 1.0
     own_images = classes * shots if shots >= 1 else round(size.train * classes / size.classes)
     return classes, added + max(1, round(share * own_images))
-
-
-def subset_classes(count: int, subset: str) -> int:
-    """Return the number of classes of a subset; the first half has the odd one."""
-    return {"base": -(-count // 2), "new": count // 2}.get(subset, count)
 
 
 @dataclass(frozen=True)
@@ -248,40 +226,84 @@ def _prompt_bytes(cfg: CfgNode | None, work: Workload) -> int:
     return 0 if cfg is None or group is None else 4 * sum(parameter.numel() for parameter in group.parameters())
 
 
-def _evaluation(cfg: CfgNode, boosting: CfgNode | None, tests: Sequence[tuple[int, int]], measured: bool) -> Part:
+def _evaluation(cfg: CfgNode, boosting: CfgNode | None, tests: Sequence[Tested], measured: bool, known: Known) -> Part:
     batch = cfg.DATALOADER.TEST.BATCH_SIZE
-    total = steps = seen = memory = 0
-    for classes, images in tests:
-        counts = _evaluation_counts(_Key(cfg, boosting), classes, batch)
-        total += counts[0] + images * counts[1]
-        steps, seen, memory = steps - (-images // batch), seen + images, max(memory, counts[2])
-    rate = _measured_rate(cfg, boosting, tests[0][0], batch, False) if measured else 0.0
+    total = steps = seen = memory = disk = 0
+    for test in tests:
+        counts = _evaluation_counts(_Key(cfg, boosting), test.classes, batch)
+        total += counts.once + test.images * counts.image
+        steps, memory = steps - (-test.images // batch), max(memory, counts.memory)
+        disk += test.images * PREDICTION_BYTES
+        tower = _kept_tower(cfg, boosting, counts, test)
+        if tower in known:
+            total -= test.images * counts.tower
+            continue
+        seen += test.images
+        if tower is not None:
+            known.add(tower)
+            disk += test.images * (CACHE_MARK + counts.feature)
+    rate = _measured_rate(cfg, boosting, tests[0].classes, batch, False) if measured else 0.0
     sets = f"{len(tests)} test set{'s' * (len(tests) > 1)}"
     name = f"evaluation: {cfg.TRAINER.NAME}, {sets}"
-    return Part(name, steps, seen, total, memory, seen * PREDICTION_BYTES, rate)
+    return Part(name, steps, seen, total, memory, disk, rate)
 
 
-def _test_sets(setting: Setting) -> list[tuple[int, int]]:
-    """Return (classes, images) of each test of a protocol."""
-    size, found = _size(setting), []
+def _kept_tower(cfg: CfgNode, boosting: CfgNode | None, counts: "_EvaluationCounts", test: Tested) -> tuple | None:
+    """Return what determines the features of a test's images (see `training.features`); None if they are not kept."""
+    if not cfg.TEST.FEATURES or not counts.shared:
+        return None
+    phase_1 = (boosting or cfg).OUTPUT_DIR if counts.boosted else ""
+    read = (cfg.INPUT.dump(), cfg.MODEL.BACKBONE.NAME, cfg.DATALOADER.TEST.BATCH_SIZE)
+    return cfg.TEST.FEATURES, test.dataset, test.subset, phase_1, counts.precision, *read
+
+
+def _test_sets(setting: Setting) -> list[Tested]:
+    """Return the tests of a protocol."""
+    found = []
     for options in setting.rules.tests.values():
         subset = dict(zip(options[::2], options[1::2], strict=True)).get("DATASET.SUBSAMPLE_CLASSES", "all")
-        found.append(subset_images(size, subset))
-    others = [_size(setting, dataset) for dataset in setting.tested_datasets]
-    return found + [(other.classes, other.test) for other in others]
+        found.append(_tested(setting, subset))
+    return found + [_tested(setting, "all", dataset) for dataset in setting.tested_datasets]
 
 
-def subset_images(size: Size, subset: str) -> tuple[int, int]:
-    """Return (classes, test images) of "all", "base" or "new" classes."""
-    classes = subset_classes(size.classes, subset)
-    return classes, round(size.test * classes / size.classes)
+def _tested(setting: Setting, subset: str, dataset: str = "") -> Tested:
+    return tested(setting.registered_name(dataset), _size(setting, dataset), subset)
+
+
+@dataclass(frozen=True)
+class _EvaluationCounts:
+    """Counts of an evaluation.
+
+    Attributes:
+        once, image, tower: operations once, per image, and those of an image in the image tower.
+        memory: peak bytes of a batch; feature: bytes of an image's feature.
+        shared: whether the image tower is frozen; boosted: whether it has boosting tokens.
+        precision: how it computes.
+    """
+
+    once: int
+    image: int
+    tower: int
+    memory: int
+    feature: int
+    shared: bool
+    boosted: bool
+    precision: str
 
 
 @functools.lru_cache(maxsize=256)
-def _evaluation_counts(key: _Key, classes: int, batch: int) -> tuple[int, int, int]:
-    """Return (operations once, operations per image, peak bytes of a batch)."""
+def _evaluation_counts(key: _Key, classes: int, batch: int) -> _EvaluationCounts:
     work = Workload(key.cfg, workload.synthetic_names(classes), META, key.boosting)
-    return *workload.per_image(work.evaluate), work.weights + workload.peak(work.evaluate, batch)
+    once, image = workload.per_image(work.evaluate)
+    memory = work.weights + workload.peak(work.evaluate, batch)
+    projection = work.model.clip.text_projection
+    return _EvaluationCounts(
+        *(once, image, workload.per_image(work.encode)[1], memory),
+        feature=projection.shape[1] * projection.element_size(),
+        shared=work.model.has_text_prompts_only(),
+        boosted=any(map(len, work.model.vision_stacks())),
+        precision=f"{work.precision.name} {projection.dtype}",
+    )
 
 
 _rates: dict[tuple["_Key", bool], float] = {}

@@ -22,6 +22,7 @@ from .grid import BOOST, Job
 from .protocols import is_miniature
 from .result import ResultError
 from .setting import BOOSTING_SEED, Setting
+from .sizes import size_of, tested
 
 logger = logging.getLogger(__name__)
 
@@ -45,12 +46,13 @@ class Planned:
     parts: tuple[Part, ...] = ()
 
 
-def planned(job: Job, measured: bool = False) -> Planned:
+def planned(job: Job, measured: bool = False, known: cost.Known | None = None) -> Planned:
     """Return what exists of a job, and what it would cost.
 
     Args:
         job: the job.
         measured: also measure the rate of each part on this device.
+        known: image features that earlier jobs of the plan keep; those of this job are added.
     """
     setting, boost = job.setting, job.trainer == BOOST
     folder = setting.boosting_dir if boost else setting.folder(job.trainer, job.seed, job.shots)
@@ -60,9 +62,9 @@ def planned(job: Job, measured: bool = False) -> Planned:
         found = f"blocked: {error}"
     if found in (UNFINISHED, NEW):
         made = (
-            cost.phase_1(setting, measured)
+            cost.phase_1(setting, measured, known)
             if boost
-            else cost.costs(setting, job.trainer, job.seed, job.shots, measured)
+            else cost.costs(setting, job.trainer, job.seed, job.shots, measured, known)
         )
         return Planned(str(job), folder, found, tuple(made))
     return Planned(str(job), folder, found)
@@ -142,8 +144,8 @@ def planned_run(cfg: CfgNode, evaluated: str = "", measured: bool = False) -> Pl
         return Planned(what, folder, f"blocked: {error}")
     if state == FINISHED or own_class(name) is None:
         return Planned(what, folder, state)
-    size = cost.size_of(cfg.DATASET.NAME, Path(cfg.DATASET.ROOT), folder)
-    tests = [] if cfg.TEST.NO_TEST else [cost.subset_images(size, cfg.DATASET.SUBSAMPLE_CLASSES)]
+    size = size_of(cfg.DATASET.NAME, Path(cfg.DATASET.ROOT), folder)
+    tests = [] if cfg.TEST.NO_TEST else [tested(cfg.DATASET.NAME, size, cfg.DATASET.SUBSAMPLE_CLASSES)]
     boosting = _boosting_of(cfg) if name.startswith("CasPL_") else None
     return Planned(what, folder, state, tuple(cost.run_costs(cfg, boosting, size if trains else None, tests, measured)))
 

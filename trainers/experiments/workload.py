@@ -143,6 +143,11 @@ class Workload:
         with torch.no_grad():
             self.model(self.images(images))
 
+    def encode(self, images: int) -> None:
+        """Compute image features."""
+        with torch.no_grad():
+            self.model.encode(self.images(images))
+
 
 def per_image(work: Callable[[int], object]) -> tuple[int, int]:
     """Return (operations once, operations per image) of work that takes a number of images."""
