@@ -24,6 +24,7 @@ from PIL import Image
 from datasets.readers.shapes import Shapes
 from datasets.shapes import rendering
 from datasets.shapes.dataset import encode
+from trainers.storage.tensors import read_weights
 
 from .captions import LEFT_OUT
 from .contrastive import WORDS, ClipSpec, Stage, prepare, train
@@ -117,7 +118,7 @@ def load_split(part: str) -> tuple[torch.Tensor, torch.Tensor]:
 @torch.no_grad()
 def zero_shot(path: Path, images: torch.Tensor, labels: torch.Tensor) -> list[float]:
     """Return a saved model's zero-shot accuracy on all classes, on the base classes and on the new classes."""
-    model = build_model(torch.load(path, weights_only=True)).float()
+    model = build_model(read_weights(path)[0]).float()
     texts = model.encode_text(tokenize([f"a photo of a {name}." for name in Shapes.classes]))
     logits = F.normalize(model.encode_image(images), dim=-1) @ F.normalize(texts, dim=-1).T
     half = (len(Shapes.classes) + 1) // 2

@@ -17,7 +17,8 @@ LOADERS = {  # whatever can execute what is in a file, and where it may be named
     "pickle.load": [],
     "pickle.loads": [],
     "pickle.Unpickler": ["datasets/draw_files.py", "trainers/storage/tensors.py"],  # bases of restricted ones
-    "torch.jit.load": ["trainers/backbones/openai.py"],  # OpenAI's archives: TorchScript, no Python in it
+    "torch.load": [],  # unsafe in some supported versions of PyTorch, even with weights_only=True
+    "torch.jit.load": [],
     "numpy.load": [],
     "np.load": [],
     "joblib.load": [],
@@ -50,9 +51,6 @@ def unsafe(code, path=""):
         if isinstance(node, ast.Call):
             if dotted(node.func) in ("eval", "exec"):
                 name = dotted(node.func)
-            if dotted(node.func) == "torch.load":
-                safe = [k for k in node.keywords if k.arg == "weights_only" and getattr(k.value, "value", None) is True]
-                found += [] if safe else [(node.lineno, "torch.load without weights_only=True")]
         if name in LOADERS and path not in LOADERS[name]:
             found.append((node.lineno, name))
         if isinstance(node, ast.ImportFrom) and node.module in ("pickle", "torch.serialization", "marshal", "dill"):
@@ -72,7 +70,8 @@ def test_weights_are_read_without_executing(path):
     [
         "torch.load(f)",
         "torch.load(f, weights_only=False)",
-        "torch.load(f, weights_only=x)",
+        "torch.load(f, weights_only=True)",
+        "read = torch.load",
         "pickle.load(f)",
         "pickle.loads(b)",
         "from pickle import load",
@@ -84,7 +83,7 @@ def test_weights_are_read_without_executing(path):
 )
 def test_search_finds_unsafe_loads(code):
     assert unsafe(code)
-    assert not unsafe("torch.load(f, weights_only=True)")
+    assert not unsafe("torch.save(f)")
 
 
 @pytest.fixture(scope="module")

@@ -168,6 +168,14 @@ def test_load_checkpoint_errors(tmp_path):
         utils.load_checkpoint(tmp_path / "half")
 
 
+def test_load_checkpoint_needs_the_readers_plug_in(tmp_path, monkeypatch):
+    torch.save({"state_dict": {}, "epoch": 1}, tmp_path / "plain")
+    assert utils.load_checkpoint(tmp_path / "plain") == {"state_dict": {}, "epoch": 1}
+    monkeypatch.setattr("dassl.utils.checkpoint.reader", None)
+    with pytest.raises(RuntimeError, match="plain: dassl.utils.checkpoint.reader is not set"):
+        utils.load_checkpoint(tmp_path / "plain")
+
+
 def test_load_checkpoint_does_not_run_pickled_code(tmp_path):
     class Evil:
         def __reduce__(self):

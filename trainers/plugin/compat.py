@@ -10,11 +10,12 @@ import logging
 import sys
 import types
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch.optim.lr_scheduler import LRScheduler
 
-from ..storage.tensors import read_checkpoint
+from ..storage.tensors import has_placeholders, read_checkpoint
 
 logger = logging.getLogger(__name__)
 
@@ -59,6 +60,7 @@ def ensure_dassl() -> None:
     for folder in (package.parent / "third_party" / "dassl", package / "third_party" / "dassl"):
         if folder.is_dir():
             _import_package("dassl", folder)
+            patch_dassl(folder)
             logger.debug("Dassl is not installed: using the substitute in %s", folder)
             return
     raise ModuleNotFoundError(
@@ -79,14 +81,17 @@ def _import_package(name: str, folder: Path) -> None:
 
 
 def patch_dassl(folder: Path) -> None:
-    """Patch Dassl 0.6.3, in `folder`, for a current PyTorch. The substitute and a patched Dassl stay unchanged.
+    """Patch Dassl 0.6.3, in `folder`, for a current PyTorch. The substitute only gets its reader of checkpoints.
 
     Dassl was written for PyTorch 1: its schedulers pass `verbose`, which PyTorch has removed, and it saves whole objects,
     which `torch.load` rejects. Its import requires `wilds`, and it logs with `print`. Everything is patched in place, so
     a toolbox may have imported it before; only `wilds` matters at the first import.
     """
     warmup = getattr(importlib.import_module("dassl.optim.lr_scheduler"), "_BaseWarmupScheduler", None)
-    if warmup is None or hasattr(warmup, "patched_by_caspl"):
+    if warmup is None:
+        vars(importlib.import_module("dassl.utils.checkpoint"))["reader"] = read_plain
+        return
+    if hasattr(warmup, "patched_by_caspl"):
         return
     warmup.patched_by_caspl = True
     show_log()
@@ -94,8 +99,7 @@ def patch_dassl(folder: Path) -> None:
         skip_wilds()
     if "verbose" not in inspect.signature(LRScheduler.__init__).parameters:
         patch_warmup(warmup)
-    if tuple(map(int, torch.__version__.split(".")[:2])) >= (2, 6):
-        patch_checkpoints(warmup, importlib.import_module("dassl.utils.torchtools"))
+    patch_checkpoints(warmup, importlib.import_module("dassl.utils.torchtools"))
 
 
 def show_log() -> None:
@@ -173,6 +177,22 @@ def patch_checkpoints(warmup, torchtools) -> None:
     warmup.state_dict, warmup.load_state_dict = state_dict, load_state_dict
     torchtools.torch = _SafelyLoadingTorch()
     logger.info("Patched Dassl's checkpoints: saved without objects; objects in older ones are not loaded")
+
+
+def read_plain(path: str) -> Any:
+    """Read a checkpoint of plain data and tensors.
+
+    Raises:
+        RestrictedReadError: the file is damaged.
+        ValueError: it contains other objects.
+    """
+    content = read_checkpoint(path)
+    if has_placeholders(content):
+        raise ValueError(
+            f"{path}: contains Python objects besides plain data and tensors, and loading those could run code. If you trust "
+            "the file, load it elsewhere and save its state_dict, epoch and val_result again"
+        )
+    return content
 
 
 class _SafelyLoadingTorch:

@@ -94,6 +94,15 @@ def read_checkpoint(path: str | Path) -> Any:
     return _read(Path(path), torchscript=False)
 
 
+def has_placeholders(content: Any) -> bool:
+    """Return whether what `read_checkpoint` returned lacks objects of other classes."""
+    if isinstance(content, dict):
+        return any(map(has_placeholders, content.values()))
+    if isinstance(content, list | tuple):
+        return any(map(has_placeholders, content))
+    return isinstance(content, Placeholder) or (isinstance(content, type) and issubclass(content, Placeholder))
+
+
 def read_weights(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Read the weights of a model: a state dict that `torch.save` has written, or a TorchScript archive.
 

@@ -1,15 +1,14 @@
 """Checkpoints: `<folder>/model.pth.tar-<epoch>`, `model-best.pth.tar`, and `checkpoint`, which names the last one.
 
 A checkpoint is a dictionary with `state_dict`, `epoch` (the number of finished epochs), `optimizer`, `scheduler` and
-`val_result`, as in Dassl. It is read with `weights_only=True`.
+`val_result`, as in Dassl. The plug-in sets the reader of these files: `torch.load` is unsafe in some versions of PyTorch.
 """
 
 import logging
 import os
-import pickle
 import shutil
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +22,8 @@ logger = logging.getLogger(__name__)
 
 BEST = "model-best.pth.tar"
 LATEST = "checkpoint"
+
+reader: Callable[[str], Any] | None = None  # reads plain data and tensors from a file, and executes nothing in it
 
 
 def _strip_module(state_dict: Mapping[str, Tensor]) -> OrderedDict[str, Tensor]:
@@ -78,20 +79,17 @@ def load_checkpoint(fpath: str | os.PathLike[str]) -> dict[str, Any]:
     Raises:
         FileNotFoundError: the file does not exist; the message lists the folder's files.
         ValueError: `fpath` is None, or the file is damaged or contains other objects than plain data and tensors.
+        RuntimeError: the plug-in is not imported.
     """
     if fpath is None:
         raise ValueError("checkpoint path: None; expected a file")
     if not os.path.isfile(fpath):
         raise FileNotFoundError(f"No checkpoint {fpath}: {describe_folder(os.path.dirname(fpath))}")
-    try:
-        return torch.load(fpath, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise ValueError(
-            f"{fpath}: contains Python objects besides plain data and tensors, and loading those could run code. "
-            "If you trust the file, load it elsewhere and save its state_dict, epoch and val_result again"
-        ) from error
-    except (RuntimeError, EOFError) as error:
-        raise ValueError(f"{fpath}: damaged, or not a torch file ({error}). Copy it again") from error
+    if reader is None:
+        raise RuntimeError(
+            f"{fpath}: dassl.utils.checkpoint.reader is not set; expected the plug-in's. Import it first"
+        )
+    return reader(os.fspath(fpath))
 
 
 def _mismatch(model: nn.Module, state_dict: Mapping[str, Any], limit: int = 5) -> str:
