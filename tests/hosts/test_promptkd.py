@@ -103,6 +103,9 @@ def test_cascade_trains_own_prompts_after_the_boosting_prompt(root, tmp_path, fi
     trained = run(root, tmp_path / "run", "CasPL_PromptKD")
     assert trained == train.run(["--eval-only", "--model-dir", str(tmp_path / "run")])
     assert not torch.equal(learned(tmp_path / "run")["vision"], learned(first[0])["vision"])
+    entry = json.loads((tmp_path / "run" / "ledger.json").read_text())[-1]
+    assert (entry["images"], entry["labels"], entry["class_names"]) == (24, False, toy.NAMES)
+    assert classifier.load(tmp_path / "run").class_names == toy.NAMES
 
 
 def test_run_loads_as_classifier_of_other_classes(first):

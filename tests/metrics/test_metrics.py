@@ -41,7 +41,12 @@ def ece():
     return 100 * total
 
 
-EXPECTED = {"accuracy": accuracy, "top5": top5, "macro_f1": macro_f1, "ece": ece}
+def mean_per_class():
+    found = LOGITS.argmax(dim=1)
+    return 100 * sum((found[LABELS == c] == c).double().mean() for c in range(6)) / 6
+
+
+EXPECTED = {"accuracy": accuracy, "top5": top5, "macro_f1": macro_f1, "ece": ece, "mean_per_class": mean_per_class}
 
 
 def test_every_metric_has_a_definition_here():
@@ -55,6 +60,31 @@ def test_metric_equals_its_definition(kind, batch):
     for start in range(0, 57, batch):
         metric.update(LOGITS[start : start + batch], LABELS[start : start + batch])
     assert metric.compute() == pytest.approx(float(EXPECTED[kind.name]()), abs=1e-4)
+
+
+TORCHMETRICS = {  # class and arguments
+    "accuracy": ("MulticlassAccuracy", {"average": "micro"}),
+    "top5": ("MulticlassAccuracy", {"average": "micro", "top_k": 5}),
+    "mean_per_class": ("MulticlassAccuracy", {"average": "macro"}),
+    "macro_f1": ("MulticlassF1Score", {"average": "macro"}),
+    "ece": ("MulticlassCalibrationError", {"n_bins": 15, "norm": "l1"}),
+}
+
+
+@pytest.mark.parametrize("classes", [7, 3])
+@pytest.mark.parametrize("kind", all_metrics(), ids=lambda kind: kind.name)
+def test_metric_equals_torchmetrics(kind, classes):
+    classification = pytest.importorskip("torchmetrics.classification")
+    name, arguments = TORCHMETRICS[kind.name]
+    if "top_k" in arguments:
+        arguments = arguments | {"top_k": min(5, classes)}
+    ours, theirs = kind(), getattr(classification, name)(classes, **arguments)
+    drawn = torch.Generator().manual_seed(classes)
+    for _ in range(20):
+        logits, labels = torch.randn(100, classes, generator=drawn) * 3, torch.arange(100) % classes
+        ours.update(logits, labels)
+        theirs.update(logits, labels)
+    assert ours.compute() == pytest.approx(100 * theirs.compute().item(), abs=1e-4)
 
 
 @pytest.mark.parametrize("kind", all_metrics(), ids=lambda kind: kind.name)

@@ -69,6 +69,9 @@ def test_eval_only_keeps_predictions_and_a_result(root, options, name, images):
     assert len(table) == images == result["images"] and result["metrics"] == dict(metrics)
     share = sum(row["label"] == row["class_1"] for row in table) / images
     assert 100 * share == pytest.approx(result["metrics"]["accuracy"])
+    assert set(result["per_class"]) == {row["label"] for row in table}
+    mean = sum(result["per_class"].values()) / len(result["per_class"])
+    assert mean == pytest.approx(result["metrics"]["mean_per_class"])
     assert result["trainer"] == "CasPL_PromptSRC" and result["dataset"] == "Toy"
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from . import arguments
 from .predict import add_run, loaded
-from .program import guarded
+from .program import guarded, hide_information
 
 if TYPE_CHECKING:
     from ..deploy.classifier import Classifier
@@ -30,6 +30,7 @@ def export(argv: list[str] | None = None) -> None:
     labelled = "folder of folders named by class: print the accuracy (default: that of --calibrate, if it is one)"
     parser.add_argument("--labelled", type=Path, metavar="FOLDER", help=labelled)
     args = arguments.parse(parser, argv, keys=False)
+    hide_information()
     if args.int8 and args.out.suffix != ".onnx":
         raise ValueError(f"--int8 writes ONNX, but FILE is {args.out}: give it the ending .onnx")
     if args.calibrate and not args.int8:

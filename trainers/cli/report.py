@@ -6,7 +6,7 @@ caspl report RUN|OUTPUT FILE.html
 from pathlib import Path
 
 from . import arguments
-from .program import guarded
+from .program import guarded, hide_information
 
 
 def report(argv: list[str] | None = None) -> None:
@@ -18,6 +18,7 @@ def report(argv: list[str] | None = None) -> None:
         "--no-words", action="store_true", help="leave out the nearest words, which need CLIP's weights"
     )
     args = arguments.parse(parser, argv, keys=False)
+    hide_information()
     from ..config import leaves
     from ..deploy.classifier import load
     from ..deploy.report.collect import collect, find_runs, overview

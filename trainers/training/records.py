@@ -35,6 +35,17 @@ class TopClasses:
         self.probabilities += values.tolist()
         self.labels += labels.tolist()
 
+    def per_class(self, names: Mapping[int, str]) -> dict[str, float]:
+        """Return {class name: its images' accuracy in per cent} of the classes that have images.
+
+        Args:
+            names: {label: class name}.
+        """
+        hits: dict[int, list[bool]] = {}
+        for label, order in zip(self.labels, self.indices, strict=True):
+            hits.setdefault(label, []).append(order[0] == label)
+        return {names[label]: 100.0 * sum(found) / len(found) for label, found in sorted(hits.items())}
+
 
 def write_evaluation(
     folder: Path, paths: Sequence[str], names: Mapping[int, str], top: TopClasses, result: Mapping[str, Any]

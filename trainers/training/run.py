@@ -170,7 +170,8 @@ class Run:
         folder = self.folder / EVALUATIONS / evaluation_name(what)
         try:
             remove_parts(folder)
-            result = {**what, "images": len(paths), "metrics": dict(metrics), "caspl": __version__}
+            result = {**what, "images": len(paths), "metrics": dict(metrics)}
+            result |= {"per_class": top.per_class(trainer.lab2cname), "caspl": __version__}
             write_evaluation(folder, paths, trainer.lab2cname, top, result)
         except OSError as error:
             logger.warning("No predictions are kept: %s", error)
