@@ -16,6 +16,7 @@ from .symbols import ClassText
 from .text import encode_text
 from .tokens import layout_of, special_tokens
 from .vision import encode_image
+from .watched import Watched
 
 Layers = TypeVar("Layers", Stack, TextStack)
 
@@ -70,6 +71,8 @@ class PromptedCLIP(nn.Module):
         ValueError: the list of classes is empty, or a class name is too long for the text tower.
     """
 
+    _watched: Watched  # what `_cached` was computed from
+
     def __init__(
         self,
         clip_model: StockModule,
@@ -84,7 +87,7 @@ class PromptedCLIP(nn.Module):
         self.layout = self._layout()
         self.boosting: PromptGroup | None = None
         self._cached: Tensor | None = None
-        self._cached_state: list = []
+        self._cached_key: tuple[int, ...] = ()
         self._at_a_time: dict[tuple[int, bool], int | None] = {}
 
     def cascade(self, group: PromptGroup | None, order: str = "boosting_first") -> None:
@@ -155,10 +158,11 @@ class PromptedCLIP(nn.Module):
     @torch.compiler.assume_constant_result
     def _refresh_class_features(self) -> None:
         """Compute the cached class features if they are outdated; a compiler runs it at compile time."""
-        state = [(p.data_ptr(), p._version) for p in self.parameters()] + [id(self.layout)]
-        if self._cached is None or self._cached_state != state:
+        key = id(self), id(self.layout)
+        if self._cached is None or self._cached_key != key or not self._watched.unchanged():
             with torch.no_grad():
-                self._cached, self._cached_state = self._class_features(), state
+                self._cached = self._class_features()
+            self._cached_key, self._watched = key, Watched(self)
 
     def _class_features(self) -> Tensor:
         return self.text_features(self.prompt_learner.text_stack())[0]
