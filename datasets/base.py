@@ -59,6 +59,7 @@ class FewShotDataset(DatasetBase):
     source = ""
     facts: ClassVar[Facts] = Facts()
     own_images: ClassVar[bool] = False
+    place: ClassVar[str] = "directly in their class folder"
     datum: ClassVar[type[Datum]] = ImageDatum
 
     def __init__(self, cfg: Any) -> None:
@@ -130,9 +131,7 @@ class FewShotDataset(DatasetBase):
         if self.renaming_file:
             train, val, test = self._renamed(train, val, test)
         if self.skipped:
-            self.remark(
-                f"{self.folder}: skipped {self.skipped}; expected images that Pillow reads, directly in their class folder"
-            )
+            self.remark(f"{self.folder}: skipped {self.skipped}; expected images that Pillow reads, {self.place}")
         self.data_fingerprint = fingerprint_items({"train": train, "val": val, "test": test}, self.folder)
         return train, val, test
 

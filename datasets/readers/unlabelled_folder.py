@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +26,13 @@ class UnlabelledFolder(OwnImages):
         labelled: False: nothing can be trained with labels or tested on it.
 
     Raises:
-        DatasetError: `DATASET.SUBSAMPLE_CLASSES` is not "all", there are no images, or a class name is listed twice.
+        DatasetError: `DATASET.SUBSAMPLE_CLASSES` is not "all", there are no images, or an image or a class name
+            is listed twice.
     """
 
     labelled = False
     split_in_use = "no split: unlabelled images"
+    place = "in this folder or below"
     layout = ("<image>, also in folders below", f"{_NAMES} (one class name per line)")
 
     def __init__(self, cfg: Any) -> None:
@@ -50,6 +53,12 @@ class UnlabelledFolder(OwnImages):
         images = list_tree(self.folder, self.skipped, skip=(_NAMES,))
         if not images:
             raise DatasetError(f"{self.folder}: no images; expected files that Pillow reads, such as .jpg or .png")
+        known: dict[str, str] = {}
+        for image in images:
+            if (first := known.setdefault(os.path.realpath(self.folder / image), image)) != image:
+                raise DatasetError(
+                    f"{self.folder}: {first} and {image} are the same file; expected each image once. Remove the link"
+                )
         items = self.make_items(((image, 0, "") for image in images), self.folder)
         return items, None, items
 

@@ -9,8 +9,9 @@ import toy
 from trainers import config
 from trainers.cli import protocols, train
 from trainers.cli.program import guarded
-from trainers.experiments import ablations
+from trainers.experiments import ablations, cost
 from trainers.experiments.setting import Setting
+from trainers.experiments.variations import label
 from trainers.method import unlabelled
 
 
@@ -45,6 +46,17 @@ def test_phase_1_takes_a_share_and_records_it(tmp_path):
     assert guarded(lambda: train.run(line)) == 0
     (item,) = json.loads((tmp_path / "run/ledger.json").read_text())
     assert item["images"] == len(toy.NAMES) * toy.PER_CLASS["train"] // 2
+
+
+@pytest.mark.parametrize("miniature", [["--miniature"], ["--datasets", "dtd"]])
+def test_dry_run_lists_every_value(miniature, tmp_path, capsys, monkeypatch):
+    for name in ("costs", "phase_1"):
+        monkeypatch.setattr(cost, name, lambda *args: [])
+    assert protocols.main("reproduce", ["ablations", *miniature, "--dry-run", "--output", str(tmp_path)]) == 0
+    out = capsys.readouterr().out
+    for ablation in ablations.ABLATIONS:
+        for varied in ablation.variations("--miniature" in miniature):
+            assert f"({label(varied)})" in out
 
 
 def test_vary_is_rejected(tmp_path, capsys):

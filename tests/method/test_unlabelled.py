@@ -84,14 +84,16 @@ def test_finished_phase_1_with_other_added_images_is_rejected(root, tmp_path, ca
     assert "added images" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("kind", ["missing", "empty", "overlap"])
+@pytest.mark.parametrize("kind", ["missing", "empty", "overlap", "link"])
 def test_bad_folders_are_named(root, tmp_path, kind):
     (tmp_path / "empty").mkdir()
     folders = {
         "missing": [str(tmp_path / "none")],
         "empty": [str(tmp_path / "empty")],
         "overlap": [str(root / "more"), str(root / "more" / "deep")],
+        "link": [str(root / "more"), str(tmp_path / "link")],
     }
+    (tmp_path / "link").symlink_to(root / "more")
     with pytest.raises(ConfigError, match="TRAINER.CASPL.IMAGES"):
         unlabelled.list_images(folders[kind])
 
@@ -104,6 +106,32 @@ def test_fingerprint_covers_paths_and_sizes_but_not_the_place(root, tmp_path):
     assert of(root / "more") == of(copied) != of(root / "others")
     draw(tmp_path / "copied", "f.png")
     assert of(root / "more") != of(copied)
+
+
+def test_hidden_files_are_left_out_and_home_is_expanded(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    draw(tmp_path / "photos", "a.png", "._a.png", ".trash/b.png")
+    assert [item.impath for item in unlabelled.list_images(["~/photos"])] == [str(tmp_path / "photos" / "a.png")]
+
+
+@pytest.mark.parametrize("kind", ["test image", "training image", "no image"])
+def test_added_image_is_checked_before_training(root, tmp_path, capsys, kind):
+    folder = draw(tmp_path / "added", "a.png", seed=1)
+    if kind == "no image":
+        (folder / "b.png").write_text("<html>")
+    else:
+        (folder / "b.png").symlink_to(root / "toy" / f"{kind.split('ing')[0].split()[0]}_0_0.png")
+    line = [*phase_1(root, tmp_path / "run"), "TRAINER.CASPL.IMAGES", str(folder)]
+    assert guarded(lambda: train.run(line)) == 2
+    error = capsys.readouterr().err
+    assert "b.png" in error and ("cannot decode" if kind == "no image" else "is an image of the dataset") in error
+    assert not (tmp_path / "run" / "ledger.json").exists()
+
+
+def test_one_image_under_two_names_is_rejected(root, flat, tmp_path, capsys):
+    (flat / "link.png").symlink_to(flat / "1.png")
+    assert boosted(root, flat, tmp_path / "out") == 2
+    assert "1.png and link.png are the same file" in capsys.readouterr().err
 
 
 @pytest.fixture

@@ -59,6 +59,18 @@ def as_rgb(image: Image.Image) -> Image.Image:
         raise ImageError(str(error)) from error
 
 
+def check_header(path: str | Path) -> None:
+    """Check that a file is an image that `open_image` decodes, without reading its pixels.
+
+    Raises:
+        ImageError: it is missing or not an image, or the range of its values is not defined.
+    """
+    try:
+        _decoding().inspect_image(str(path))
+    except (OSError, ValueError) as error:
+        raise ImageError(str(error)) from error
+
+
 @functools.cache
 def _decoding() -> ModuleType:
     return importlib.import_module(f"{datasets_package()}.images")
@@ -68,7 +80,8 @@ def find_images(paths: Sequence[str | Path]) -> list[Path]:
     """List the images among files and folders.
 
     Args:
-        paths: a file is taken whatever its ending; of a folder, the files below it with an ending that Pillow reads.
+        paths: a file is taken whatever its ending; of a folder, the files below it with an ending that Pillow reads, except
+            for hidden ones and those in hidden folders.
 
     Returns:
         The files, in the order of `paths`, those of a folder sorted.
@@ -81,12 +94,19 @@ def find_images(paths: Sequence[str | Path]) -> list[Path]:
     for path in map(Path, paths):
         if not path.exists():
             raise FileNotFoundError(f"{path}: does not exist; expected an image or a folder of images")
-        below = sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]
+        below = sorted(_visible_files(path)) if path.is_dir() else [path]
         images = [file for file in below if file.suffix.lower() in endings or file == path]
         if not images:
             raise FileNotFoundError(f"{path}: none of its {len(below)} files has the ending of an image format")
         found += images
     return found
+
+
+def _visible_files(folder: Path) -> Iterator[Path]:
+    for path in folder.rglob("*"):
+        hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
+        if not hidden and path.is_file():
+            yield path
 
 
 class _Files(Dataset):

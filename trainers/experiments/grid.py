@@ -159,7 +159,7 @@ class Grid:
     def __init__(self, plans: list[Plan], *shared: Setting):
         hosts = dict.fromkeys(host for plan in plans for host in plan.scope.hosts)
         for setting in shared:
-            setting.check_options(["CasPL", *hosts])
+            setting.check_options(["CasPL", *(name for host in hosts for name in (host, f"CasPL_{host}"))])
         self.results: list[Result] = []
         self.failures = Failures()
         self.jobs = unique(job for plan in plans for each in shared for job in plan.jobs(each))

@@ -203,10 +203,11 @@ class CasPL(Taught, PromptTrainer):
         return self.loss(student, teacher, self.temperature), {"agreement": agree}
 
     def before_train(self) -> None:
-        """Open the teacher cache.
+        """Check the added images and open the teacher cache.
 
         Raises:
-            ConfigError: the data has other classes than `TRAINER.CASPL.CLASSES`.
+            ConfigError: the data has other classes than `TRAINER.CASPL.CLASSES`, or an added image is one of the dataset's.
+            ImageError: an added file is not an image.
             CacheError: the cache cannot be written or is damaged.
         """
         wanted = self.cfg.TRAINER.CASPL.CLASSES
@@ -215,6 +216,8 @@ class CasPL(Taught, PromptTrainer):
                 f"DATASET.SUBSAMPLE_CLASSES: {self.classes!r}; expected 'all'. Phase 1 trains on TRAINER.CASPL.CLASSES, "
                 f"which is {wanted!r}; set that key instead"
             )
+        dataset = self.dm.dataset
+        unlabelled.check_images(self.added, [*dataset.train_x, *(dataset.val or ()), *(dataset.test or ())])
         if self.cfg.TRAINER.CASPL.TEACHER.CACHE:
             self.caches = self.open_caches()
         super().before_train()

@@ -50,18 +50,46 @@ def list_images(folders: Sequence[str]) -> list[Datum]:
     """
     from ..deploy.images import find_images
 
-    found: list[Path] = []
-    for folder in folders:
+    found: dict[str, str] = {}  # {path without links: path}
+    for folder in map(_absolute, folders):
         if not Path(folder).is_dir():
             raise ConfigError(f"{KEY}: {folder} is not a folder; expected a folder of images")
         try:
-            found += find_images([folder])
+            images = [str(path) for path in find_images([folder])]
         except OSError as error:
             raise ConfigError(f"{KEY}: {error}") from error
-    absolute = [os.path.abspath(path) for path in found]
-    if len(set(absolute)) < len(absolute):
-        raise ConfigError(f"{KEY}: {list(folders)} overlap; expected each image once. Leave a folder out")
-    return [UnlabelledImage(impath=path) for path in absolute]
+        for path in images:
+            real = os.path.realpath(path)
+            if real in found:
+                raise ConfigError(
+                    f"{KEY}: {path} is the same file as {found[real]}; expected each image once. Leave a folder out, or remove "
+                    "the link"
+                )
+            found[real] = path
+    return [UnlabelledImage(impath=path) for path in found.values()]
+
+
+def check_images(items: Sequence[Datum], dataset: Sequence[Datum]) -> None:
+    """Check the headers of added images, and that none of them is one of the dataset's, before training.
+
+    Raises:
+        ConfigError: an image of the dataset is among them.
+        ImageError: a file is not an image.
+    """
+    from ..deploy.images import check_header
+
+    own = [item.impath for item in dataset if not isinstance(item, UnlabelledImage)] if items else []
+    known = {os.path.realpath(path): path for path in own}
+    for item in items:
+        if (first := known.get(os.path.realpath(item.impath))) is not None:
+            raise ConfigError(
+                f"{KEY}: {item.impath} is an image of the dataset ({first}); expected other images. Leave its folder out"
+            )
+        check_header(item.impath)
+
+
+def _absolute(folder: str) -> str:
+    return os.path.abspath(os.path.expanduser(folder))
 
 
 def fingerprint(items: Sequence[Datum], folders: Sequence[str]) -> str:
@@ -69,7 +97,7 @@ def fingerprint(items: Sequence[Datum], folders: Sequence[str]) -> str:
     if not items:
         return ""
     digest = hashlib.sha256()
-    roots = [os.path.abspath(folder) for folder in folders]
+    roots = [_absolute(folder) for folder in folders]
     for item in items:
         root = next(root for root in roots if Path(item.impath).is_relative_to(root))
         line = f"{os.path.relpath(item.impath, root)}\t{os.stat(item.impath).st_size}\n"
