@@ -1,5 +1,6 @@
 """What a protocol's run belongs to: its data, its settings and its boosting prompt; never answered with another's result."""
 
+import errno
 import json
 import os
 import pickle
@@ -7,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 
 import numpy as np
@@ -19,6 +21,7 @@ from trainers.backbones import find_weights
 from trainers.cli import boost, protocols, results
 from trainers.experiments import runs
 from trainers.experiments.setting import Setting
+from trainers.storage import atomic
 from trainers.storage.tensors import read_weights
 
 CLASSES = {"one": ["circle", "star"], "two": ["square", "triangle"]}
@@ -254,6 +257,42 @@ def test_grid_rejects_other_settings_before_its_first_run(collections, output, c
     before = files(output)
     assert "OPTIM.LR: " in rejected_grid(capsys, collections / "one", output, "--adapt", "OPTIM.LR", "0.5")
     assert files(output) == before
+
+
+def test_finished_grid_is_read_from_a_read_only_disk(collections, output, monkeypatch, capsys):
+    assert grid(collections / "one", output, "--seeds", "1") == 0  # makes the runs of a grid that a single one lacks
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    monkeypatch.setattr(tempfile, "mkstemp", no_space)
+    monkeypatch.setattr(tempfile, "mkdtemp", no_space)
+    capsys.readouterr()
+    assert grid(collections / "one", output, "--seeds", "1", "--cluster", "local") == 0
+    assert "| ImageFolder | ZeroshotCLIP |" in capsys.readouterr().out
+
+
+def no_space(*args, **options):
+    """Fail as on a full disk."""
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def test_grid_on_a_read_only_disk_is_one_line(collections, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    error = rejected_grid(capsys, collections / "one", tmp_path / "out")
+    assert error.startswith(f"error: --output: {tmp_path / 'out'} cannot be written to") and "Give another" in error
+    assert not (tmp_path / "out").exists()
+
+
+def test_full_disk_in_a_grid_is_named(collections, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(atomic.tempfile, "mkstemp", no_space)
+    assert grid(collections / "one", tmp_path / "out") == 2
+    printed = capsys.readouterr()
+    failed = [line for line in printed.out.splitlines() if line.startswith("failed: ")]
+    assert len(failed) == 4  # phase 1, zero-shot CLIP and two seeds; runs that need phase 1 are left out
+    assert all(
+        "cannot write" in line and str(tmp_path / "out") in line and "free some space" in line for line in failed
+    )
+    assert printed.err.splitlines()[-1].startswith("error: 4 runs failed")
+    monkeypatch.undo()
+    assert grid(collections / "one", tmp_path / "out") == 0
 
 
 class Bomb:

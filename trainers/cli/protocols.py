@@ -168,7 +168,7 @@ def reproduce(argv: list[str] | None) -> None:
     """
     args = arguments.parse(_grid_parser(), argv, phases=True)
     check_rate(args)
-    from ..experiments.checks import check_data, check_jobs
+    from ..experiments.checks import all_finished, check_data, check_jobs
     from ..experiments.grid import Grid
 
     shared = _setting(args)
@@ -188,7 +188,7 @@ def reproduce(argv: list[str] | None) -> None:
     check_jobs(grid.jobs)
     check_data(grid.jobs)
     kind = args.cluster or ("local" if args.miniature else "none")  # the models of the miniature keep one core busy
-    if kind == "none":
+    if kind == "none" or all_finished(grid.jobs):
         grid.run()
     else:
         from ..experiments.cluster import Cluster

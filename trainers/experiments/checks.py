@@ -1,12 +1,13 @@
 """What is checked before the first job of a command starts: all settings, existing folders and data."""
 
+import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 from dassl.data.datasets import DATASET_REGISTRY
 
 from ..config import ConfigError
-from .dry_run import state
+from .dry_run import FINISHED, state
 from .grid import Job
 from .protocols import is_miniature
 from .setting import Setting
@@ -18,7 +19,24 @@ def check_jobs(jobs: Sequence[Job]) -> None:
     Raises:
         ConfigError: names every problem, each once.
     """
-    _raise(_problems(state, _distinct(jobs)))
+    _raise(_problems(_check_job, _distinct(jobs)))
+
+
+def all_finished(jobs: Sequence[Job]) -> bool:
+    """Return whether the results of all jobs exist, so that nothing will be written."""
+    return all(state(job) == FINISHED for job in jobs)
+
+
+def _check_job(job: Job) -> None:
+    if state(job) == FINISHED:
+        return
+    output = job.setting.output
+    existing = next((path for path in (job.place, *job.place.parents) if path.is_dir()), output)
+    if not os.access(existing, os.W_OK):
+        raise ConfigError(
+            f"--output: {output} cannot be written to, and not all of its runs are finished; expected a folder on a writable "
+            "disk. Give another one"
+        )
 
 
 def check_data(jobs: Sequence[Job]) -> None:

@@ -35,6 +35,7 @@ class Cluster:
 
     Raises:
         ValueError: `at_once` is below 1, or a parameter is not NAME=VALUE or unknown to submitit.
+        OSError: the folder cannot be written to.
     """
 
     def __init__(self, kind: str, at_once: int, folder: Path, parameters: list[str]):
@@ -43,8 +44,7 @@ class Cluster:
         if unclear := [item for item in parameters if "=" not in item]:
             raise ValueError(f"--slurm: {unclear[0]!r}; expected NAME=VALUE, such as slurm_partition=gpu")
         self.at_once = at_once
-        folder.mkdir(parents=True, exist_ok=True)
-        self.folder = Path(tempfile.mkdtemp(prefix=time.strftime("%Y%m%d-%H%M%S-"), dir=folder.resolve()))  # mode 0700
+        self.folder = _fresh(folder)
         try:
             self.executor = submitit.AutoExecutor(folder=self.folder, cluster=kind)
             self.executor.update_parameters(name="caspl", **_parameters(kind, parameters))
@@ -90,6 +90,15 @@ class Cluster:
                 started.cancel()
             raise
         return [result for job in jobs if (result := results.get(id(job))) is not None]
+
+
+def _fresh(folder: Path) -> Path:
+    """Create and return a folder that only this user can read."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        return Path(tempfile.mkdtemp(prefix=time.strftime("%Y%m%d-%H%M%S-"), dir=folder.resolve()))  # mode 0700
+    except OSError as error:
+        raise OSError(f"--output: cannot write to {folder} ({error}); expected a folder. Give another one") from error
 
 
 def _parameters(kind: str, given: list[str]) -> dict[str, Any]:
