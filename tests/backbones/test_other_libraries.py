@@ -149,6 +149,30 @@ def test_open_clip_architecture_with_file_or_tag(tmp_path, monkeypatch):
         load_clip("open_clip:student-a/cached")
 
 
+def test_open_clip_tag_in_the_hubs_cache_needs_no_network(tmp_path, monkeypatch):
+    """Weights of a tag where open_clip's download leaves them; an architecture that cannot be computed is not downloaded."""
+    open_clip, constants = pytest.importorskip("open_clip"), pytest.importorskip("huggingface_hub").constants
+    folder = tmp_path / "hub/models--someone--small/snapshots/abc"
+    for each in (folder, folder.parents[1] / "refs"):
+        each.mkdir(parents=True)
+    (folder.parents[1] / "refs/main").write_text("abc")
+    _, model = saved_open_clip(tmp_path, config := architecture("GELU"))
+    save_file(
+        {key: value.contiguous() for key, value in model.state_dict().items()}, folder / "open_clip_model.safetensors"
+    )
+    text = config["text_cfg"] | {"hf_tokenizer_name": "facebook/xlm-v-base"}
+    for name, written in (("cached-a", config), ("cached-b", config | {"text_cfg": text})):
+        (tmp_path / f"{name}.json").write_text(json.dumps(written))
+        open_clip.add_model_config(tmp_path / f"{name}.json")
+        monkeypatch.setitem(open_clip.pretrained._PRETRAINED, name, {"tag": {"hf_hub": "someone/small/"}})
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    assert torch.equal(load_clip("open_clip:cached-a/tag").visual.proj, model.visual.proj)
+    monkeypatch.setattr(open_clip, "download_pretrained", lambda settings: pytest.fail("downloads"))
+    with pytest.raises(BackboneError, match="hf_tokenizer_name is 'facebook/xlm-v-base'"):
+        load_clip("open_clip:cached-b/tag")
+
+
 @pytest.mark.parametrize(
     "setting, message",
     [
@@ -162,7 +186,10 @@ def test_open_clip_architecture_with_file_or_tag(tmp_path, monkeypatch):
         ({"text_cfg__no_causal_mask": True}, "no_causal_mask is True"),
         ({"text_cfg__pool_type": "last"}, "text_cfg.pool_type is 'last'; expected 'argmax' or 'eos'"),
         ({"text_cfg__hf_model_name": "roberta-base"}, "hf_model_name is 'roberta-base'"),
-        ({"text_cfg__hf_tokenizer_name": "bert"}, "hf_tokenizer_name is 'bert'"),
+        (
+            {"text_cfg__hf_tokenizer_name": "bert"},
+            "hf_tokenizer_name is 'bert', a tokenizer of Hugging Face; expected CLIP's",
+        ),
         ({"text_cfg__proj_bias": True}, "proj_bias is True"),
         ({"text_cfg__vocab_size": 32000}, "vocab_size is 32000; expected 49408"),
         ({"text_cfg__norm_kwargs": {"elementwise_affine": False}}, "norm_kwargs has elementwise_affine"),

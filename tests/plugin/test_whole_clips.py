@@ -272,6 +272,33 @@ def test_timm_vision_tower_equals_an_explicit_loop():
         assert torch.equal(trunk(IMAGES), plain)
 
 
+@pytest.mark.parametrize("kind", ["CLIP", "CustomTextCLIP"])
+@pytest.mark.parametrize("depth", [1, 3])
+def test_text_tower_with_another_vocabulary_equals_an_explicit_loop(kind, depth):
+    """As MetaCLIP 2 has it in open_clip: EOT is token 2 of its own tokenizer, and does not have the highest id."""
+    config = pytest.importorskip("open_clip.model")
+    vision = config.CLIPVisionCfg(layers=1, width=64, head_width=64, patch_size=8, image_size=16)
+    text = config.CLIPTextCfg(vocab_size=1000, width=64, heads=2, layers=3, pool_type="eos", eos_id=2)
+    model = getattr(config, kind)(32, vision, text).eval()
+    tower, tokens = getattr(model, "text", model), randn(2, "text", (depth, 5, 64), 0.3)
+    ids = torch.ones(3, 77, dtype=torch.long)
+    for row, words in zip(ids, (5, 9, 3), strict=True):
+        row[: words + 2] = torch.tensor([0, *range(10, 10 + words), 2])
+    with torch.no_grad():
+        x = tower.token_embedding(ids)
+        x = torch.cat([x[:, :1], tokens[0].expand(3, -1, -1), x[:, 1:-5]], dim=1) + tower.positional_embedding
+        for i, block in enumerate(tower.transformer.resblocks):
+            if 0 < i < depth:
+                x = torch.cat([x[:, :1], tokens[i].expand(3, -1, -1), x[:, 6:]], dim=1)
+            x = block(x, attn_mask=torch.full((77, 77), float("-inf")).triu(1))
+        expected = tower.ln_final(x)[torch.arange(3), torch.tensor([6, 10, 4]) + 5]
+        plain = model.encode_text(ids)
+        with trainers.boosted(model, PromptGroup(tokens, torch.zeros(0, 0, 64))):
+            found = model.encode_text(ids)
+        torch.testing.assert_close(found, expected @ tower.text_projection, atol=FEATURES, rtol=0)
+        assert (found - plain).abs().max() > 1e-2 and torch.equal(model.encode_text(ids), plain)
+
+
 def test_text_tower_without_causal_mask_is_rejected():
     transformer = pytest.importorskip("open_clip.transformer")
     text = transformer.TextTransformer(width=64, heads=1, layers=LAYERS, no_causal_mask=True, pool_type="last")

@@ -43,7 +43,6 @@ def source(name: str) -> Source:
             compute the architecture.
     """
     config, preprocessing, path = _found(name)
-    _check(name, config)
     vision, text, quick = config["vision_cfg"], config["text_cfg"], config.get("quick_gelu", False)
     resnet = isinstance(vision.get("layers", 12), list | tuple)
     size = vision.get("image_size", 224)
@@ -104,11 +103,11 @@ def package(name: str) -> Any:
     return open_clip
 
 
-def weights_of(name: str) -> Path:
-    """Return the file of a tag, which open_clip downloads once, or of a path.
+def _architecture(name: str) -> tuple[Any, str, str]:
+    """Return open_clip, and the architecture and the tag or file in a name.
 
     Raises:
-        BackboneError: open_clip does not know the architecture or the tag, or the download failed.
+        BackboneError: open_clip cannot be imported, or does not know the architecture.
     """
     open_clip, (architecture, found) = package(name), split_name(name)
     if architecture not in open_clip.list_models():
@@ -116,6 +115,16 @@ def weights_of(name: str) -> Path:
             f"backbone {name!r}: open_clip has no architecture {architecture!r}; "
             f"{nearest(architecture, open_clip.list_models())}"
         )
+    return open_clip, architecture, found
+
+
+def weights_of(name: str) -> Path:
+    """Return the file of a tag, which open_clip downloads once, or of a path.
+
+    Raises:
+        BackboneError: open_clip does not know the architecture or the tag, or the download failed.
+    """
+    open_clip, architecture, found = _architecture(name)
     settings = open_clip.get_pretrained_cfg(architecture, found)
     if not settings:
         if not Path(found).is_file():
@@ -134,20 +143,26 @@ def weights_of(name: str) -> Path:
 
 
 def _found(name: str) -> tuple[dict, dict, Path]:
-    """Return the model's configuration, that of its images, and the file of its weights."""
+    """Return the model's configuration, that of its images, and the file of its weights.
+
+    The configuration is checked before weights are downloaded.
+    """
     folder = Path(name.removeprefix(f"{PREFIX}:"))
     if name != f"{PREFIX}:" and folder.is_dir():
-        return _saved(name, folder)
-    open_clip, (architecture, tag) = package(name), split_name(name)
-    path = weights_of(name)
-    config, trained = open_clip.get_model_config(architecture), open_clip.get_pretrained_cfg(architecture, tag) or {}
+        config, preprocessing, path = _saved(name, folder)
+        _check(name, config)
+        return config, preprocessing, path
+    open_clip, architecture, tag = _architecture(name)
+    config = open_clip.get_model_config(architecture)
+    _check(name, config)
+    trained = open_clip.get_pretrained_cfg(architecture, tag) or {}
     if trained and bool(trained.get("quick_gelu", False)) != bool(config.get("quick_gelu", False)):
         kind = "QuickGELU" if trained.get("quick_gelu", False) else "GELU"
         raise BackboneError(
             f"backbone {name!r}: these weights were trained with {kind}, the architecture {architecture} computes the "
             f"other; expected the architecture with {kind}. Use {_with_other_activation(architecture)}/{tag}"
         )
-    return config, dict(trained), path
+    return config, dict(trained), weights_of(name)
 
 
 def _with_other_activation(architecture: str) -> str:
@@ -175,6 +190,11 @@ def _check(name: str, config: dict) -> None:
         BackboneError: it does not; the message names the setting.
     """
     vision, text = config["vision_cfg"], config["text_cfg"]
+    if text.get("hf_tokenizer_name"):
+        raise BackboneError(
+            f"backbone {name!r}: text_cfg.hf_tokenizer_name is {text['hf_tokenizer_name']!r}, a tokenizer of Hugging Face; "
+            f"expected CLIP's own with {VOCABULARY} tokens. Use another backbone, or caspl.inject into open_clip's model"
+        )
     problem = (
         check_settings("vision_cfg.", vision, {"pool_type": ("tok",)}, _VISION | _UNUSED | _UNUSED_TIMM)
         or check_settings(
