@@ -77,11 +77,11 @@ def run_tests(seconds: float) -> dict:
     """Run the tests marked `gpu`; return their numbers, and the first line of each reason."""
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "tests.xml"
-        command = [sys.executable, "-m", "pytest", "-q", "-m", "gpu", "tests/gpu", f"--junitxml={report}"]
+        command = [sys.executable, "-m", "pytest", "-v", "-m", "gpu", "tests/gpu", f"--junitxml={report}"]
         try:
             done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=seconds)
         except subprocess.TimeoutExpired as error:
-            raise Skipped(f"the tests took longer than {seconds:.0f} s") from error
+            raise Skipped(f"the tests took longer than {seconds:.0f} s: {_so_far(error.stdout)}") from error
         if not report.is_file():
             lines = (done.stderr or done.stdout).strip().splitlines() or ["no output"]
             raise Skipped(f"pytest did not run: {lines[-1][:300]}")
@@ -92,6 +92,15 @@ def run_tests(seconds: float) -> dict:
     reasons += sorted({_reason(case, "skipped") for case in found["skipped"]})
     counts = {kind: len(of_kind) for kind, of_kind in found.items()}
     return {"passed": len(cases) - sum(counts.values()), **counts, "reasons": reasons}
+
+
+def _so_far(output: bytes | str | None) -> str:
+    """Return how many tests had passed, and the names of those that had failed, in the output of pytest."""
+    text = output.decode(errors="replace") if isinstance(output, bytes) else output or ""
+    ended = [line.split("::")[-1].split() for line in text.splitlines() if "::" in line]
+    passed = sum("PASSED" in words for words in ended)
+    failed = [words[0] for words in ended if "FAILED" in words or "ERROR" in words]
+    return f"{passed} passed, {len(failed)} failed{': ' if failed else ''}{', '.join(failed)}"
 
 
 def _reason(case: ElementTree.Element, kind: str) -> str:
@@ -159,11 +168,19 @@ def bench(args: argparse.Namespace, end: float, rows: list[dict]) -> dict:
     device = torch.device(args.device)
     if device.type == "cuda" and not torch.cuda.is_available():
         raise Skipped("PyTorch finds no GPU")
-    used = {dtype for _, dtype, _, _ in cells(args)}
-    rates = {name: measure.matrix_rate(device, dtype) for name, dtype in TYPES.items() if name in used}
+    rates: dict[str, float] = {}
+    missing: dict[str, str] = {}
+    for dtype in dict.fromkeys(dtype for _, dtype, _, _ in cells(args)):
+        try:
+            rates[dtype] = measure.matrix_rate(device, TYPES[dtype])
+        except RuntimeError as error:  # an old GPU has no bfloat16
+            missing[dtype] = f"{dtype} matrix products: {error}".splitlines()[0][:200]
     for name, dtype, batch, classes in cells(args):
         where = {"step": name, "dtype": dtype, "batch": batch, "classes": classes}
-        rows += _rows(where, args, end, rates[dtype])
+        if dtype in missing:
+            rows += [{**where, "variant": variant, "skipped": missing[dtype]} for variant in VARIANTS]
+        else:
+            rows += _rows(where, args, end, rates[dtype])
     return {name: rate / 1e9 for name, rate in rates.items()}
 
 

@@ -64,3 +64,23 @@ def test_time_limit_and_missing_gpu_are_reasons(tmp_path, monkeypatch):
     gpu_check.main(["--output", str(tmp_path)])
     found = json.loads((tmp_path / "gpu_check.json").read_text())
     assert found["machine"] == found["matrix rates, GFLOP/s"] == {"skipped": "PyTorch finds no GPU"}
+
+
+def test_missing_matrix_product_is_the_reason_of_its_rows(tmp_path, monkeypatch):
+    def without_bf16(device, dtype, rate=gpu_check.measure.matrix_rate):
+        if dtype == gpu_check.TYPES["bf16"]:
+            raise RuntimeError("CUBLAS_STATUS_NOT_SUPPORTED\nmore")
+        return rate(device, dtype)
+
+    monkeypatch.setattr(gpu_check, "cells", lambda args: [("CoOp", dtype, 4, 5) for dtype in ("bf16", "fp32")])
+    monkeypatch.setattr(gpu_check.measure, "matrix_rate", without_bf16)
+    code, found = run(tmp_path)
+    rows = {(row["dtype"], row["variant"]): row for row in found["rows"]}
+    assert code == 0 and rows["bf16", "engine"]["skipped"] == "bf16 matrix products: CUBLAS_STATUS_NOT_SUPPORTED"
+    assert rows["fp32", "engine"]["ms"] > 0
+
+
+def test_tests_that_take_too_long_are_counted():
+    output = b"tests/gpu/test_gpu.py::test_a[CoOp] PASSED [ 1%]\ntests/gpu/test_gpu.py::test_b FAILED [ 2%]\n"
+    assert gpu_check._so_far(output) == "1 passed, 1 failed: test_b"
+    assert gpu_check._so_far(None) == "0 passed, 0 failed"

@@ -103,7 +103,7 @@ class WholeCLIP(Host):
             self.clip = clip_model
 
         def forward(self):
-            return self.clip.encode_text(token_ids())
+            return self.clip.encode_text(token_ids().to(self.clip.text_projection.device))
 
     def __init__(self, clip_model):
         super().__init__(clip_model)
@@ -161,9 +161,16 @@ class Flat(nn.Module):
         self.image_mask = torch.zeros(6, 6)
         self.image_mask[:, -1:] = float("-inf")
 
+    def _apply(self, *args, **kwargs):
+        """Move the tensors that are plain attributes, too."""
+        super()._apply(*args, **kwargs)
+        for name in ("text_x", "ends", "text_mask", "image_mask"):
+            setattr(self, name, getattr(self, name).to(self.text_proj.device))
+        return self
+
     def forward(self, images):
         x = self.text_x.clone()
-        x[torch.arange(len(x)), self.ends] = self.learned[0]
+        x[torch.arange(len(x), device=x.device), self.ends] = self.learned[0]
         x = self.text_ln_final(self.text_transformer(x.transpose(0, 1), self.text_mask).transpose(0, 1))
         text = x[torch.arange(len(x)), self.ends] @ self.text_proj
         x = self.img_patch_embedding(images).flatten(2).transpose(1, 2)
@@ -184,7 +191,8 @@ class Block(nn.Module):
         self.attn_mask, self.i = stock.attn_mask, i
 
     def attention(self, x, **options):
-        return self.attn(x, x, x, attn_mask=self.attn_mask, **({"need_weights": False} | options))
+        mask = None if self.attn_mask is None else self.attn_mask.to(x.device)
+        return self.attn(x, x, x, attn_mask=mask, **({"need_weights": False} | options))
 
 
 def with_blocks(kind):
@@ -246,8 +254,9 @@ class Extra(Block):
 
     def forward(self, x):
         normed = self.ln_1(x)
-        extra = randn(6, "extra", (x.shape[1], len(x), len(x)), 0.3)
-        x = x + self.attn(normed, normed, normed, extra, attn_mask=self.attn_mask)[0]
+        extra = randn(6, "extra", (x.shape[1], len(x), len(x)), 0.3).to(x.device)
+        mask = None if self.attn_mask is None else self.attn_mask.to(x.device)
+        x = x + self.attn(normed, normed, normed, extra, attn_mask=mask)[0]
         return x + self.mlp(self.ln_2(x))
 
 

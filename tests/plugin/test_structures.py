@@ -6,6 +6,7 @@ import logging
 import pytest
 import torch
 from interop import explicit
+from one_device import META, checked, move
 from plugin.structures import HOSTS, IMAGES, SIZES, TEXT, VISION, Asleep, Host, Mixing, boosting, token_ids, with_blocks
 from recipe import clip_state_dict
 from torch import nn
@@ -240,6 +241,19 @@ def test_host_waits_in_first_passes_only(clip_model, kind):
             F.cross_entropy(host(IMAGES), LABELS).backward()
         waits.append(mode.count)
     assert [count > 0 for count in waits] == [True, True, True, False, True, False, False, False]
+
+
+@pytest.mark.parametrize("kind", HOSTS)
+def test_injected_host_stays_on_its_device(clip_model, kind):
+    host = HOSTS[kind](clip_model)
+    inject(host, boosting(1, 3))
+    for _ in range(3):
+        expected = host(IMAGES).shape
+    move(host)
+    with checked() as mode:  # pass 3, which is not verified
+        found = host(IMAGES.to(META))
+        F.cross_entropy(found, LABELS.to(META)).backward()
+    assert found.shape == expected and found.device == META and mode.count > 100
 
 
 def test_text_that_grows_after_the_checks_makes_the_logits_nan(clip_model):

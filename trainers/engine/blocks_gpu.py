@@ -171,6 +171,8 @@ def compile_inner_blocks(backend: str | None = "inductor") -> None:
     The first and the last block of a tower run eagerly: their inputs need no gradient, or few of their rows are read.
     """
     global _compiled
+    if backend is not None:
+        torch._dynamo.reset()  # Dynamo compiles a function for a few shapes only, those of earlier models included
     _compiled = None if backend is None else torch.compile(inner_block, dynamic=False, backend=backend)
 
 

@@ -51,7 +51,7 @@ class CudaGraph:
 
     def capture(self, work: Callable[[], Any]) -> Any:
         """Record `work` and return its result, whose tensors each replay overwrites."""
-        with torch.cuda.graph(self._graph):
+        with torch.cuda.graph(self._graph, capture_error_mode="thread_local"):  # other threads pin batches meanwhile
             return work()
 
     def replay(self) -> None:
