@@ -6,21 +6,17 @@ listed here are read by no trainer of this package.
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 from yacs.config import CfgNode
 
 from .boosting_keys import CASPL
 from .fields import ADAPTING, BOOSTING, CASCADE, EVERY, LEARNING, ZERO_SHOT, Field, OnlyWith
-from .vocabulary import (
-    evaluators,
-    interpolations,
-    optimizers,
-    schedulers,
-    transforms,
-)
+from .vocabulary import evaluators, interpolations, optimizers, schedulers, transforms
 
 _ADAM = ("adam", "amsgrad", "adamw", "radam")
 _STEPS = ("single_step", "multi_step")
+_FOLDER: dict[str, Any] = {"longest": 1024, "path": True, "place": True}
 
 
 def _with_transform(*names: str) -> OnlyWith:
@@ -37,25 +33,8 @@ def _warmup_of(kind: str):
 
 
 _RUN = (
-    Field(
-        "OUTPUT_DIR",
-        "./output",
-        "folder of the run",
-        required=True,
-        longest=1024,
-        path=True,
-        place=True,
-        read_by=(EVERY,),
-    ),
-    Field(
-        "RESUME",
-        "",
-        "folder to resume from, if not OUTPUT_DIR",
-        longest=1024,
-        path=True,
-        place=True,
-        read_by=(LEARNING,),
-    ),
+    Field("OUTPUT_DIR", "./output", "folder of the run", required=True, read_by=(EVERY,), **_FOLDER),
+    Field("RESUME", "", "folder to resume from, if not OUTPUT_DIR", read_by=(LEARNING,), **_FOLDER),
     Field("SEED", -1, "seed of all random draws; -1: not fixed", least=-1, most=2**32 - 1, read_by=(EVERY,)),
     Field("USE_CUDA", True, "compute on a GPU if there is one", place=True, read_by=(EVERY,)),
     Field("VERBOSE", True, "log the dataset's sizes", place=True, read_by=(EVERY,)),
@@ -125,7 +104,7 @@ _INPUT = (
 )
 
 _DATA = (
-    Field("DATASET.ROOT", "", "folder of the datasets", longest=1024, path=True, place=True, read_by=(EVERY,)),
+    Field("DATASET.ROOT", "", "folder of the datasets", read_by=(EVERY,), **_FOLDER),
     Field("DATASET.NAME", "", "the dataset's class, as in configs/datasets", read_by=(EVERY,)),
     Field("DATASET.NUM_SHOTS", -1, "training images a class; -1: all", least=-1, most=10**6, read_by=(EVERY,)),
     Field("DATASET.SUBSAMPLE_CLASSES", "all", "which classes", choices=("all", "base", "new"), read_by=(EVERY,)),
@@ -191,12 +170,7 @@ _OPTIM = tuple(
         ("NAME", "adam", "optimiser", {"choices": optimizers}),
         ("LR", 0.0003, "learning rate", {"above": 0, "most": 1000}),
         ("WEIGHT_DECAY", 5e-4, "weight decay", {"least": 0, "most": 10}),
-        (
-            "MOMENTUM",
-            0.9,
-            "momentum",
-            {"least": 0, "below": 1, "unread": OnlyWith("OPTIM.NAME", ("sgd", "rmsprop"))},
-        ),
+        ("MOMENTUM", 0.9, "momentum", {"least": 0, "below": 1, "unread": OnlyWith("OPTIM.NAME", ("sgd", "rmsprop"))}),
         (
             "SGD_DAMPNING",
             0,
@@ -284,10 +258,8 @@ _MEASURING = (
         "TRAIN.FEATURES",
         "",
         "folder for image features that do not change in training (PromptSRC's frozen ones); empty: not kept",
-        longest=1024,
-        path=True,
-        place=True,
         read_by=(ADAPTING,),
+        **_FOLDER,
     ),
     Field(
         "TRAIN.VIEWS",
@@ -309,10 +281,8 @@ _MEASURING = (
         "TEST.FEATURES",
         "",
         "folder for test features of an image tower without learned prompts; empty: not kept",
-        longest=1024,
-        path=True,
-        place=True,
         read_by=(EVERY,),
+        **_FOLDER,
     ),
     Field("TEST.EVALUATOR", "Classification", "Dassl's evaluator", choices=evaluators, read_by=(EVERY,)),
     Field("TEST.PER_CLASS_RESULT", False, "also log each class's accuracy", read_by=(EVERY,)),

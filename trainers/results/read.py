@@ -142,12 +142,8 @@ def column_name(rules: Protocol, column: str, metric: str) -> str:
     return f"{column} {metric}" if rules.layout == "columns" else metric
 
 
-# Settings that are a place, or that a table shows anyway.
-_NO_SETTING = (
-    *("OUTPUT_DIR", "RESUME", "SEED", "DATASET.ROOT", "DATASET.NAME", "DATASET.NUM_SHOTS", "TRAINER.CASPL.CHECKPOINT"),
-    *("DATALOADER.NUM_WORKERS", "VERBOSE", "VERSION", "USE_CUDA", "TRAIN.PRINT_FREQ", "TRAIN.CHECKPOINT_FREQ"),
-    *("TRAIN.COMPILE", "TRAIN.CUDA_GRAPH", "TRAIN.FEATURES", "TRAIN.TRACK", "TEST.FEATURES"),
-)
+# Settings that a table shows anyway, or that change no number.
+_NO_SETTING = ("SEED", "DATASET.NAME", "DATASET.NUM_SHOTS", "VERSION", "TRAIN.CHECKPOINT_FREQ")
 # Zero-shot results keep the whole configuration.
 _OF_TRAINING = ("TRAINER.", "OPTIM.", "TRAIN.", "DATALOADER.TRAIN_X.")
 

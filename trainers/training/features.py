@@ -17,7 +17,7 @@ from ..method.feature_cache import FeatureCache, described_images, on_device
 from ..method.identity import backbone_fingerprint
 from ..version import __version__
 from . import parallel
-from .loaders import TimedLoader
+from .loaders import TimedLoader, Wrapped
 
 logger = logging.getLogger(__name__)
 
@@ -137,7 +137,7 @@ def training_cache(trainer: Any, stacks: list[Stack], views: int) -> TrainingFea
     return None if cache is None or cache.read_only else cache
 
 
-class FeatureLoader:
+class FeatureLoader(Wrapped):
     """An evaluation's batches with "features" from a cache in place of "img"; images are read only to fill it.
 
     Args:
@@ -150,15 +150,8 @@ class FeatureLoader:
     def __init__(
         self, loader: TimedLoader, cache: FeatureCache, encode: Callable[[Tensor], Tensor], device: torch.device
     ):
-        self.loader, self.cache, self.encode, self.device = loader, cache, encode, device
-
-    @property
-    def dataset(self) -> Any:
-        """The loader's dataset."""
-        return self.loader.dataset
-
-    def __len__(self) -> int:
-        return len(self.loader)
+        super().__init__(loader)
+        self.cache, self.encode, self.device = cache, encode, device
 
     def __iter__(self) -> Iterator[dict]:
         for batch in self._known() if self.cache.complete() else self.loader:

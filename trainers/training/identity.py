@@ -36,19 +36,11 @@ FILE_NAME = "identity.json"  # in a run's folder
 FORMAT = 1
 MOST_BYTES = 1 << 26  # of identity.json; ImageNet's class names take less than a megabyte
 
-# Where and how a run computes, and files that are compared by their fingerprints.
-_PLACES = (
-    *("OUTPUT_DIR", "RESUME", "DATASET.ROOT", "DATALOADER.NUM_WORKERS", "VERBOSE", "USE_CUDA", "TRAIN.PRINT_FREQ"),
-    *("TRAIN.COMPILE", "TRAIN.CUDA_GRAPH", "TRAIN.FEATURES", "TRAIN.TRACK", "TEST.FEATURES", "TRAINER.CASPL.IMAGES"),
-    *("TRAINER.CASPL.TEACHER.RUN", "TRAINER.CASPL.TEACHER.RUNS"),
-    *("TRAINER.CASPL.CHECKPOINT", "TRAINER.CASPL.TEACHER.BACKBONE", "TRAINER.CASPL.TEACHER.CACHE", "TRAINER.NAME"),
-    *(
-        "MODEL.BACKBONE.NAME",
-        "MODEL.INIT_WEIGHTS",
-        "TRAIN.CHECKPOINT_FREQ",
-        "TEST.PER_CLASS_RESULT",
-        "TEST.COMPUTE_CMAT",
-    ),
+# Files that are compared by their fingerprints, and keys that change no number; like those of `is_place`, not compared.
+_APART = (
+    *("TRAINER.NAME", "MODEL.BACKBONE.NAME", "MODEL.INIT_WEIGHTS", "TRAINER.CASPL.IMAGES"),
+    *(f"TRAINER.CASPL.TEACHER.{key}" for key in ("BACKBONE", "CACHE", "RUN", "RUNS")),
+    *("TRAIN.CHECKPOINT_FREQ", "TEST.PER_CLASS_RESULT", "TEST.COMPUTE_CMAT"),
 )
 # A cache rounds the teacher's features, wherever it is.
 _ROUNDING = ("TRAINER.CASPL.TEACHER.CACHE", "TRAINER.PROMPTKD.CACHE")
@@ -98,7 +90,7 @@ def digest(content: dict) -> str:
 def settings(cfg: CfgNode) -> dict[str, Any]:
     """Return the settings that determine numbers, as JSON stores them; those of other trainers do not."""
     read = dict(leaves(used(cfg)))
-    found = {key: value for key, value in read.items() if key not in _PLACES and not is_place(key)}
+    found = {key: value for key, value in read.items() if key not in _APART and not is_place(key)}
     found |= {key: bool(read[key]) for key in _ROUNDING if key in read}
     for key in ("DATASET.TEMPLATE", "TRAINER.CASPL.TEACHER.TEMPLATE"):
         if found.get(key):
@@ -275,7 +267,7 @@ def parse(text: str, source: Path) -> dict:
 
 def _of_config(path: Path) -> dict:
     kept = dict(leaves(read_yaml(path)))
-    found = {key: value for key, value in kept.items() if key not in _PLACES and not is_place(key)}
+    found = {key: value for key, value in kept.items() if key not in _APART and not is_place(key)}
     found |= {key: bool(kept[key]) for key in _ROUNDING if key in kept}
     name = str(kept.get("TRAINER.NAME", "")).replace("-", "_")
     return {"trainer": name, "settings": json.loads(json.dumps(found, default=list))}

@@ -52,7 +52,26 @@ def keeping(loader: DataLoader, choose: bool) -> DataLoader:
     return rebuilt(loader, loader.batch_sampler, 0) if pixels <= SMALL else loader
 
 
-class TimedLoader:
+class Wrapped:
+    """A loader around another one of the same dataset, batch by batch.
+
+    Args:
+        loader: the other one.
+    """
+
+    def __init__(self, loader: Any):
+        self.loader = loader
+
+    @property
+    def dataset(self) -> Any:
+        """The loader's dataset."""
+        return self.loader.dataset
+
+    def __len__(self) -> int:
+        return len(self.loader)
+
+
+class TimedLoader(Wrapped):
     """Measure the time spent waiting for batches; on a GPU, copy each batch while the previous one is in use.
 
     Args:
@@ -65,15 +84,8 @@ class TimedLoader:
     """
 
     def __init__(self, loader: DataLoader, device: torch.device, copied: tuple[str, ...] = ("img", "label")):
-        self.loader, self.device, self.copied, self.waited = loader, device, copied, 0.0
-
-    @property
-    def dataset(self) -> Any:
-        """The loader's dataset."""
-        return self.loader.dataset
-
-    def __len__(self) -> int:
-        return len(self.loader)
+        super().__init__(loader)
+        self.device, self.copied, self.waited = device, copied, 0.0
 
     def __iter__(self) -> Iterator[dict]:
         if self.device.type == "cpu":
