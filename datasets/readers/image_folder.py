@@ -24,8 +24,8 @@ class ImageFolder(OwnImages):
     """
 
     layout = (
-        "train/<class>/<image>, test/<class>/<image>, and optionally val/<class>/<image>,",
-        "or <class>/<image>, to be divided into the three",
+        "train/<class>/<image>, test/<class>/<image>, and optionally val/<class>/<image>, or <class>/<image>, to be divided "
+        "into the three",
         _CLASSNAMES,
     )
 

@@ -85,6 +85,19 @@ def test_transforms_without_normalize_are_one_warning_line(root, tmp_path, caplo
     assert "INPUT.TRANSFORMS has no 'normalize'" in found
 
 
+def test_warm_up_beyond_the_last_epoch_is_one_warning_line(root, tmp_path, caplog):
+    line = [*toy.command(root, "CoOp", tmp_path / "run"), "OPTIM.WARMUP_EPOCH", "7", "OPTIM.MAX_EPOCH", "6"]
+    (found,) = warnings_of(caplog, line)
+    assert "OPTIM.WARMUP_EPOCH: 7 is more than OPTIM.MAX_EPOCH, 6" in found
+
+
+@pytest.mark.parametrize("missing", [True, False])
+def test_resume_from_a_folder_without_a_run_is_rejected(root, tmp_path, capsys, missing):
+    folder = tmp_path / "nowhere" if missing else root / "toy"
+    error = rejected(capsys, [*toy.command(root, "CoOp", tmp_path / "run"), "--resume", folder], tmp_path / "run")
+    assert f"RESUME: {folder}; expected the folder of a run" in error and error.count("RESUME") == 1
+
+
 @pytest.mark.parametrize(
     "pairs",
     [

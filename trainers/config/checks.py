@@ -63,6 +63,14 @@ def _folder(cfg: CfgNode) -> str:
     return f"OUTPUT_DIR: {cfg.OUTPUT_DIR}; expected a folder, {existing} is not" if not existing.is_dir() else ""
 
 
+def _resume(cfg: CfgNode) -> str:
+    folder = Path(cfg.RESUME)
+    if not cfg.RESUME or (folder / "progress.pt").is_file() or any(folder.glob("*/checkpoint")):
+        return ""
+    found = "has no progress.pt and no checkpoint" if folder.is_dir() else "does not exist"
+    return f"RESUME: {cfg.RESUME}; expected the folder of a run (--resume), it {found}"
+
+
 def _area(cfg: CfgNode) -> str:
     low, high = cfg.INPUT.RRCROP_SCALE
     return f"INPUT.RRCROP_SCALE: {(low, high)}; expected the smallest area first" if low > high else ""
@@ -178,6 +186,7 @@ def _boosting_classes(cfg: CfgNode) -> str:
 
 _RULES: tuple[tuple[tuple[str, ...], Callable[[CfgNode], str]], ...] = (
     (("OUTPUT_DIR",), _folder),
+    (("RESUME",), _resume),
     (("DATASET.TEMPLATE",), _zero_shot_template),
     (("DATASET.CLASSNAMES",), _class_names),
     (("INPUT.RRCROP_SCALE",), _area),

@@ -148,6 +148,11 @@ def check(cfg: CfgNode, given: Sequence[str] = (), training: bool = True) -> Non
     if training:
         for line in config.unused(cfg, [*given, *config.differing(cfg, default_cfg())]):
             warn(line)
+        if config.reads(name, "OPTIM.WARMUP_EPOCH") and cfg.OPTIM.WARMUP_EPOCH > cfg.OPTIM.MAX_EPOCH:
+            warn(
+                f"OPTIM.WARMUP_EPOCH: {cfg.OPTIM.WARMUP_EPOCH} is more than OPTIM.MAX_EPOCH, {cfg.OPTIM.MAX_EPOCH}: the "
+                "learning rate never reaches OPTIM.LR"
+            )
         if "normalize" not in cfg.INPUT.TRANSFORMS:
             warn("INPUT.TRANSFORMS has no 'normalize': images are not normalised, in testing neither; CLIP expects it")
 
