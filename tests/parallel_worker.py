@@ -16,6 +16,7 @@ import clip.model
 import torch
 
 from trainers.cli import train
+from trainers.cli.program import show_log
 from trainers.training import parallel
 from trainers.training.trainer import PromptTrainer
 
@@ -91,6 +92,7 @@ def recorded(line, **options):
 def main():
     """Write each line's outcome or error to FOLDER/<name>.<rank>.pt."""
     lines, folder = json.loads(sys.argv[1]), Path(sys.argv[2])
+    show_log()  # as the commands do
     before = threads()
     with parallel.processes(cuda=False):
         for name, line in lines:

@@ -237,7 +237,7 @@ def test_epoch_is_selected_on_the_test_set_on_request_only(root, tmp_path, caplo
         "OPTIM__LR": 0.01,
     }
     best = run(root, tmp_path / "run", **asked)
-    assert "the epoch is selected on the test images" in caplog.text
+    assert "The epoch is selected on the test images" in caplog.text
     with open(tmp_path / "run" / "metrics.csv", newline="") as stream:
         tested = [float(row["validation"]) for row in csv.DictReader(stream)]
     assert best["accuracy"] == pytest.approx(max(tested)) and len(tested) == 3

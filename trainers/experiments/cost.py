@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from yacs.config import CfgNode
 
+from ..engine import clip_sizes
 from ..engine.counts import operations
 from ..method import unlabelled
 from . import workload
@@ -296,13 +297,14 @@ def _evaluation_counts(key: _Key, classes: int, batch: int) -> _EvaluationCounts
     work = Workload(key.cfg, workload.synthetic_names(classes), META, key.boosting)
     once, image = workload.per_image(work.evaluate)
     memory = work.weights + workload.peak(work.evaluate, batch)
-    projection = work.model.clip.text_projection
+    clip = work.model.clip  # without a text tower for PromptKD
+    weights = next(clip.visual.parameters())
     return _EvaluationCounts(
         *(once, image, workload.per_image(work.encode)[1], memory),
-        feature=projection.shape[1] * projection.element_size(),
+        feature=clip_sizes(clip).embedding * weights.element_size(),
         shared=work.model.has_text_prompts_only(),
         boosted=any(map(len, work.model.vision_stacks())),
-        precision=f"{work.precision.name} {projection.dtype}",
+        precision=f"{work.precision.name} {weights.dtype}",
     )
 
 

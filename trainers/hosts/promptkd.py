@@ -276,9 +276,7 @@ class PromptKD(Taught, HostTrainer):
         """Open the teacher cache; warn of a selection on the test images."""
         node = self.cfg.TRAINER[self.node]
         if self.cfg.TEST.FINAL_MODEL == "best_val" and node.SELECT_ON == "test":
-            logger.warning(
-                "Warning: the epoch is selected on the test images, as published: its figures are optimistic"
-            )
+            logger.warning("The epoch is selected on the test images, as published: its figures are optimistic")
         if node.CACHE:
             self.caches = self.caches_in(node.CACHE, [node.TEACHER], self.train_loader_x.dataset.views)
         super().before_train()

@@ -230,6 +230,7 @@ def quiet() -> Iterator[None]:
     root = logging.getLogger()
     level = root.level
     handler = logging.StreamHandler(sys.stderr)
+    handler.setLevel(logging.ERROR)  # the package's logger has a level that passes information
     handler.setFormatter(logging.Formatter(f"process {rank()}: %(levelname)s (%(name)s): %(message)s"))
     root.setLevel(logging.ERROR)
     root.addHandler(handler)
