@@ -1,5 +1,8 @@
 """Counts on the device `meta` against the same work computed on a CPU."""
 
+import runpy
+import types
+
 import pytest
 import torch
 from torch.nn import functional as F
@@ -64,6 +67,14 @@ def test_meta_attention_keeps_no_weights():
     mask = torch.zeros(1, 1, 1000, 1000, device="meta")
     assert peak_meta_bytes(lambda: F.scaled_dot_product_attention(q, q, q, attn_mask=mask)) < 1000 * 1000
     assert operations(lambda: F.scaled_dot_product_attention(q, q, q, attn_mask=mask)) == 2 * 2 * 1000 * 1000 * 8
+
+
+def test_counter_needs_no_onednn(monkeypatch):
+    """Builds for other processors lack its kernels."""
+    monkeypatch.setattr(torch.ops, "mkldnn", types.SimpleNamespace())
+    found = runpy.run_module("trainers.engine.counts")
+    x = torch.zeros(3, 4)
+    assert found["operations"](lambda: x @ x.t()) == 2 * 3 * 3 * 4
 
 
 def vit_b16(host, classes):

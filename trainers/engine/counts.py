@@ -29,12 +29,13 @@ def _of_linear(x, weight, *args, out_shape=None, **kwargs) -> int:
     return 2 * math.prod(x) * weight[0]
 
 
-# PyTorch's counter lacks the CPU's attention kernels and the compiler's linear kernels.
-_ON_CPU = {
+# PyTorch's counter lacks the CPU's attention kernels and the compiler's linear kernels, which builds without oneDNN lack.
+_ON_CPU: dict[Any, Callable[..., int]] = {
     _ATEN._scaled_dot_product_flash_attention_for_cpu: _of_attention,
     _ATEN._scaled_dot_product_flash_attention_for_cpu_backward: _of_attention_backward,
-    torch.ops.mkldnn._linear_pointwise: _of_linear,
 }
+if hasattr(torch.ops.mkldnn, "_linear_pointwise"):
+    _ON_CPU[torch.ops.mkldnn._linear_pointwise] = _of_linear
 
 
 def operations(work: Work) -> int:
