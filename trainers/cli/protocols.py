@@ -157,7 +157,9 @@ def _table(results: "list[Result]") -> str:
 
     names = read.registry_names()
     runs = [run for result in results for run in read.runs_of(result, Path(), names)]
-    return formats.plain(summary.summarise(runs, {}))
+    selected = sorted({run.trainer for run in runs if run.selected_on_test})
+    marks = [f"{trainer}: {read.SELECTED_ON_TEST}" for trainer in selected]
+    return "\n".join([formats.plain(summary.summarise(runs, {})), *marks])
 
 
 def reproduce(argv: list[str] | None) -> None:
