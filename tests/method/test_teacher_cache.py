@@ -208,6 +208,17 @@ def test_damaged_or_foreign_file_is_rejected_and_left_unchanged(tmp_path, damage
     assert str(path) in str(error.value) and path.read_bytes() == before
 
 
+def test_lock_that_is_a_link_is_rejected(tmp_path):
+    path = small(tmp_path).path
+    path.unlink()
+    path.with_suffix(".lock").unlink()
+    (tmp_path / "victim").write_text("precious")
+    path.with_suffix(".lock").symlink_to(tmp_path / "victim")
+    with pytest.raises(CacheError, match=r"\.lock: a link; expected a regular file"):
+        small(tmp_path)
+    assert (tmp_path / "victim").read_text() == "precious" and not path.exists()
+
+
 def test_parts_of_killed_processes_are_removed(tmp_path):
     other = tmp_path / f".{'0' * 32}.json.abcdefgh.part"  # of another cache, whose writer may be alive
     path = small(tmp_path).path

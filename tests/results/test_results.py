@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import os
+from types import SimpleNamespace
 
 import matplotlib.image
 import pytest
@@ -353,6 +354,18 @@ def test_drawn_curves(few_shot, capsys):
     empty = figure.axes[0]
     assert empty.get_title() == "ImageNet" and not empty.lines and not empty.containers
     plots.plt.close(figure)
+
+
+def test_plot_does_not_follow_a_link(tmp_path, monkeypatch):
+    (tmp_path / "victim").write_text("precious")
+    (tmp_path / "plot.png").symlink_to(tmp_path / "victim")
+    monkeypatch.setattr(plots, "DRAWN", {"curves": lambda table, part: None})
+    monkeypatch.setattr(plots, "title", lambda table: "")
+    monkeypatch.setattr(plots, "_lines", lambda table: 1)
+    table = SimpleNamespace(rules=SimpleNamespace(plot="curves"))
+    with pytest.raises(OSError, match=r"plot\.png: a link; expected a regular file"):
+        plots.draw([table], tmp_path / "plot.png")
+    assert (tmp_path / "victim").read_text() == "precious"
 
 
 def test_plot_without_results_is_rejected(tmp_path, capsys):

@@ -22,7 +22,7 @@ import torch
 from filelock import FileLock
 from torch import Tensor
 
-from ..storage.atomic import replacing
+from ..storage.atomic import check_replaceable, replacing
 
 logger = logging.getLogger(__name__)
 
@@ -138,7 +138,9 @@ class FeatureCache:
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:
         """Exclude other processes from creating the file or writing rows while the block runs."""
-        with FileLock(self.path.with_suffix(".lock")):
+        lock = self.path.with_suffix(".lock")
+        check_replaceable(lock)  # some versions of filelock follow a link, and empty the file
+        with FileLock(lock):
             yield
 
     def has(self, index: np.ndarray, view: int) -> bool:

@@ -7,6 +7,7 @@ import numpy as np
 from matplotlib import pyplot as plt
 
 from ..experiments.protocols import PROTOCOLS
+from ..storage.atomic import replacing
 from .formats import title
 from .summary import AVERAGE, Row, Table, plain
 
@@ -44,8 +45,8 @@ def draw(tables: list[Table], path: Path) -> None:
     for table, part in zip(tables, parts, strict=True):
         part.suptitle(title(table), fontweight="bold")
         DRAWN[table.rules.plot](table, part)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=130)
+    with replacing(path) as aside:
+        figure.savefig(aside, dpi=130, format=path.suffix[1:].lower())
     plt.close(figure)
 
 

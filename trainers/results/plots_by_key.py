@@ -6,6 +6,7 @@ from pathlib import Path
 
 from matplotlib import pyplot as plt
 
+from ..storage.atomic import replacing
 from .by_key import BASELINE, KeyTable, Line, order_of
 from .paired import LEVEL, half_width
 from .plots import COLOURS, check_ending
@@ -30,8 +31,8 @@ def draw(tables: Sequence[KeyTable], path: Path) -> None:
     parts = figure.subfigures(len(tables), 1, squeeze=False)[:, 0]
     for table, part in zip(tables, parts, strict=True):
         _draw_one(table, part)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=130)
+    with replacing(path) as aside:
+        figure.savefig(aside, dpi=130, format=path.suffix[1:].lower())
     plt.close(figure)
 
 
