@@ -310,6 +310,7 @@ def test_grid_continues_after_failures_and_lists_them(fake, capsys):
         (["base2new", "--cluster", "local", "--jobs", "0"], "--jobs: 0; expected 1 or more"),
         (["base2new", "--cluster", "local", "--slurm", "gpu"], "--slurm: 'gpu'; expected NAME=VALUE"),
         (["base2new", "--cluster", "local", "--slurm", "gpu=1"], "submitit does not accept it"),
+        (["base2new", "--cluster", "local", "--slurm", "timeout_min=x"], "submitit does not accept it"),
     ],
 )
 def test_mistakes_in_the_grid(fake, line, message, capsys):

@@ -17,6 +17,8 @@ def read_yaml(path: Path) -> dict:
     Raises:
         ConfigError: the file is missing, too large, not YAML, nested too deep, or not a mapping, or has a key twice.
     """
+    if path.is_dir():
+        raise ConfigError(f"{path}: a folder; expected a configuration file. Give one of its files")
     if not path.is_file():
         siblings = [str(p) for p in sorted(path.parent.glob("*.yaml"))]
         raise ConfigError(f"no configuration file {path}: {nearest(str(path), siblings)}")

@@ -4,6 +4,7 @@ submitit hands a job to its process as a pickle. Each start therefore uses a fre
 results are read from `result.json`, never from submitit's pickles.
 """
 
+import contextlib
 import logging
 import os
 import re
@@ -48,8 +49,10 @@ class Cluster:
         try:
             self.executor = submitit.AutoExecutor(folder=self.folder, cluster=kind)
             self.executor.update_parameters(name="caspl", **_parameters(kind, parameters))
-        except (NameError, RuntimeError) as error:
-            self.folder.rmdir()
+        except (AssertionError, NameError, RuntimeError, TypeError, ValueError) as error:
+            for made in (self.folder, self.folder.parent):
+                with contextlib.suppress(OSError):  # it was not empty before
+                    made.rmdir()
             given = " ".join(["--cluster", kind, "--slurm", *parameters])
             raise ValueError(f"{given}: submitit does not accept it: {error}") from error
         # The jobs' processes import the same modules; on this machine they share its cores.
