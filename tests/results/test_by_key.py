@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from trainers.cli import results
-from trainers.results import by_key, formats, read, summary
+from trainers.results import by_key, formats, plots_by_key, read, summary
 from trainers.results.paired import half_width, paired, quantile
 from trainers.results.read import Run
 
@@ -77,6 +77,15 @@ def test_averages_are_over_complete_values_with_the_hm_of_averages():
     (table,) = by_key.tables([*runs, run("3", 1, 10, 10, dataset="A")], KEY)
     averages = {line.value: line.figures for line in table.lines if line.dataset == "Average"}
     assert set(averages) == {"1", "2"} and averages["1"]["base"] == {1: 60} and averages["1"]["hm"] == {1: 60}
+
+
+def test_plot_needs_no_value_that_all_datasets_have(tmp_path):
+    runs = [run(value, 1, 50, 60, dataset=name) for value, name in (("1", "A"), ("2", "B"))]
+    alone = [run(None, None, 40, 60, "ZeroshotCLIP", name) for name in "AB"]
+    tables = by_key.tables([*runs, *alone], KEY)
+    assert [line.value for line in tables[0].lines if line.dataset == "Average"] == [by_key.BASELINE]
+    plots_by_key.draw(tables, tmp_path / "plot.png")
+    assert (tmp_path / "plot.png").stat().st_size > 10_000
 
 
 def test_unknown_key_names_the_recorded_ones():

@@ -37,7 +37,9 @@ def draw(tables: Sequence[KeyTable], path: Path) -> None:
 
 
 def _draw_one(table: KeyTable, part) -> None:
-    shown = [line for line in table.lines if line.dataset == AVERAGE] or table.lines
+    average = [line for line in table.lines if line.dataset == AVERAGE]
+    # An average over datasets that share no value has baselines only.
+    shown = average if any(line.value != BASELINE for line in average) else table.lines
     names = ", ".join(dict.fromkeys(line.dataset for line in shown))
     part.suptitle(f"{table.title} ({names})", fontsize=10, fontweight="bold")
     values = sorted({line.value for line in shown if line.value != BASELINE}, key=order_of)
@@ -49,7 +51,7 @@ def _draw_one(table: KeyTable, part) -> None:
             of_curve = [line for line in shown if (line.dataset, line.trainer, line.others) == curve]
             _curve(panel, of_curve, column, values, COLOURS[hosts.index(plain(curve[1])) % len(COLOURS)])
         panel.set_title(column, fontsize=10)
-        panel.set_xticks(range(len(values)), values, rotation=30 if max(map(len, values)) > 6 else 0, fontsize=8)
+        panel.set_xticks(range(len(values)), values, rotation=30 if max(map(len, values), default=0) > 6 else 0, fontsize=8)
         panel.set_xlabel(table.key, fontsize=8)
         panel.grid(alpha=0.3)
     panels[0].set_ylabel(f"accuracy (%); bars: {LEVEL} % confidence interval", fontsize=8)
