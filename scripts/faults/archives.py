@@ -7,14 +7,11 @@ import shutil
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from . import children, commands
 from .children import Case
 from .damage import Bomb
 from .spoiled import copy_of
-
-_SECONDS = 120  # a bomb must end sooner
 
 
 def archive(folder: Path, intact: dict, rng: random.Random) -> Case:
@@ -36,7 +33,7 @@ def archive(folder: Path, intact: dict, rng: random.Random) -> Case:
     place = {"progress": root / "half" / "progress.pt", "checkpoint": root / "coop/prompt_learner/model.pth.tar-2"}
     if route in place:
         path = Path(shutil.move(path, place[route]))
-    ended = children.run(routes[route], folder, limit=_SECONDS)
+    ended = children.run(routes[route], folder, limit=children.BOMB)
     outcome = "executed" if trace.exists() else ended.outcome(None, [str(path)])
     return Case(f"hostile weights: {route}", outcome, f"{what}\n{ended.text}")
 
@@ -65,57 +62,24 @@ def _with_code(folder: Path, name: str) -> Path:
 
     from trainers.storage.tensors import read_weights
 
+    from .torchscript import Archived, Writing
+
     path = folder / f"scripted-{name}.pt"
     if not path.is_file():
-        model = torch.nn.Module()
-        for key, value in read_weights(folder / "intact" / f"{name}.pt")[0].items():
-            *nodes, last = key.split(".")
-            module = model
-            for node in nodes:
-                if not hasattr(module, node):
-                    module.add_module(node, torch.nn.Module())
-                module = getattr(module, node)
-            module.register_buffer(last, value)
-        model.add_module("code", _writing(folder / "trace"))
+        model = Archived(read_weights(folder / "intact" / f"{name}.pt")[0])
+        model.add_module("code", Writing(str(folder / "trace")))
         torch.jit.save(torch.jit.script(model), path)
     return path
-
-
-def _writing(trace: Path) -> Any:
-    """Return a module that writes the trace when PyTorch loads its archive."""
-    import torch
-
-    class Writing(torch.nn.Module):
-        """Its state is restored by code in the archive."""
-
-        def __init__(self):
-            super().__init__()
-            self.path = str(trace)
-            self.weight = torch.nn.Parameter(torch.zeros(3))
-
-        @torch.jit.export
-        def __getstate__(self):
-            return (self.weight, self.path, self.training)
-
-        @torch.jit.export
-        def __setstate__(self, state: tuple[torch.Tensor, str, bool]) -> None:
-            written = torch.from_file(state[1], True, 16, dtype=torch.uint8)
-            self.weight = state[0] + written[0].to(torch.float32) * 0.0
-            self.path = state[1]
-            self.training = state[2]
-
-        def forward(self, x: torch.Tensor):
-            return x
-
-    return Writing()
 
 
 def _torchscript(path: Path, rng: random.Random, trace: Path) -> None:
     import torch
 
+    from .torchscript import Writing
+
     kept = trace.with_name("scripted.pt")
     if not kept.is_file():
-        torch.jit.save(torch.jit.script(_writing(trace)), kept)
+        torch.jit.save(torch.jit.script(Writing(str(trace))), kept)
     shutil.copyfile(kept, path)
 
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 LIMIT = 300  # seconds of wall-clock time until a child counts as hanging
+BOMB = 120  # the same, of a child that gets a bomb
 
 OUTCOMES = ("same", "rejected", "differs", "silent", "executed", "traceback", "hang", "message")
 BAD = OUTCOMES[2:]

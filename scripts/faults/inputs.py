@@ -16,8 +16,6 @@ from .children import Case
 from .damage import separate
 from .spoiled import copy_of
 
-_SECONDS = 120  # a bomb must end sooner
-
 
 def recipe(folder: Path, intact: dict, rng: random.Random) -> Case:
     """Give a hostile or mistaken recipe; it is rejected in one line that names the file or the key, in seconds."""
@@ -47,7 +45,7 @@ def recipe(folder: Path, intact: dict, rng: random.Random) -> Case:
     }
     what = rng.choice(list(texts))
     (root / "hostile.yaml").write_text(texts[what] + "\n")
-    ended = children.run(commands.train(root, "CoOp", "new", recipe="hostile.yaml"), folder, limit=_SECONDS)
+    ended = children.run(commands.train(root, "CoOp", "new", recipe="hostile.yaml"), folder, limit=children.BOMB)
     names = [str(root / "hostile.yaml"), "OPTIM.", "OPTIM:", f"{word}.yaml", f"{word}."]
     outcome = "executed" if (folder / "trace").exists() else ended.outcome(None, names)
     (folder / "trace").unlink(missing_ok=True)

@@ -5,10 +5,10 @@ import logging
 import pytest
 import torch
 import toy
-from archives import Writing
 from dassl.engine import TRAINER_REGISTRY
 from safetensors.torch import save_file
 
+from scripts.faults.torchscript import Archived, Writing
 from trainers.backbones import BackboneError, build_clip, load_clip
 from trainers.cli import train
 from trainers.cli.program import guarded
@@ -46,21 +46,6 @@ def test_all_formats_load_the_same_model(clips, tmp_path):
         model = load_clip(str(tmp_path / name))
         assert model.fingerprint == expected.fingerprint
         assert all(torch.equal(value, expected.state_dict()[key]) for key, value in model.state_dict().items())
-
-
-class Archived(torch.nn.Module):
-    """A module whose TorchScript archive has the tensors of a state dict under the same names."""
-
-    def __init__(self, state):
-        super().__init__()
-        for key, value in state.items():
-            *path, name = key.split(".")
-            module = self
-            for part in path:
-                if not hasattr(module, part):
-                    module.add_module(part, torch.nn.Module())
-                module = getattr(module, part)
-            module.register_buffer(name, value)
 
 
 @pytest.mark.parametrize("route", ["student", "teacher", "open_clip"])

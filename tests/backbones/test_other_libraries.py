@@ -157,9 +157,8 @@ def test_open_clip_tag_in_the_hubs_cache_needs_no_network(tmp_path, monkeypatch)
         each.mkdir(parents=True)
     (folder.parents[1] / "refs/main").write_text("abc")
     _, model = saved_open_clip(tmp_path, config := architecture("GELU"))
-    save_file(
-        {key: value.contiguous() for key, value in model.state_dict().items()}, folder / "open_clip_model.safetensors"
-    )
+    weights = {key: value.contiguous() for key, value in model.state_dict().items()}
+    save_file(weights, folder / "open_clip_model.safetensors")
     text = config["text_cfg"] | {"hf_tokenizer_name": "facebook/xlm-v-base"}
     for name, written in (("cached-a", config), ("cached-b", config | {"text_cfg": text})):
         (tmp_path / f"{name}.json").write_text(json.dumps(written))

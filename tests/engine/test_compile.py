@@ -20,13 +20,11 @@ def gradients(model):
     return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("path", ["cpu", "gpu"])
-@pytest.mark.parametrize("name", [*works.HOSTS, "phase1"])
-def test_step_compiles_to_one_graph(name, path, monkeypatch):
-    monkeypatch.setattr(torch.backends.mkldnn, "enabled", path == "cpu")
-    torch._dynamo.reset()
-    step = make(name)
+def check_one_graph(step, least=0.0):
+    """Check that a step compiles to one graph, without a warm-up step, whose loss and gradients are the eager ones.
+
+    Gradients may differ by 1e-5 of their norm, or by `least`.
+    """
     loss = torch.compile(step.loss, fullgraph=True, backend="aot_eager")()
     loss.backward()
     found = gradients(step.model)
@@ -34,7 +32,16 @@ def test_step_compiles_to_one_graph(name, path, monkeypatch):
     expected = gradients(step.model)
     assert found.keys() == expected.keys() and found
     for key, gradient in expected.items():
-        assert (found[key] - gradient).norm() <= 1e-5 * gradient.norm(), key
+        assert (found[key] - gradient).norm() <= 1e-5 * gradient.norm() + least, key
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", ["cpu", "gpu"])
+@pytest.mark.parametrize("name", [*works.HOSTS, "phase1"])
+def test_step_compiles_to_one_graph(name, path, monkeypatch):
+    monkeypatch.setattr(torch.backends.mkldnn, "enabled", path == "cpu")
+    torch._dynamo.reset()
+    check_one_graph(make(name))
 
 
 def test_compiled_evaluation_sees_changed_parameters():

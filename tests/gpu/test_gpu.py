@@ -1,6 +1,5 @@
 """What only a GPU can show: precisions, injection, several GPUs, prefetch, scaled losses, CUDA graphs, memory chunks."""
 
-import copy
 import json
 import os
 import subprocess
@@ -166,17 +165,14 @@ def test_memory_chunks_equal_whole_classes(name, monkeypatch):
 
 
 def test_injection_into_every_structure_equals_the_cpu():
-    from plugin.structures import HOSTS, IMAGES, SIZES, boosting, token_ids
-    from recipe import clip_state_dict
+    from plugin.structures import HOSTS, IMAGES, boosting, stock
 
-    from trainers.backbones import build_clip
     from trainers.plugin.inject import inject
 
-    stock = build_clip(clip_state_dict(SIZES, 3, set(token_ids().flatten().tolist())))
     for make in HOSTS.values():
         outputs = []
         for device in ("cpu", "cuda"):
-            host = make(copy.deepcopy(stock)).to(device)
+            host = make(stock()).to(device)
             inject(host, boosting(2, 2).to(device))
             with torch.no_grad():
                 outputs.append(host(IMAGES.to(device)).float().cpu())

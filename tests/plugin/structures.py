@@ -1,11 +1,14 @@
 """Small models of every kind of structure that published hosts have; written for these tests."""
 
+import copy
+import functools
+
 import torch
-from recipe import Spec, randn
+from recipe import Spec, clip_state_dict, randn
 from torch import nn
 from torch.nn import functional as F
 
-from trainers.backbones import tokenizer
+from trainers.backbones import build_clip, tokenizer
 from trainers.engine import PromptGroup
 from trainers.engine.tokens import EOT, SOS
 
@@ -20,6 +23,16 @@ VISION = ("image_encoder", "image_encoder.transformer", "image_encoder.ln_pre")
 def token_ids():
     rows = [[SOS, *tokenizer().encode(f"a photo of a {name}."), EOT] for name in NAMES]
     return torch.tensor([row + [0] * (77 - len(row)) for row in rows])
+
+
+@functools.cache
+def _stock():
+    return build_clip(clip_state_dict(SIZES, 3, set(token_ids().flatten().tolist())))
+
+
+def stock():
+    """A small CLIP, which may be changed."""
+    return copy.deepcopy(_stock())
 
 
 def boosting(text, vision):

@@ -7,12 +7,10 @@ import pytest
 import torch
 from conftest import ROOT
 from interop import explicit
-from plugin.structures import HOSTS, IMAGES, SIZES, Block, Host, OwnAttention, boosting, token_ids, with_blocks
-from recipe import clip_state_dict
+from plugin.structures import HOSTS, IMAGES, SIZES, Block, Host, OwnAttention, boosting, stock, with_blocks
 from torch import nn
 
 import trainers
-from trainers.backbones import build_clip
 from trainers.method.prompt_file import BoostingInfo, save_boosting
 from trainers.plugin.inject import inject
 from trainers.plugin.structure import HostError, NeverRan
@@ -21,14 +19,9 @@ from trainers.plugin.trial import try_out
 LOGITS = 1e-4  # a scale of 100 spreads logits over some 50
 
 
-@pytest.fixture(scope="module")
-def stock():
-    return build_clip(clip_state_dict(SIZES, 3, set(token_ids().flatten().tolist())))
-
-
 @pytest.fixture
-def clip_model(stock):
-    return copy.deepcopy(stock)
+def clip_model():
+    return stock()
 
 
 class ValueFirst(OwnAttention):

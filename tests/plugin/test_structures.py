@@ -7,13 +7,24 @@ import pytest
 import torch
 from interop import explicit
 from one_device import META, checked, move
-from plugin.structures import HOSTS, IMAGES, SIZES, TEXT, VISION, Asleep, Host, Mixing, boosting, token_ids, with_blocks
-from recipe import clip_state_dict
+from plugin.structures import (
+    HOSTS,
+    IMAGES,
+    SIZES,
+    TEXT,
+    VISION,
+    Asleep,
+    Host,
+    Mixing,
+    boosting,
+    stock,
+    token_ids,
+    with_blocks,
+)
 from torch import nn
 from torch.nn import functional as F
 from waits import Waits
 
-from trainers.backbones import build_clip
 from trainers.engine import PromptGroup
 from trainers.engine.tokens import EOT
 from trainers.plugin.inject import inject
@@ -25,14 +36,9 @@ DEPTHS = [(3, 3), (2, 1), (1, 2), (0, 1), (1, 0)]  # text, vision
 LOGITS = 1e-4  # a scale of 100 spreads logits over some 50
 
 
-@pytest.fixture(scope="module")
-def stock():
-    return build_clip(clip_state_dict(SIZES, 3, set(token_ids().flatten().tolist())))
-
-
 @pytest.fixture
-def clip_model(stock):
-    return copy.deepcopy(stock)
+def clip_model():
+    return stock()
 
 
 def reference(host, group):

@@ -4,8 +4,8 @@ import zipfile
 
 import pytest
 import torch
-from archives import Writing
 
+from scripts.faults.torchscript import Writing
 from trainers.storage.tensors import Placeholder, RestrictedReadError, read_checkpoint, read_weights
 
 

@@ -28,7 +28,7 @@ def embed(argv: list[str] | None = None) -> int:
     from ..deploy.images import batches, find_images
     from ..storage.atomic import replacing
 
-    check_positive("--batch-size", 1 if args.batch_size is None else args.batch_size)
+    check_positive("--batch-size", args.batch_size)
     files = find_images(args.images)
     classifier = loaded(args)
     features: list[Any] = []

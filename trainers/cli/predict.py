@@ -58,7 +58,7 @@ def predict(argv: list[str] | None = None) -> int:
     from ..deploy.images import find_images
 
     check_positive("--top", args.top)
-    check_positive("--batch-size", 1 if args.batch_size is None else args.batch_size)
+    check_positive("--batch-size", args.batch_size)
     if args.unknown_below is not None and not 0 <= args.unknown_below <= 1:
         raise ValueError(f"--unknown-below is {args.unknown_below}, expected a probability from 0 to 1")
     files = find_images(args.images)
@@ -70,9 +70,9 @@ def predict(argv: list[str] | None = None) -> int:
     return report(failed)
 
 
-def check_positive(option: str, value: int) -> None:
-    """Raise `ValueError` unless a number is 1 or more."""
-    if value < 1:
+def check_positive(option: str, value: int | None) -> None:
+    """Raise `ValueError` unless a number is 1 or more, or not given."""
+    if value is not None and value < 1:
         raise ValueError(f"{option} is {value}, expected 1 or more")
 
 

@@ -25,12 +25,10 @@ from .figures import figures_of
 
 logger = logging.getLogger(__name__)
 
-_PLACES = ("OUTPUT_DIR", "DATASET.ROOT", "RESUME", "TRAINER.CASPL.CHECKPOINT", "TRAINER.CASPL.TEACHER.CACHE")
-
 
 def _is_left_out(key: str) -> bool:
-    """Return whether a setting is a place on this machine."""
-    return key in _PLACES or (is_place(key) and FIELDS[key].path)
+    """Return whether a setting is a place on this machine; the teacher's cache is no `place`, since it rounds features."""
+    return key == "TRAINER.CASPL.TEACHER.CACHE" or (is_place(key) and FIELDS[key].path)
 
 
 def bundle(source: Path, target: Path) -> list[Path]:

@@ -263,10 +263,9 @@ def _boosting(cfg: CfgNode, folder: Path, model: PromptedCLIP) -> PromptGroup | 
 
 
 def _cascade(model: PromptedCLIP, group: PromptGroup | None, cfg: CfgNode, device: torch.device) -> None:
+    order = cfg.TRAINER.CASPL.TEXT_ORDER
     if group is not None and cfg.TRAINER.CASPL.JOINT:
-        model.join(
-            copy.deepcopy(group).to(device), cfg.TRAINER.CASPL.TEXT_ORDER
-        )  # its values are in the learner's file
+        model.join(copy.deepcopy(group).to(device), order)  # its values are in the learner's file
     elif group is not None:
-        model.cascade(group.to(device), cfg.TRAINER.CASPL.TEXT_ORDER)
+        model.cascade(group.to(device), order)
     model.layout = model.layout.to(device)

@@ -154,17 +154,18 @@ def other_data(setting: Setting, kept: Result) -> str:
     return ""
 
 
-def weights_of(kept: Result, folder: Path) -> Mapping[str, str]:
+def _weights_of(kept: Result, folder: Path) -> Mapping[str, str]:
     """Return {key: SHA-256} of the weight files that a result was made with; its run's where it records none."""
     return kept.weights or recorded_weights(folder)
 
 
-def changed_settings(asked: CfgNode, kept: Result, folder: Path) -> list[str]:
-    """Return what differs between a configuration and that of a result, as "KEY: theirs -> ours".
+def changed_settings(asked: CfgNode, kept: Result, folder: Path) -> tuple[set[str], list[str]]:
+    """Compare a configuration with that of a result; weight files are compared by their content.
 
-    Weight files are compared by their content.
+    Returns:
+        The keys of files with the same content, also under another name, and what differs, as "KEY: theirs -> ours".
     """
-    same, changed = compare_weights(asked, weights_of(kept, folder))
+    same, changed = compare_weights(asked, _weights_of(kept, folder))
     theirs = asked.clone()
     theirs.defrost()
     present = {key for key, _ in config.leaves(asked)}
@@ -175,7 +176,7 @@ def changed_settings(asked: CfgNode, kept: Result, folder: Path) -> list[str]:
             for name in nodes:
                 node = node[name]
             node[last] = tuple(value) if isinstance(node[last], tuple) and isinstance(value, list) else value
-    return changed + config.differences(config.used(asked), theirs, same)
+    return same, changed + config.differences(config.used(asked), theirs, same)
 
 
 def unchanged(setting: Setting, kept: Result, asked: CfgNode, boosting: Path | None, compare_data: bool = True) -> bool:
@@ -183,7 +184,7 @@ def unchanged(setting: Setting, kept: Result, asked: CfgNode, boosting: Path | N
     folder = setting.folder(kept.trainer)
     same_prompt = boosting is None or same_boosting(kept, folder, boosting)
     other = compare_data and other_data(setting, kept)
-    return same_prompt and not other and not changed_settings(asked, kept, folder) and _same_texts(kept, asked)
+    return same_prompt and not other and not changed_settings(asked, kept, folder)[1] and _same_texts(kept, asked)
 
 
 def _same_texts(kept: Result, asked: CfgNode) -> bool:

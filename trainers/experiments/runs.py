@@ -12,7 +12,7 @@ from yacs.config import CfgNode
 
 from .. import config
 from ..method import prompt_file
-from ..method.identity import compare_weights, local_weights
+from ..method.identity import local_weights
 from ..storage.atomic import remove_parts
 from ..storage.locks import locked
 from ..training import provenance
@@ -34,7 +34,6 @@ from .comparison import (
     reject_data,
     same_boosting,
     unchanged,
-    weights_of,
 )
 from .places import dataset_files
 from .result import Result
@@ -224,9 +223,9 @@ def finished(
     kept = _kept_result(folder)
     if kept is None:
         return None
-    same, _ = compare_weights(asked, weights_of(kept, folder))
+    same, changed = changed_settings(asked, kept, folder)
     config.check_kept(asked, folder / "config.yaml", same)
-    if changed := changed_settings(asked, kept, folder):
+    if changed:
         raise config.ConfigError(
             f"{folder}: holds a run with other settings ({'; '.join(changed[:5])}); expected the same. Remove the folder, or "
             "give another --output"

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 from matplotlib import pyplot as plt
+from matplotlib.figure import Figure
 
 from ..experiments.protocols import PROTOCOLS
 from ..storage.atomic import replacing
@@ -45,6 +46,11 @@ def draw(tables: list[Table], path: Path) -> None:
     for table, part in zip(tables, parts, strict=True):
         part.suptitle(title(table), fontweight="bold")
         DRAWN[table.rules.plot](table, part)
+    save(figure, path)
+
+
+def save(figure: Figure, path: Path) -> None:
+    """Write a figure to a file, in the format of its ending, and close it."""
     with replacing(path) as aside:
         figure.savefig(aside, dpi=130, format=path.suffix[1:].lower())
     plt.close(figure)

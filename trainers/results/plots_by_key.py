@@ -6,10 +6,9 @@ from pathlib import Path
 
 from matplotlib import pyplot as plt
 
-from ..storage.atomic import replacing
 from .by_key import BASELINE, KeyTable, Line, order_of
 from .paired import LEVEL, half_width
-from .plots import COLOURS, check_ending
+from .plots import COLOURS, check_ending, save
 from .summary import AVERAGE, plain
 
 plt.switch_backend("Agg")
@@ -31,9 +30,7 @@ def draw(tables: Sequence[KeyTable], path: Path) -> None:
     parts = figure.subfigures(len(tables), 1, squeeze=False)[:, 0]
     for table, part in zip(tables, parts, strict=True):
         _draw_one(table, part)
-    with replacing(path) as aside:
-        figure.savefig(aside, dpi=130, format=path.suffix[1:].lower())
-    plt.close(figure)
+    save(figure, path)
 
 
 def _draw_one(table: KeyTable, part) -> None:
@@ -51,7 +48,9 @@ def _draw_one(table: KeyTable, part) -> None:
             of_curve = [line for line in shown if (line.dataset, line.trainer, line.others) == curve]
             _curve(panel, of_curve, column, values, COLOURS[hosts.index(plain(curve[1])) % len(COLOURS)])
         panel.set_title(column, fontsize=10)
-        panel.set_xticks(range(len(values)), values, rotation=30 if max(map(len, values), default=0) > 6 else 0, fontsize=8)
+        panel.set_xticks(
+            range(len(values)), values, rotation=30 if max(map(len, values), default=0) > 6 else 0, fontsize=8
+        )
         panel.set_xlabel(table.key, fontsize=8)
         panel.grid(alpha=0.3)
     panels[0].set_ylabel(f"accuracy (%); bars: {LEVEL} % confidence interval", fontsize=8)
