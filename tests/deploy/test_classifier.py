@@ -14,7 +14,9 @@ from trainers.__main__ import main as caspl
 from trainers.cli import train
 from trainers.config import ConfigError
 from trainers.deploy import classifier as deploy
+from trainers.deploy import images as deployed_images
 from trainers.deploy.bundle import bundle
+from trainers.training import loaders
 
 
 @pytest.fixture(scope="module")
@@ -67,6 +69,19 @@ def test_predict_reads_files_as_the_evaluation_does(root, trainer):
     assert [each.label for each in found] == [toy.NAMES[i] for i in logits.argmax(dim=1)]
     expected = torch.cat([logits.softmax(dim=1).topk(2).values for _, logits in batches])
     assert [[p for _, p in each.top] for each in found] == expected.tolist()  # bit for bit, in the evaluation's batches
+
+
+@pytest.mark.parametrize("trainer", ["CasPL", "CasPL_CoOp"])
+def test_images_are_read_by_as_many_processes_as_in_the_evaluation(root, trainer, monkeypatch):
+    built, _ = evaluated(root, trainer)
+    assert loaded_run(root, trainer).num_workers == built.cfg.DATALOADER.NUM_WORKERS == 0
+    made = []
+    monkeypatch.setattr(deployed_images, "DataLoader", lambda *args, **kwargs: made.append(kwargs["num_workers"]) or [])
+    for workers, expected in [(0, 0), (3, 3), (-1, loaders.workers(-1))]:
+        classifier = loaded_run(root, trainer).with_classes(["dot", "dash"])
+        classifier.num_workers = workers
+        list(classifier.with_classes(["dash"]).batches([*root.rglob("*.png")] * 100))
+        assert made.pop() == expected
 
 
 @pytest.mark.parametrize("trainer", TRAINERS)

@@ -25,7 +25,7 @@ def embed(argv: list[str] | None = None) -> int:
     from safetensors.torch import save_file
     from tqdm import tqdm
 
-    from ..deploy.images import batches, find_images
+    from ..deploy.images import find_images
     from ..storage.atomic import replacing
 
     check_positive("--batch-size", args.batch_size)
@@ -35,7 +35,7 @@ def embed(argv: list[str] | None = None) -> int:
     paths: list[Any] = []
     failed: dict[Any, Any] = {}
     with tqdm(total=len(files), unit=" images", disable=None) as bar:
-        for batch in batches(files, classifier.preprocess, args.batch_size or classifier.batch_size):
+        for batch in classifier.batches(files, args.batch_size):
             failed.update(batch.unreadable)
             if batch.images is not None:
                 features.append(classifier.encode_image(batch.images).cpu())

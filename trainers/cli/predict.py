@@ -88,10 +88,8 @@ def _predicted(
 ) -> Iterator:
     from tqdm import tqdm
 
-    from ..deploy.images import batches
-
     with tqdm(total=len(files), unit=" images", disable=None) as bar:
-        for batch in batches(files, classifier.preprocess, args.batch_size or classifier.batch_size):
+        for batch in classifier.batches(files, args.batch_size):
             failed.update(batch.unreadable)
             if batch.images is not None:
                 found = classifier.predictions(classifier(batch.images), args.top, args.unknown_below)

@@ -2,7 +2,7 @@
 
 import copy
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,7 +24,7 @@ from ..training import provenance
 from ..training.checkpoints import find_checkpoint, load_learner
 from ..training.learned_file import LEARNED
 from ..training.run import own_class
-from .images import as_rgb, open_image
+from .images import Batch, as_rgb, batches, open_image
 from .source import local_folder
 
 logger = logging.getLogger(__name__)
@@ -55,6 +55,7 @@ class Classifier(nn.Module):
         precision: the arithmetic of the run's evaluation.
         remake: builds the same model for other class names; raises `ConfigError` if that is not possible.
         batch_size: the number of images that the run's evaluation computes at a time.
+        num_workers: the processes that read images for the run's evaluation; -1: chosen by the machine's cores.
     """
 
     def __init__(
@@ -65,6 +66,7 @@ class Classifier(nn.Module):
         precision: Precision,
         remake: Callable[[Sequence[str]], PromptedCLIP],
         batch_size: int = 100,
+        num_workers: int = -1,
     ):
         super().__init__()
         self.model = model.eval().requires_grad_(False)
@@ -72,6 +74,7 @@ class Classifier(nn.Module):
         self.preprocess = preprocess
         self.precision = precision
         self.batch_size = batch_size
+        self.num_workers = num_workers
         self._remake = remake
         self.eval()
 
@@ -124,7 +127,8 @@ class Classifier(nn.Module):
         """
         if not names:
             raise ValueError("class names: none given; expected at least one")
-        return Classifier(self._remake(names), names, self.preprocess, self.precision, self._remake, self.batch_size)
+        reading = (self.batch_size, self.num_workers)
+        return Classifier(self._remake(names), names, self.preprocess, self.precision, self._remake, *reading)
 
     def predict(
         self,
@@ -155,6 +159,15 @@ class Classifier(nn.Module):
             images = [self._tensor(each) for each in given[start : start + batch_size]]
             found += self.predictions(self(torch.stack(images)), top, unknown_below)
         return found
+
+    def batches(self, paths: Sequence[Path], batch_size: int | None = None) -> Iterator[Batch]:
+        """Yield the images of files, preprocessed, in order; unreadable ones are named instead.
+
+        Args:
+            paths: the files.
+            batch_size: how many images come at a time; None: as many as in the run's evaluation.
+        """
+        return batches(paths, self.preprocess, batch_size or self.batch_size, self.num_workers)
 
     def predictions(self, logits: Tensor, top: int = 5, unknown_below: float | None = None) -> list[Prediction]:
         """Turn logits (B, C) into predictions."""
@@ -205,7 +218,7 @@ def _phase_1(cfg: CfgNode, folder: Path, device: torch.device) -> Classifier:
     model, precision = CasPL.build_classifier(cfg, info.class_names, device)
     check_fits(folder / FILE_NAME, group, info, model.clip.visual, model.clip)
     model.cascade(group.to(device), cfg.TRAINER.CASPL.TEXT_ORDER)
-    return Classifier(model, info.class_names, _preprocess(cfg), precision, remake, cfg.DATALOADER.TEST.BATCH_SIZE)
+    return Classifier(model, info.class_names, _preprocess(cfg), precision, remake, *_reading(cfg))
 
 
 def _phase_2(cfg: CfgNode, folder: Path, device: torch.device) -> Classifier:
@@ -236,7 +249,12 @@ def _phase_2(cfg: CfgNode, folder: Path, device: torch.device) -> Classifier:
         made.prompt_learner.load_state_dict(model.prompt_learner.state_dict())
         return made.eval().requires_grad_(False)
 
-    return Classifier(model, names, _preprocess(cfg), precision, remake, cfg.DATALOADER.TEST.BATCH_SIZE)
+    return Classifier(model, names, _preprocess(cfg), precision, remake, *_reading(cfg))
+
+
+def _reading(cfg: CfgNode) -> tuple[int, int]:
+    """Return how the run's evaluation reads images: how many at a time, by how many processes."""
+    return cfg.DATALOADER.TEST.BATCH_SIZE, cfg.DATALOADER.NUM_WORKERS
 
 
 def _preprocess(cfg: CfgNode) -> Compose:
