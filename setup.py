@@ -15,6 +15,7 @@ setup(
         "caspl": ["py.typed"],
         "caspl.backbones": ["weights/*.pt"],
         "caspl.configs": ["**/*.yaml"],
+        "caspl.deploy.report": ["page.css", "page.js"],
         "caspl.method": ["templates.txt"],
         "caspl.results": ["paper/*.csv"],
     },

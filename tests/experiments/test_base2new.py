@@ -80,7 +80,7 @@ def test_stages_are_numbered_with_their_time(first):
     headings = [line for line in lines if re.match(r"\d/5 ", line)]
     assert [heading[:3] for heading in headings] == [f"{number}/5" for number in range(1, 6)]
     assert "render data" in headings[0] and "table" in headings[4]
-    assert len([line for line in lines if re.fullmatch(r"    \d+:\d\d", line)]) == 5
+    assert len([line for line in lines if re.fullmatch(r"    took \d+:\d\d", line)]) == 5
 
 
 @pytest.mark.parametrize(

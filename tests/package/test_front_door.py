@@ -1,7 +1,10 @@
 """README, citation, workflow and pre-commit agree with the package."""
 
 import re
+import runpy
+from pathlib import Path
 
+import setuptools
 import yaml
 from conftest import ROOT
 
@@ -31,6 +34,29 @@ def test_badges_are_true():
     assert f"badge/PyTorch-{oldest}%20or%20newer-" in README
     assert "badge/licence-Apache--2.0-" in README and 'license = "Apache-2.0"' in PROJECT
     assert len(re.findall(r"img\.shields\.io", README)) == 4
+
+
+def test_setup_lists_every_file_of_the_package_that_is_not_python(monkeypatch):
+    given = {}
+    monkeypatch.setattr(setuptools, "setup", given.update)
+    monkeypatch.chdir(ROOT)
+    runpy.run_path("setup.py")
+    listed = {
+        path
+        for package, patterns in given["package_data"].items()
+        for pattern in patterns
+        for path in folder_of(package, given["package_dir"]).glob(pattern)
+    }
+    files = (path for part in ("trainers", "datasets", "configs") for path in Path(part).rglob("*") if path.is_file())
+    assert {path for path in files if path.suffix not in (".py", ".pyc", ".md")} == listed
+
+
+def folder_of(package, folders):
+    """Return a package's folder, of setuptools' mapping from packages to folders."""
+    if package in folders:
+        return Path(folders[package])
+    parent, _, name = package.rpartition(".")
+    return folder_of(parent, folders) / name
 
 
 def test_citation_and_changelog_have_the_version():

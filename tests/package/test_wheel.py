@@ -45,8 +45,8 @@ def trained(installed, folder):
 def test_wheel_holds_everything_a_command_needs(wheel):
     files = set(ZipFile(wheel).namelist())
     data = [path for part in ("trainers", "datasets", "configs") for path in (ROOT / part).rglob("*") if path.is_file()]
-    kinds = (".py", ".pt", ".yaml", ".csv", ".txt", ".typed", ".npz", ".json")
-    expected = {path.relative_to(ROOT) for path in data if path.suffix in kinds and "__pycache__" not in path.parts}
+    left_out = (".md", ".pyc")
+    expected = {path.relative_to(ROOT) for path in data if path.suffix not in left_out}
     placed = {Path("caspl", *path.parts[1 if path.parts[0] == "trainers" else 0 :]).as_posix() for path in expected}
     assert placed <= files, sorted(placed - files)
     assert {name.split("/")[0] for name in files} == {"caspl", f"caspl-{__version__}.dist-info"}
@@ -134,6 +134,14 @@ def test_results(installed, trained, folder):
     assert re.search(rf"CasPL_CoOp +\| all +\| {NUMBER}", installed.caspl(folder, "results"))
     installed.caspl(folder, "results", "output", "--plot", "plot.png")
     assert (folder / "plot.png").stat().st_size > 1000
+
+
+def test_predict_and_report(installed, trained, folder):
+    run = folder / "output/base2new/shapes/CasPL_CoOp/shots_16/seed_1"
+    picture = next(iter((folder / "data/shapes/test/wavy_star").glob("*.jpg")))
+    assert re.search(r"[a-z]+ [a-z]+", installed.caspl(folder, "predict", run, picture))
+    installed.caspl(folder, "report", run, "report.html")
+    assert "<style>" in (folder / "report.html").read_text()
 
 
 def test_data(installed, trained, folder):

@@ -35,3 +35,28 @@ def test_console_has_one_line_per_five_epochs(tmp_path, capsys, epochs, lines):
     )
     assert len(found) == lines and out.count("epoch ") == lines and found[-1].startswith(f"epoch {epochs}/")
     assert "batch [" not in out and "batch [" in (tmp_path / "run" / "log.txt").read_text()
+
+
+@pytest.mark.parametrize(
+    ("host", "terms"),
+    [
+        ("PromptSRC", ("cross-entropy", "text consistency", "image consistency", "logit consistency")),
+        ("KgCoOp", ("cross-entropy", "distance to the zero-shot class vectors")),
+    ],
+)
+def test_console_names_loss_terms_in_words(tmp_path, capsys, host, terms):
+    protocol.prepare(tmp_path)
+    train.run(toy.command(tmp_path, host, tmp_path / "run", OPTIM__MAX_EPOCH=1))
+    figures = "".join(rf"  {term} -?\d+\.\d\d" for term in ("loss", "training accuracy", *terms))
+    assert re.search(rf"^epoch 1/1{figures}$", capsys.readouterr().out, re.MULTILINE)
+
+
+@pytest.mark.parametrize(
+    ("half", "classes"),
+    [("all", "6 classes of Toy"), ("base", "the 3 base classes of Toy"), ("new", "the 3 new classes of Toy")],
+)
+def test_console_names_the_evaluated_half_of_the_classes(tmp_path, capsys, half, classes):
+    protocol.prepare(tmp_path)
+    line = toy.command(tmp_path, "ZeroshotCLIP", tmp_path / "run", DATASET__SUBSAMPLE_CLASSES=half)
+    train.run([*line, "--eval-only"])
+    assert re.search(rf"^ZeroshotCLIP on {classes}: accuracy \d+\.\d\d$", capsys.readouterr().out, re.MULTILINE)

@@ -27,7 +27,7 @@ class Stages:
         start = time.monotonic()
         print(f"{self.number}/{self.total} {title}", flush=True)
         yield
-        print(f"    {duration(time.monotonic() - start)}", flush=True)
+        print(f"    took {duration(time.monotonic() - start)}", flush=True)
 
 
 def duration(seconds: float) -> str:

@@ -3,7 +3,7 @@ github.com/htyao89/KgCoOp).
 """
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 from dassl.engine import TRAINER_REGISTRY
 from torch import Tensor
@@ -90,6 +90,7 @@ class KgCoOp(HostTrainer):
 
     node = "KGCOOP"
     learner_name = "prompt_learner"
+    figure_titles: ClassVar = HostTrainer.figure_titles | {"kg": "distance to the zero-shot class vectors"}
     fields = (
         *context_fields(node, 4, "a photo of a"),
         class_specific(node),

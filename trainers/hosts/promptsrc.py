@@ -3,7 +3,7 @@ github.com/muzairkhattak/PromptSRC).
 """
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from dassl.engine import TRAINER_REGISTRY
@@ -221,6 +221,11 @@ class PromptSRC(HostTrainer):
     frozen_features: TrainingFeatures | None = None
     node = "PROMPTSRC"
     learner_name = "VLPromptLearner"
+    figure_titles: ClassVar = HostTrainer.figure_titles | {
+        "scl_text": "text consistency",
+        "scl_image": "image consistency",
+        "scl_logits": "logit consistency",
+    }
     fields = (
         Field("N_CTX_VISION", 4, "vision tokens in each block", least=0, most=512),
         Field("N_CTX_TEXT", 4, "text tokens in each block", least=1, most=74, limits=("text_positions",)),

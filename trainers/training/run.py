@@ -144,10 +144,10 @@ class Run:
         """Announce and return the metrics of the last evaluation."""
         metrics: Metrics | None = trainer.evaluator.metrics
         if metrics is not None:
-            figures = f"accuracy {metrics['accuracy']:.2f}"
-            announce(
-                "%s on %d classes of %s: %s", self.cfg.TRAINER.NAME, trainer.num_classes, self.cfg.DATASET.NAME, figures
-            )
+            half = getattr(trainer, "classes", self.cfg.DATASET.get("SUBSAMPLE_CLASSES", "all"))
+            classes = f"{trainer.num_classes} classes" if half == "all" else f"the {trainer.num_classes} {half} classes"
+            where = f"{classes} of {self.cfg.DATASET.NAME}"
+            announce("%s on %s: accuracy %.2f", self.cfg.TRAINER.NAME, where, metrics["accuracy"])
         return metrics
 
     def _record(self, trainer: Any, epoch: int | None, metrics: Metrics, top: TopClasses) -> None:

@@ -6,7 +6,7 @@ import logging
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from dassl.data import DataManager
@@ -36,8 +36,7 @@ from .tracking import Tracker
 logger = logging.getLogger(__name__)
 
 EPOCHS_PER_LINE = 5  # on the console
-# Figures of `compute_loss` in per cent, and what the console calls them; it shows them as shares.
-_SHARES = {"acc": "training accuracy", "agreement": "agreement with the teacher"}
+_SHARES = ("acc", "agreement")  # figures of `compute_loss` in per cent; the console shows them as shares
 
 
 class PromptTrainer(Resumable, TrainerX):
@@ -47,6 +46,7 @@ class PromptTrainer(Resumable, TrainerX):
 
     Attributes:
         reads_labels: False if the batches that `compute_loss` receives have no labels.
+        figure_titles: what the console calls the figures of `compute_loss`.
         precision: the precision of the learner and of its steps.
         tracker: gets the figures of each epoch.
         run_identity: what determines the run's numbers, kept with its checkpoints; None outside of a `Run`.
@@ -60,6 +60,11 @@ class PromptTrainer(Resumable, TrainerX):
     class_rows: list[int] | None = None
     class_vectors: ClassVectors | None = None
     reads_labels = True
+    figure_titles: ClassVar[dict[str, str]] = {
+        "acc": "training accuracy",
+        "agreement": "agreement with the teacher",
+        "ce": "cross-entropy",
+    }
     tracker = Tracker()
     learned_file = LEARNED  # of the learned prompts in the run's folder
     _figures: RunningFigures  # of an epoch
@@ -130,7 +135,8 @@ class PromptTrainer(Resumable, TrainerX):
         self._row = {"epoch": done, **means, "learning_rate": rate, "seconds": round(seconds, 3)}
         self._keep_row()
         figures = [
-            f"{_SHARES.get(name, name)} {mean / (100 if name in _SHARES else 1):.2f}" for name, mean in means.items()
+            f"{self.figure_titles.get(name, name)} {mean / (100 if name in _SHARES else 1):.2f}"
+            for name, mean in means.items()
         ]
         report = announce if done % EPOCHS_PER_LINE == 0 or last else logger.info
         report("%s", "  ".join([f"epoch {done}/{self.max_epoch}", *figures]))
