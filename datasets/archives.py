@@ -1,5 +1,6 @@
 """Unpack downloaded archives without trusting them."""
 
+import lzma
 import shutil
 import stat
 import zipfile
@@ -9,6 +10,7 @@ from pathlib import Path, PurePosixPath
 _LARGEST_RATIO = 1000  # of unpacked to packed size; images hardly compress
 _SMALL = 100 * 2**20  # bytes; the ratio of smaller files does not matter
 _IGNORED = ("__MACOSX",)
+_DAMAGED = (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError, zlib.error, lzma.LZMAError)
 
 
 def unpack_zip(archive: Path, target: Path) -> None:
@@ -32,12 +34,38 @@ def unpack_zip(archive: Path, target: Path) -> None:
                 if path.parts[0] in _IGNORED:
                     continue
                 (target / path).parent.mkdir(parents=True, exist_ok=True)
-                with file.open(info) as source, open(target / path, "xb") as copy:  # "x" follows no existing link
-                    shutil.copyfileobj(source, copy, 1 << 20)
-    except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError, zlib.error) as error:
+                _extract(file, info, target / path)
+    except _DAMAGED as error:
         raise OSError(
             f"{archive}: damaged archive ({error}); expected a ZIP file. Delete it and fetch again"
         ) from error
+
+
+def _extract(file: zipfile.ZipFile, info: zipfile.ZipInfo, path: Path) -> None:
+    try:
+        with file.open(info) as source, open(path, "xb") as copy:  # "x" follows no existing link
+            shutil.copyfileobj(source, copy, 1 << 20)
+    except OSError as error:
+        if error.errno is None:  # bz2's way to report damaged data
+            raise zipfile.BadZipFile(str(error)) from error
+        raise
+
+
+def unpack_inner(folder: Path) -> None:
+    """Unpack the ZIP archives in a folder, each into a folder of its name next to it, and delete them.
+
+    Raises:
+        OSError: as `unpack_zip` does.
+    """
+    for archive in sorted(folder.rglob("*.zip")):
+        target = archive.with_suffix("")
+        if archive.is_file() and not target.exists():
+            unpack_zip(archive, target)
+            archive.unlink()
+            if [path.name for path in target.iterdir()] == [target.name]:
+                aside = target.rename(target.with_name(f"{target.name}.outer"))
+                (aside / target.name).rename(target)
+                aside.rmdir()
 
 
 def _check_size(archive: Path, members: list[zipfile.ZipInfo], free: int) -> None:

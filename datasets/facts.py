@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import NamedTuple
 
+REPOSITORY = "zhengli97/prompt_learning_dataset"  # all datasets but ImageNet, with their split files; of type "model"
+REVISION = "ceb3112337fb6e1bf71534e355ca5569b63f19a6"
 SPLITS = "https://github.com/KaiyangZhou/CoOp/blob/main/DATASETS.md"  # links split files, classnames.txt, middle frames
 COLUMNS = ("classes", "train", "val", "test")
 
@@ -28,7 +30,7 @@ class Facts(NamedTuple):
 
     Attributes:
         classes, train, val, test: numbers of classes and images (None: not published, or not a part).
-        link: the data's web page ("": none).
+        link: the data's web page ("": none, or dead).
         licence: of the images, as published ("": not known here).
         archive: file name in the Hugging Face repository of the field ("": not in it).
         sha256: the known hash of that file ("": unknown).
@@ -55,4 +57,6 @@ class Facts(NamedTuple):
     @property
     def links(self) -> list[str]:
         """Web pages to get the data from."""
-        return [self.link, f"{SPLITS} (split files, classnames.txt, middle frames)"] if self.link else []
+        found = [f"https://huggingface.co/{REPOSITORY}/resolve/{REVISION}/{self.archive}"] if self.archive else []
+        found += [self.link] if self.link else []
+        return [*found, f"{SPLITS} (split files, classnames.txt, middle frames)"] if found else []

@@ -1,16 +1,19 @@
 """Download datasets and move them into the family's layout: from Hugging Face, else by torchvision."""
 
 import logging
+import os
 import shutil
 from pathlib import Path
 
 import torchvision.datasets
 
 from . import hub
-from .archives import unpack_zip
+from .archives import unpack_inner, unpack_zip
 from .base import FewShotDataset
+from .errors import DatasetError, MissingImagesError
 from .facts import Download
-from .layouts import has_layout, paths_of_layout
+from .layouts import find_layout, paths_of_layout
+from .shapes.dataset import RenderedDataset
 
 logger = logging.getLogger(__name__)
 
@@ -31,9 +34,12 @@ def fetch(kind: type[FewShotDataset], data: Path) -> list[Path]:
     Raises:
         OSError: no source works; the message names them and where to get the data by hand.
     """
+    if kind.own_images or issubclass(kind, RenderedDataset):
+        origin = "your own images" if kind.own_images else "rendered on first use"
+        raise OSError(f"{kind.__name__}: nothing to download; its images are {origin}")
     dataset = kind.located(data, data)
     folder, wanted = dataset.folder, paths_of_layout(dataset.describe_layout())
-    if all((folder / path).exists() for path in wanted):
+    if all((folder / path).exists() for path in wanted) and not _lacks_images(dataset):
         return []
     folder.parent.mkdir(parents=True, exist_ok=True)
     hidden = folder.with_name(f".{folder.name}-download")
@@ -54,41 +60,57 @@ def fetch(kind: type[FewShotDataset], data: Path) -> list[Path]:
     )
 
 
+def _lacks_images(dataset: FewShotDataset) -> bool:
+    """Return whether images that the split lists do not exist; faults that no download fixes do not count."""
+    if not dataset.facts.archive:
+        return False
+    try:
+        dataset.read_all()
+    except MissingImagesError:
+        return True
+    except (DatasetError, OSError):
+        pass  # reported by the check that follows
+    return False
+
+
 def _from_hub(kind: type[FewShotDataset], folder: Path, hidden: Path, wanted: list[str]) -> list[Path] | None:
     if not kind.facts.archive:
         return None
     record = folder.with_name(f".{folder.name}-source.json")
     archive = hub.download(kind.facts.archive, hidden, record, kind.facts.sha256)
-    unpacked = hidden / "unpacked"
-    shutil.rmtree(unpacked, ignore_errors=True)  # of an interrupted call
-    unpack_zip(archive, unpacked)
-    found = next(
-        (path for path in (unpacked / folder.name, unpacked, *_below(unpacked)) if has_layout(path, wanted)), None
-    )
-    if found is None:
-        names = ", ".join(sorted(path.name for path in unpacked.iterdir())[:5])
-        raise OSError(f"{archive}: contains {names}; expected {', '.join(wanted)}")
+    found = _unpacked(archive, hidden / "unpacked", wanted)
     hub.write_record(record, archive)
-    added = _move(sorted(found.iterdir()), folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    added = [folder / path.name for path in sorted(found.iterdir()) if _merge(path, folder / path.name)]
     shutil.rmtree(hidden)
     return added
 
 
-def _below(folder: Path) -> list[Path]:
-    level = [path for path in sorted(folder.iterdir()) if path.is_dir()]
-    return level + [path for other in level for path in sorted(other.iterdir()) if path.is_dir()]
+def _unpacked(archive: Path, target: Path, wanted: list[str]) -> Path:
+    """Unpack an archive, and those in it if need be; return the folder with the dataset's layout."""
+    shutil.rmtree(target, ignore_errors=True)  # of an interrupted call
+    try:
+        unpack_zip(archive, target)
+        found = find_layout(target, wanted)
+        if found is None:
+            unpack_inner(target)
+            found = find_layout(target, wanted)
+        if found is None:
+            names = ", ".join(sorted(path.name for path in target.iterdir())[:5])
+            raise OSError(f"{archive}: contains {names or 'nothing'}; expected {', '.join(wanted)}")
+    except OSError:
+        shutil.rmtree(target, ignore_errors=True)
+        raise
+    return found
 
 
-def _move(paths: list[Path], folder: Path) -> list[Path]:
-    """Move files and folders into `folder` unless their names exist there; return the new paths."""
-    folder.mkdir(parents=True, exist_ok=True)
-    added = []
-    for path in paths:
-        target = folder / path.name
-        if not target.exists():
-            path.rename(target)
-            added.append(target)
-    return added
+def _merge(source: Path, target: Path) -> bool:
+    """Move a file or folder to `target`, of an existing folder what is missing in it; return whether anything was moved."""
+    if not os.path.lexists(target):
+        shutil.move(source, target)  # the dataset's folder may be a link to another disk
+        return True
+    inside = sorted(source.iterdir()) if source.is_dir() and target.is_dir() else []
+    return any([_merge(path, target / path.name) for path in inside])
 
 
 def _from_torchvision(kind: type[FewShotDataset], folder: Path, hidden: Path, wanted: list[str]) -> list[Path] | None:
@@ -96,8 +118,8 @@ def _from_torchvision(kind: type[FewShotDataset], folder: Path, hidden: Path, wa
     if download is None:
         return None
     missing = {source: folder / target for source, target in download.moves.items() if not (folder / target).exists()}
-    if not missing:
-        return []
+    if not missing:  # the split file, or some images
+        return None
     hidden.mkdir(parents=True, exist_ok=True)
     _run_torchvision(download, hidden)
     for source in missing:
@@ -108,7 +130,7 @@ def _from_torchvision(kind: type[FewShotDataset], folder: Path, hidden: Path, wa
             )
     folder.mkdir(parents=True, exist_ok=True)
     for source, target in missing.items():
-        (hidden / source).rename(target)
+        shutil.move(hidden / source, target)
     shutil.rmtree(hidden)
     return list(missing.values())
 

@@ -6,13 +6,12 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from .facts import REPOSITORY, REVISION
 from .identity import file_sha256
 from .kept_files import write_json
 
 logger = logging.getLogger(__name__)
 
-REPOSITORY = "zhengli97/prompt_learning_dataset"  # all datasets but ImageNet, with their split files; of type "model"
-REVISION = "ceb3112337fb6e1bf71534e355ca5569b63f19a6"
 ENDPOINT: str | None = None  # another server, for tests (None: huggingface.co or the variable HF_ENDPOINT)
 
 
@@ -106,4 +105,4 @@ def _recorded(record: Path) -> str:
 
 def _one_line(error: Exception) -> str:
     lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+    return f"{type(error).__name__}: {lines[0].rstrip('.')}" if lines else type(error).__name__

@@ -127,7 +127,7 @@ def datasets() -> str:
         layout = layout.replace("<image>", "&lt;image&gt;")
         rows.append(
             f"| `{name}` | {facts.classes:,} | {counts} | `{kind.dataset_dir}/`:<br>{layout} | {licence} "
-            f"| [link]({facts.link}) | {archive} |"
+            f"| {f'[link]({facts.link})' if facts.link else 'dead'} | {archive} |"
         )
     return "\n".join(rows)
 

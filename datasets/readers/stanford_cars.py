@@ -22,7 +22,6 @@ class StanfordCars(SplitFileDataset):
     source = "a mirror of the same layout (the links of the Stanford Cars page and of torchvision are dead)"
     facts = Facts(
         *(196, 6509, 1635, 8041),
-        link="http://ai.stanford.edu/~jkrause/cars/car_dataset.html",
         archive="stanford_cars.zip",
         files={"split_zhou_StanfordCars.json": "40acee7aa65c8e4727a32d90e884b7c3f8960b523422317e163f7af65432959d"},
     )

@@ -8,9 +8,9 @@ import pytest
 from datasets.archives import unpack_zip
 
 
-def archive(path, members):
-    """Write a ZIP archive of {name or ZipInfo: bytes}."""
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as file:
+def archive(path, members, method=zipfile.ZIP_DEFLATED):
+    """Write a ZIP archive of (name or ZipInfo, bytes) pairs."""
+    with zipfile.ZipFile(path, "w", method) as file:
         for name, data in members:
             file.writestr(name, data)
     return path
@@ -52,10 +52,11 @@ def test_member_twice_is_rejected(tmp_path):
         unpack_zip(path, tmp_path / "target")
 
 
-def test_changed_byte_is_rejected(tmp_path):
-    path = archive(tmp_path / "a.zip", [("a", bytes(range(256)) * 9)])
+@pytest.mark.parametrize("method", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_changed_bytes_are_rejected(tmp_path, method):
+    path = archive(tmp_path / "a.zip", [("a", bytes(range(256)) * 9)], method)
     data = bytearray(path.read_bytes())
-    data[60] ^= 1
+    data[45:75] = bytes(value ^ 255 for value in data[45:75])
     path.write_bytes(data)
     with pytest.raises(OSError, match="damaged archive"):
         unpack_zip(path, tmp_path / "target")

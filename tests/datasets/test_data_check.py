@@ -87,7 +87,8 @@ def test_check_reports_missing_image(name, tmp_path):
     problems = "\n".join(report.problems)
     assert f"test: {KINDS[name].facts.test - 1} found, {KINDS[name].facts.test} published" in problems
     assert name.startswith("ImageNet") or str(image) in problems
-    assert KINDS[name].facts.link in report.help and KINDS[name].facts.link in "\n".join(report.lines())
+    link = KINDS[name].facts.links[0]
+    assert link in report.help and link in "\n".join(report.lines())
 
 
 @pytest.mark.parametrize("name", FAMILY)

@@ -97,6 +97,9 @@ class Handler(BaseHTTPRequestHandler):
             about = {"_id": "1", "id": hub.REPOSITORY, "modelId": hub.REPOSITORY, "sha": hub.REVISION}
             return self.reply(200, json.dumps({**about, "siblings": siblings}).encode(), {}, body)
         prefix = f"/{hub.REPOSITORY}/resolve/{hub.REVISION}/"
+        if path.startswith(prefix):  # the hub keeps large files elsewhere
+            return self.reply(302, b"", {"Location": f"/elsewhere/{path.removeprefix(prefix)}?signature=1"}, body)
+        prefix = "/elsewhere/"
         name = path.removeprefix(prefix)
         if not path.startswith(prefix) or name not in server.content:
             return self.reply(404, b"{}", {"X-Error-Code": "EntryNotFound"}, body)
@@ -178,19 +181,54 @@ def test_hub_has_every_dataset_but_imagenet(name, tmp_path, server):
     assert len(server.requests) == requests or name == "StanfordCars"  # the mini dataset has no cars_test
 
 
-@pytest.mark.parametrize("prefix", ["", "data/", "other/oxford_pets/"])
+@pytest.mark.parametrize("prefix", ["", "data/", "other/oxford_pets/", "a/b/Oxford-Pets/"])
 def test_archive_with_other_folders_is_moved_into_layout(tmp_path, server, prefix, no_torchvision):
     original, data = publish(server, tmp_path, "OxfordPets", prefix)
     fetch.fetch(KINDS["OxfordPets"], data)
     assert files(data) == files(original)
 
 
-def test_existing_files_are_kept(tmp_path, server):
-    _, data = publish(server, tmp_path, "OxfordPets")
-    touch(data / "oxford_pets/images", "mine.jpg")
+@pytest.mark.parametrize("inner", ["images", "."])
+def test_archives_in_an_archive_are_unpacked(tmp_path, server, no_torchvision, inner):
+    original, data = publish(server, tmp_path, "OxfordPets", "")
+    folder = original / "oxford_pets"
+    content = zipped(folder / inner, "images/" if inner == "images" else "oxford_pets/")
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        archive.writestr("oxford_pets/images.zip" if inner == "images" else "oxford_pets.zip", content)
+        if inner == "images":
+            archive.write(folder / "split_zhou_OxfordPets.json", "oxford_pets/split_zhou_OxfordPets.json")
+    server.content["oxford_pets.zip"] = buffer.getvalue()
+    fetch.fetch(KINDS["OxfordPets"], data)
+    missing = files(original) - files(data)
+    assert all(path.startswith("oxford_pets/annotations/") for path in missing) and not list(data.rglob("*.zip"))
+
+
+def test_existing_files_are_kept_and_missing_ones_added(tmp_path, server):
+    original, data = publish(server, tmp_path, "OxfordPets")
+    name = sorted(path.name for path in (original / "oxford_pets/images").iterdir())[0]
+    (data / "oxford_pets/images").mkdir(parents=True)
+    (data / "oxford_pets/images" / name).write_bytes(b"mine")
     added = fetch.fetch(KINDS["OxfordPets"], data)
-    assert data / "oxford_pets/split_zhou_OxfordPets.json" in added
-    assert [path.name for path in (data / "oxford_pets/images").iterdir()] == ["mine.jpg"]
+    assert {path.name for path in added} >= {"images", "split_zhou_OxfordPets.json"} and files(data) == files(original)
+    assert (data / "oxford_pets/images" / name).read_bytes() == b"mine"
+    (data / "oxford_pets/images" / name).unlink()
+    assert fetch.fetch(KINDS["OxfordPets"], data) == [data / "oxford_pets/images"]
+    assert fetch.fetch(KINDS["OxfordPets"], data) == [] and files(data) == files(original)
+
+
+def test_missing_split_file_without_a_source_is_an_error(tmp_path, monkeypatch):
+    golden_folder(tmp_path, "oxford_pets")
+    (tmp_path / "oxford_pets/split_zhou_OxfordPets.json").unlink()
+    monkeypatch.setattr(hub, "download", _offline)
+    with pytest.raises(OSError, match=r"Hugging Face: offline.*split_zhou_OxfordPets"):
+        fetch.fetch(KINDS["OxfordPets"], tmp_path)
+
+
+@pytest.mark.parametrize(("name", "origin"), [("shapes", "rendered"), ("image_folder", "own"), ("csv", "own")])
+def test_what_is_not_downloaded_is_reported(tmp_path, capsys, name, origin):
+    assert run("fetch", name, "--data", tmp_path) == 2
+    assert "nothing to download" in (error := capsys.readouterr().err) and origin in error
 
 
 def test_interrupted_download_resumes(tmp_path, server, no_torchvision, monkeypatch):
@@ -264,6 +302,7 @@ def test_damaged_archive_is_rejected(tmp_path, server, no_torchvision, content):
     with pytest.raises(OSError, match="damaged archive"):
         fetch.fetch(KINDS["EuroSAT"], data)
     assert not (data / "eurosat").exists()
+    assert [path.name for path in (data / ".eurosat-download").iterdir()] == ["eurosat.zip"]
 
 
 def test_archive_of_another_dataset_is_rejected(tmp_path, server, no_torchvision):
@@ -302,8 +341,9 @@ def test_imagenet_prints_links(tmp_path, capsys):
 def test_dead_torchvision_downloads_are_not_tried(tmp_path, monkeypatch):
     monkeypatch.setattr(hub, "download", _offline)
     for name in ("StanfordCars", "SUN397"):
-        with pytest.raises(OSError, match="links of the .* and of torchvision are dead"):
+        with pytest.raises(OSError, match="links of the .* and of torchvision are dead") as error:
             fetch.fetch(KINDS[name], tmp_path)
+        assert f"huggingface.co/{hub.REPOSITORY}" in str(error.value) and "ai.stanford.edu" not in str(error.value)
 
 
 def _offline(*args):

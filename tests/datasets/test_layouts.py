@@ -84,3 +84,65 @@ def test_folder_name_with_another_case_prints_move_command(tmp_path):
     (root / "oxford_pets/images").rename(root / "oxford_pets/Images")
     message = fails("OxfordPets", root)
     assert message.endswith(f"run mv {root / 'oxford_pets/Images'} {root / 'oxford_pets/images'}")
+
+
+def _moved(root, moves):
+    for old, new in moves.items():
+        aside = root / "aside"
+        (root / old).rename(aside)
+        (root / new).parent.mkdir(parents=True, exist_ok=True)
+        aside.rename(root / new)
+
+
+@pytest.mark.parametrize(
+    ("name", "folder", "moves"),
+    [
+        ("OxfordPets", "oxford_pets", {"oxford_pets": "pets/oxford-iiit-pet"}),
+        ("DescribableTextures", "dtd", {"dtd": "dtd/dtd/dtd"}),
+        ("FGVCAircraft", "fgvc_aircraft", {"fgvc_aircraft": "fgvc_aircraft/fgvc-aircraft-2013b/data"}),
+        ("OxfordFlowers", "oxford_flowers", {"oxford_flowers": "flowers/flowers-102"}),
+        ("EuroSAT", "eurosat", {"eurosat/2750": "eurosat/EuroSAT_RGB"}),
+        ("Caltech101", "caltech-101", {"caltech-101/101_ObjectCategories": "caltech-101/a/101_ObjectCategories"}),
+        (
+            "ImageNet",
+            "imagenet",
+            {"imagenet/images": "imagenet1k", "imagenet/classnames.txt": "imagenet1k/classnames.txt"},
+        ),
+        ("ImageNet", "imagenet", {"imagenet/images": "imagenet/ILSVRC/Data/CLS-LOC"}),
+        ("ImageNetV2", "imagenetv2", {"imagenetv2/imagenetv2-matched-frequency-format-val": "imagenetv2/ImageNetV2"}),
+        ("ImageNetSketch", "imagenet-sketch", {"imagenet-sketch/images": "imagenet-sketch/sketch"}),
+        ("ImageNetA", "imagenet-adversarial", {"imagenet-adversarial": "imagenet-a/imagenet-a"}),
+        ("ImageNetA", "imagenet-adversarial", {"imagenet-adversarial": "imagenet-adversarial/imagenet-a"}),
+        (
+            "ImageNetR",
+            "imagenet-rendition",
+            {
+                "imagenet-rendition/imagenet-r": "imagenet-r",
+                "imagenet-rendition/classnames.txt": "imagenet-r/classnames.txt",
+            },
+        ),
+    ],
+)
+def test_layouts_of_other_projects_are_fixed_by_one_command(tmp_path, name, folder, moves):
+    root = golden_folder(tmp_path / "data", folder)
+    _moved(root, moves)
+    if (root / folder).is_dir() and not any((root / folder).iterdir()):
+        (root / folder).rmdir()
+    message = fails(name, root)
+    assert os.system(message.rpartition(": run ")[2]) == 0, message
+    build(name, root)
+
+
+def test_dataset_several_levels_below_is_named(tmp_path):
+    root = golden_folder(tmp_path / "all/my/data", "ucf101")
+    assert fails("UCF101", tmp_path / "all").endswith(f"pass --data {root}")
+
+
+def test_own_folder_below_a_read_only_one_is_linked_in_itself(tmp_path, monkeypatch):
+    root = golden_folder(tmp_path / "data", "dtd")
+    (root / "dtd").rename(root / "mine")
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    message = fails("DescribableTextures", root / "mine")
+    assert message.endswith(f"run ln -s . {root / 'mine/dtd'}")
+    os.system(message.rpartition(": run ")[2])
+    build("DescribableTextures", root / "mine")
