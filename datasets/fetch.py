@@ -1,4 +1,4 @@
-"""Download datasets and move them into the family's layout: from Hugging Face, else by torchvision."""
+"""Download datasets and move them into the family's layout: from Hugging Face, else by torchvision; or render them."""
 
 import logging
 import os
@@ -19,7 +19,7 @@ logger = logging.getLogger(__name__)
 
 
 def fetch(kind: type[FewShotDataset], data: Path) -> list[Path]:
-    """Download what is missing of a dataset; existing files are kept.
+    """Download what is missing of a dataset, or render it; existing files are kept.
 
     A failed download stays in a hidden folder next to the dataset's, from which the next call resumes. Callers make sure
     that one process at a time fetches a dataset.
@@ -34,13 +34,15 @@ def fetch(kind: type[FewShotDataset], data: Path) -> list[Path]:
     Raises:
         OSError: no source works; the message names them and where to get the data by hand.
     """
-    if kind.own_images or issubclass(kind, RenderedDataset):
-        origin = "your own images" if kind.own_images else "rendered on first use"
-        raise OSError(f"{kind.__name__}: nothing to download; its images are {origin}")
+    if kind.own_images:
+        raise OSError(f"{kind.__name__}: nothing to download; its images are your own")
     dataset = kind.located(data, data)
     folder, wanted = dataset.folder, paths_of_layout(dataset.describe_layout())
     if all((folder / path).exists() for path in wanted) and not _lacks_images(dataset):
         return []
+    if issubclass(kind, RenderedDataset) and not folder.exists():
+        kind.render_folder(folder)
+        return [folder]
     folder.parent.mkdir(parents=True, exist_ok=True)
     hidden = folder.with_name(f".{folder.name}-download")
     failures = []

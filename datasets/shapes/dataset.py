@@ -48,7 +48,7 @@ class RenderedDataset(ListedDataset):
     domain: ClassVar[Domain] = TARGET
     seed = 0
     split_in_use = "rendered"
-    source = "delete the folder to render it again (a few seconds)"
+    source = "this package: delete the folder, and `caspl data fetch` renders it again"
 
     def describe_layout(self) -> Sequence[str]:
         first = next(iter(self.classes)).replace(" ", "_")

@@ -225,10 +225,10 @@ def test_missing_split_file_without_a_source_is_an_error(tmp_path, monkeypatch):
         fetch.fetch(KINDS["OxfordPets"], tmp_path)
 
 
-@pytest.mark.parametrize(("name", "origin"), [("shapes", "rendered"), ("image_folder", "own"), ("csv", "own")])
-def test_what_is_not_downloaded_is_reported(tmp_path, capsys, name, origin):
+@pytest.mark.parametrize("name", ["image_folder", "csv"])
+def test_own_images_are_not_fetched(tmp_path, capsys, name):
     assert run("fetch", name, "--data", tmp_path) == 2
-    assert "nothing to download" in (error := capsys.readouterr().err) and origin in error
+    assert "nothing to download; its images are your own" in capsys.readouterr().err
 
 
 def test_interrupted_download_resumes(tmp_path, server, no_torchvision, monkeypatch):
@@ -330,6 +330,20 @@ def test_program_fetches_and_checks(tmp_path, server, capsys):
     assert run("fetch", "oxford_pets", "--data", data) == 1, "the mini dataset has fewer images than the published one"
     out = capsys.readouterr().out
     assert f"{data / 'oxford_pets/images'}: fetched" in out and "oxford_pets: INCOMPLETE" in out
+
+
+def test_program_renders_shapes_once(tmp_path, capsys):
+    assert run("fetch", "shapes_a", "--data", tmp_path) == 0
+    out = capsys.readouterr().out
+    assert f"{tmp_path / 'shapes_a'}: fetched" in out and "shapes_a: complete" in out
+    assert run("fetch", "shapes_a", "--data", tmp_path) == 0
+    assert "all files exist already" in capsys.readouterr().out
+
+
+def test_incomplete_shapes_name_the_folder_to_delete(tmp_path, capsys):
+    (tmp_path / "shapes_a" / "test").mkdir(parents=True)
+    assert run("fetch", "shapes_a", "--data", tmp_path) == 2
+    assert "delete the folder, and `caspl data fetch` renders it again" in capsys.readouterr().err
 
 
 def test_imagenet_prints_links(tmp_path, capsys):

@@ -1,9 +1,11 @@
 """Published checkpoints: import and export boosting prompts, and import PromptSRC models such as PromptKD's teachers.
 
-caspl convert import PUBLISHED FILE.safetensors [--dataset NAME] [--template T] ...
-caspl convert export FILE.safetensors FOLDER
-caspl convert inspect FILE.safetensors
-caspl convert run PUBLISHED FOLDER --dataset NAME --classes base|all [--backbone NAME] [--names FILE]
+    caspl convert import PUBLISHED FILE.safetensors [--dataset NAME] [--template T] ...
+    caspl convert export FILE.safetensors FOLDER
+    caspl convert inspect FILE.safetensors
+    caspl convert run PUBLISHED FOLDER --dataset NAME --classes base|all [--backbone NAME] [--names FILE]
+
+FILE.safetensors may also be the folder of phase 1's run, if it is read.
 """
 
 import argparse
@@ -105,7 +107,8 @@ def show(path: Path) -> None:
         spread = f", std {stack.std():.4f}" if stack.numel() > 1 else ""
         print(f"  {name}: depth {depth}, {tokens} tokens, width {width}{spread}")
     for key, value in dataclasses.asdict(info).items():
-        print(f"  {key}: {value if value is False or value not in ('', 0, []) else 'unknown'}")
+        missing = "none" if key in ("added_images", "added_data") else "unknown"
+        print(f"  {key}: {value if value is False or value not in ('', 0, []) else missing}")
 
 
 def main(argv: list[str] | None = None) -> int:

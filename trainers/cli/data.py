@@ -1,7 +1,7 @@
-"""Check which files of a dataset exist, and download datasets.
+"""Check which files of a dataset exist, and download or render datasets.
 
-    caspl data check DATASET|all --data DIR [--output DIR] [--quick]
-    caspl data fetch DATASET --data DIR
+    caspl data check DATASET|all [--data DIR] [--output DIR] [--quick]
+    caspl data fetch DATASET [--data DIR]
 
 DATASET is the name of a file in configs/datasets. `check` writes nothing; its exit code is 0 if all checked datasets
 are complete, else 1. `fetch` ends with a quick check.
@@ -59,14 +59,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
     """Add the commands check and fetch with their options; return the parser."""
     commands = parser.add_subparsers(dest="command", required=True)
     check_command = commands.add_parser("check", help="report which files exist and which are missing")
-    fetch_command = commands.add_parser("fetch", help="download a dataset from Hugging Face, else by torchvision")
+    fetch_command = commands.add_parser(
+        "fetch", help="download a dataset from Hugging Face, else by torchvision; or render it"
+    )
     check_command.add_argument("dataset", type=dataset_or_all, metavar="DATASET", help="a dataset, or all")
     fetch_command.add_argument("dataset", type=arguments.dataset_name, metavar="DATASET", help="a dataset")
     for command in (check_command, fetch_command):
-        command.add_argument("--data", type=Path, required=True, help="folder of the datasets")
-        command.add_argument(
-            "--output", type=Path, default=places.ROOT / "output", help="folder of the runs (default: output/)"
-        )
+        arguments.add_folders(command)
     check_command.add_argument("--quick", action="store_true", help="do not decode the images")
     return parser
 

@@ -1,9 +1,11 @@
 r"""Train or evaluate one trainer on one dataset, with the command line of the CoOp family.
 
-caspl train --root DATA --dataset-config-file configs/datasets/oxford_pets.yaml \
+    caspl train --root DATA --dataset-config-file configs/datasets/oxford_pets.yaml \
         --trainer CasPL_CoOp --config-file configs/trainers/CasPL_CoOp/vit_b16.yaml --seed 1 --output-dir OUT \
         TRAINER.CASPL.CHECKPOINT BOOSTING DATASET.NUM_SHOTS 16 DATASET.SUBSAMPLE_CLASSES base
-caspl train --eval-only --model-dir OUT --root DATA DATASET.SUBSAMPLE_CLASSES new
+    caspl train --eval-only --model-dir OUT --root DATA DATASET.SUBSAMPLE_CLASSES new
+
+The flags are those of CoOp, multimodal-prompt-learning and PromptSRC.
 """
 
 import argparse
