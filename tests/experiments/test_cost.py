@@ -133,9 +133,9 @@ def files(root):
 def test_dry_run_names_folders_states_and_cost(tmp_path, capsys):
     assert protocols.main("base2new", [*_line(tmp_path), "--baseline", "--dry-run", *FAST]) == 0
     out = capsys.readouterr().out
-    assert out.count("\nnew ") == 4 and f"-> {tmp_path / 'out/boosting/shapes_forms'}" in out
+    assert out.count("\nnew ") == 5 and f"-> {tmp_path / 'out/boosting/shapes_forms'}" in out
     assert (
-        "would be rendered" in out and "4 jobs: 0 finished, 0 blocked, 4 to run" in out and "phase 2: CasPL_CoOp" in out
+        "would be rendered" in out and "5 jobs: 0 finished, 0 blocked, 5 to run" in out and "phase 2: CasPL_CoOp" in out
     )
     assert not list(tmp_path.iterdir())
 

@@ -147,7 +147,7 @@ def test_weight_files_are_compared_by_content(collections, tmp_path, capsys, cap
     moved = {name: path.rename(tmp_path / f"renamed_{name}.pt") for name, path in files_of.items()}
     caplog.clear()
     assert with_weights(collections, output, **moved) == 0
-    assert caplog.text.count(" is finished: ") == 4  # phase 1, both hosts and zero-shot CLIP
+    assert caplog.text.count(" is finished: ") == 5  # phase 1, both hosts, zero-shot and boosted CLIP
     assert {path: path.read_bytes() for path in before} == before
     state, others = read_weights(moved["student"])
     torch.save(

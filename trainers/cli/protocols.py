@@ -50,7 +50,10 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
         "metavar": "DATASET",
         "help": "datasets to test on (default: all others)",
     },
-    "--baseline": {"action": "store_true", "help": "also run the host alone and zero-shot CLIP"},
+    "--baseline": {
+        "action": "store_true",
+        "help": "also run the host alone, zero-shot CLIP, and the boosted CLIP without a host",
+    },
 }
 
 
@@ -75,7 +78,7 @@ def one_run(rules: Protocol, argv: list[str] | None) -> None:
     args = arguments.parse(_run_parser(rules), argv, phases=True)
     check_rate(args)
     from ..experiments.checks import check_data, check_jobs
-    from ..experiments.grid import unique
+    from ..experiments.grid import UNTRAINED, unique
     from ..experiments.runs import boost, host_run, untrained
 
     setting, cascaded = _setting(args, args.dataset, rules.name, getattr(args, "targets", [])), f"CasPL_{args.host}"
@@ -102,8 +105,9 @@ def one_run(rules: Protocol, argv: list[str] | None) -> None:
     with stages.next(f"train phase 2: {cascaded}, seed {args.seed}"):
         results.append(host_run(setting, cascaded, args.seed, args.shots))
     if baseline:
-        with stages.next(f"train and evaluate the baselines: {args.host} alone, and zero-shot CLIP"):
-            results += [host_run(setting, args.host, args.seed, args.shots), untrained(setting, "ZeroshotCLIP")]
+        with stages.next(f"train and evaluate the baselines: {args.host} alone, zero-shot and boosted CLIP"):
+            results += [host_run(setting, args.host, args.seed, args.shots)]
+            results += [untrained(setting, trainer) for trainer in UNTRAINED]
     with stages.next(f"table: {rules.title}, {args.dataset}"):
         table = _table(results)
     print(table)
@@ -134,10 +138,12 @@ def _several(jobs: "list[Job]", args: argparse.Namespace) -> None:
 
 def _jobs(setting: "Setting", args: argparse.Namespace, baseline: bool) -> "list[Job]":
     """Return the jobs of a single run of a protocol."""
-    from ..experiments.grid import BOOST, Job
+    from ..experiments.grid import BOOST, UNTRAINED, Job
 
     jobs = [Job(setting, BOOST), Job(setting, f"CasPL_{args.host}", args.seed, args.shots)]
-    return jobs + ([Job(setting, args.host, args.seed, args.shots), Job(setting, "ZeroshotCLIP")] if baseline else [])
+    if not baseline:
+        return jobs
+    return [*jobs, Job(setting, args.host, args.seed, args.shots), *(Job(setting, trainer) for trainer in UNTRAINED)]
 
 
 def _setting(args: argparse.Namespace, dataset: str = "", protocol: str = "base2new", targets: Any = ()) -> "Setting":

@@ -14,6 +14,7 @@ from .setting import Setting
 logger = logging.getLogger(__name__)
 
 BOOST = "phase 1"
+UNTRAINED = ("ZeroshotCLIP", "CasPL")  # without phase 2; "CasPL" is CLIP with the boosting prompt alone
 
 
 @dataclass(frozen=True)
@@ -99,7 +100,7 @@ class Plan:
         """
         for dataset in self.scope.datasets:
             setting = shared.of(dataset, self.protocol, self.targets)
-            yield from (Job(setting, trainer) for trainer in (BOOST, "ZeroshotCLIP", "CasPL"))
+            yield from (Job(setting, trainer) for trainer in (BOOST, *UNTRAINED))
             for host in self.scope.hosts:
                 for shots in self.scope.shots:
                     for seed in self.scope.seeds:

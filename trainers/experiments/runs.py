@@ -17,7 +17,7 @@ from ..storage.atomic import remove_parts
 from ..storage.locks import locked
 from ..training import provenance
 from ..training.evaluation import Metrics
-from ..training.identity import recorded_weights
+from ..training.identity import moved_weights, recorded_weights
 from ..training.run import Run
 from ..version import __version__
 from . import result as results
@@ -275,10 +275,18 @@ def _evaluation(setting: Setting, trainer: str, folder: Path, options: Sequence[
         options = [*options, "TRAINER.CASPL.CLASSES", "all"]
     if (folder / "config.yaml").is_file():
         other = [dataset_files()[dataset]] if dataset else []
-        places = ["DATASET.ROOT", str(setting.data), *setting.kept_features(trainer)]
+        places = ["DATASET.ROOT", str(setting.data), *setting.kept_features(trainer), *_moved(setting, trainer, folder)]
         return assemble(other, [*places, *options], evaluated=folder)
     options = [*setting.options_for(trainer), *options]  # nothing was trained: zero-shot CLIP
     return setting.configuration(trainer, BOOSTING_SEED, folder, options, dataset)
+
+
+def _moved(setting: Setting, trainer: str, folder: Path) -> list[str]:
+    """Return KEY VALUE pairs of phase 1's weight files under their present names; runs of phase 2 have just written theirs."""
+    if trainer != "CasPL":
+        return []
+    asked = setting.configuration(trainer, BOOSTING_SEED, folder, setting.options_for(trainer))
+    return [item for key in sorted(moved_weights(asked, folder)) for item in (key, config.value_of(asked, key))]
 
 
 def _save(
