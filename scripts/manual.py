@@ -116,8 +116,8 @@ def datasets() -> str:
     from trainers.experiments.protocols import ELEVEN, SHIFTED
 
     places.load_datasets()
-    head = "| dataset | classes | train / val / test | folder: content | licence | page | archive |"
-    rows = [head, "| --- | --- | --- | --- | --- | --- | --- |"]
+    head = "| dataset | classes; images: train / val / test | folder: content | licence | archive |"
+    rows = [head, "| --- | --- | --- | --- | --- |"]
     for name in (*ELEVEN, *SHIFTED):
         kind = DATASET_REGISTRY.get(yaml.safe_load(places.dataset_files()[name].read_text())["DATASET"]["NAME"])
         facts = kind.facts
@@ -125,9 +125,10 @@ def datasets() -> str:
         licence, archive = facts.licence or "see the page", f"`{facts.archive}`" if facts.archive else "none"
         layout = "<br>".join(line.split(" (")[0] for line in layout_of(kind)).replace("<class>", "&lt;class&gt;")
         layout = layout.replace("<image>", "&lt;image&gt;")
+        page = f"[`{name}`]({facts.link})" if facts.link else f"`{name}` (its page is gone)"
         rows.append(
-            f"| `{name}` | {facts.classes:,} | {counts} | `{kind.dataset_dir}/`:<br>{layout} | {licence} "
-            f"| {f'[link]({facts.link})' if facts.link else 'dead'} | {archive} |"
+            f"| {page} | {facts.classes:,} classes<br>{counts} "
+            f"| `{kind.dataset_dir}/`:<br>{layout} | {licence} | {archive} |"
         )
     return "\n".join(rows)
 

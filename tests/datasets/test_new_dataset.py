@@ -4,29 +4,14 @@ import shutil
 import subprocess
 import sys
 
+import documents
 import pytest
 from conftest import ROOT
 from datasets_helpers import touch
 
 pytestmark = pytest.mark.slow
 
-READER = '''"""Two planets."""
-
-from dassl.data.datasets import DATASET_REGISTRY
-
-from ..facts import Facts
-from ..listed import SplitFileDataset
-
-
-@DATASET_REGISTRY.register()
-class Planets(SplitFileDataset):
-    """Planets."""
-
-    dataset_dir = "planets"
-    image_dir = "images"
-    source = "a telescope"
-    facts = Facts(*(2, 10, 4, 6), link="https://planets.example")
-'''
+FILES = ("datasets/readers/planets.py", "configs/datasets/planets.yaml")
 CODE = "import {plugin}\nimport {package}, {package}.check\nfrom dassl.data.datasets import DATASET_REGISTRY as R\n"
 COPIED = ("datasets", "trainers", "configs", "third_party", "scripts", "train.py")
 
@@ -47,8 +32,8 @@ def checkout(tmp_path_factory):
             root / name,
             **({"ignore": shutil.ignore_patterns("__pycache__")} if copy is shutil.copytree else {}),
         )
-    (root / "datasets/readers/planets.py").write_text(READER)
-    (root / "configs/datasets/planets.yaml").write_text('DATASET:\n  NAME: "Planets"\n')
+    for path in FILES:
+        (root / path).write_text(documents.example("extend.md", path))
     touch(root / "data/planets/images", *(f"{name}/{n}.png" for name in ("mars", "venus") for n in range(10)))
     return root
 

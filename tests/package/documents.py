@@ -1,12 +1,13 @@
 """The commands in README, CONTRIBUTING and docs/, for tests.
 
-A fenced block of the language bash contains commands. A block without a title is executed as it is; a title states what
-it needs that a test does not have.
+A fenced block of the language bash contains commands, and one of the language python a program. A block without a title
+is executed as it is; a title states what it needs that a test does not have.
 """
 
 import importlib
 import re
 import shlex
+import textwrap
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,10 +18,24 @@ from trainers.__main__ import COMMANDS
 from trainers.cli import arguments
 
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
-_BLOCK = re.compile(r'^( *)```bash(?: title="([^"\n]*)")?\n(.*?)^\1```$', re.M | re.S)
-_FENCE = re.compile(r"^( *)```.*?^\1```$", re.M | re.S)
+_FENCE = re.compile(r'^( *)```(\w*)(?: title="([^"\n]*)")?\n(.*?)^\1```$', re.M | re.S)
 _INLINE = re.compile(r"`((?:[A-Z_]+=\S+ )?(?:caspl|bash|python|pip) [^`]+)`")
-_STARTS = re.compile(r"^ {4}(?:caspl|pip|bash|python|torchrun|git) .*", re.M)
+_STARTS = re.compile(r"^\s*(?:\$ *)?(?:caspl|pip|bash|python3?|torchrun|git|mkdocs|conda|pre-commit) \S.*", re.M)
+
+
+@dataclass(frozen=True)
+class Block:
+    """A fenced block.
+
+    Attributes:
+        language: such as bash; "" without one.
+        title: "" without one.
+        text: its content, without the indentation of a list.
+    """
+
+    language: str
+    title: str
+    text: str
 
 
 @dataclass(frozen=True)
@@ -49,14 +64,39 @@ class Parsed(BaseException):
         self.parser, self.namespace = parser, namespace
 
 
+def blocks(page: Path) -> list[Block]:
+    """Return the fenced blocks of a page, in order."""
+    return [
+        Block(language, title, textwrap.dedent(text)) for _, language, title, text in _FENCE.findall(page.read_text())
+    ]
+
+
+def example(name: str, title: str) -> str:
+    """Return the text of the block with a title on a page of docs/."""
+    (text,) = [block.text for block in blocks(ROOT / "docs" / name) if block.title == title]
+    return text
+
+
 def commands(page: Path) -> list[Command]:
     """Return the commands of a page's blocks, in order."""
+    return [command for block in blocks(page) if block.language == "bash" for command in _commands(page, block)]
+
+
+def steps(page: Path) -> list[Command]:
+    """Return what a page executes, in order: commands, and programs as `python -c`."""
     found = []
-    for _, title, text in _BLOCK.findall(page.read_text()):
-        for line in text.replace("\\\n", " ").splitlines():
-            if words := shlex.split(line, comments=True):
-                found.append(Command(page.name, title, tuple(words)))
+    for block in blocks(page):
+        if block.language == "python" and not block.title:
+            found.append(Command(page.name, "", ("python", "-c", block.text)))
+        elif block.language == "bash" and not block.title:
+            found += _commands(page, block)
     return found
+
+
+def _commands(page: Path, block: Block) -> list[Command]:
+    lines = block.text.replace("\\\n", " ").splitlines()
+    split = [tuple(shlex.split(line, comments=True)) for line in lines]
+    return [Command(page.name, block.title, words) for words in split if words]
 
 
 def inline(page: Path) -> list[str]:
@@ -64,9 +104,10 @@ def inline(page: Path) -> list[str]:
     return _INLINE.findall(_FENCE.sub("", page.read_text()))
 
 
-def unfenced(page: Path) -> list[str]:
-    """Return lines outside of fenced blocks that look like commands of a block."""
-    return _STARTS.findall(_FENCE.sub("", page.read_text()))
+def uncollected(page: Path) -> list[str]:
+    """Return lines that look like commands, and are neither running text nor in a block of commands."""
+    others = [block.text for block in blocks(page) if block.language not in ("bash", "python")]
+    return _STARTS.findall("\n".join([_FENCE.sub("", page.read_text()), *others]))
 
 
 def parse(words) -> Parsed:

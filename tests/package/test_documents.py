@@ -19,6 +19,7 @@ assert trainers.hosts  # declares the hosts' keys
 ALL = [command for page in PAGES for command in documents.commands(page)]
 SHELLS = {path.name: path.stem.replace("_", "-") for path in (ROOT / "scripts" / "caspl").glob("*.sh")}
 PROGRAMS = {"train.py": "train", "scripts/data.py": "data", "scripts/results.py": "results"}
+LANGUAGES = {"bash", "python", "text", "yaml", "bibtex"}
 OTHERS = {  # program: accepted first words
     "pip": ("install",),
     "git": ("clone",),
@@ -114,7 +115,27 @@ def test_wrong_commands_fail(line):
 
 
 def test_commands_are_in_fenced_blocks():
-    assert not [line for page in PAGES for line in documents.unfenced(page)]
+    assert not [line for page in PAGES for line in documents.uncollected(page)]
+
+
+def test_every_fence_is_collected():
+    for page in PAGES:
+        fences = [line for line in page.read_text().splitlines() if line.lstrip().startswith(("```", "~~~"))]
+        assert len(fences) == 2 * len(documents.blocks(page)), page.name
+        assert {block.language for block in documents.blocks(page)} <= LANGUAGES, page.name
+
+
+@pytest.mark.parametrize("text", ["    caspl nowhere\n", "```text\n$ python x.py\n```\n", "```\npip install x\n```\n"])
+def test_command_outside_of_a_bash_block_is_found(text, tmp_path):
+    (tmp_path / "page.md").write_text(f"Words.\n\n{text}")
+    assert documents.uncollected(tmp_path / "page.md")
+
+
+def test_programs_of_all_pages_are_python():
+    for page in PAGES:
+        for block in documents.blocks(page):
+            if block.language == "python":
+                compile(block.text, page.name, "exec")
 
 
 def test_commands_in_running_text_are_known():

@@ -16,15 +16,10 @@ from trainers.experiments import cost
 
 pytestmark = pytest.mark.slow
 
-EXECUTED = [page for page in PAGES if any(not command.title for command in documents.commands(page))]
+EXECUTED = [page for page in PAGES if documents.steps(page)]
 NOTEBOOKS = sorted((ROOT / "examples").glob("*.ipynb"))
 TITLED = dict.fromkeys(c.words for page in PAGES for c in documents.commands(page) if c.title and c.words[0] == "caspl")
-OWN = {"image_folder", "csv", "unlabelled_folder"}  # their cost depends on the images, which a dry run counts
-PLANNED = [
-    words
-    for words in TITLED
-    if "--dry-run" in documents.options(documents.parser_of(words[1])) and not OWN & set(words)
-]
+PLANNED = [words for words in TITLED if documents.takes(words[1], "--dry-run")]
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +36,7 @@ def test_pages_have_commands_to_execute():
 
 @pytest.mark.parametrize("page", EXECUTED, ids=lambda page: page.stem)
 def test_commands_of_page_run(page, workspace):
-    lines = [command.words for command in documents.commands(page) if not command.title]
+    lines = [step.words for step in documents.steps(page)]
     printed = workspace.run(lines)
     assert printed.count("$ ") >= len(lines)
 

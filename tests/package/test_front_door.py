@@ -1,5 +1,6 @@
 """README, citation, workflow and pre-commit agree with the package."""
 
+import csv
 import re
 import runpy
 from pathlib import Path
@@ -57,6 +58,19 @@ def folder_of(package, folders):
         return Path(folders[package])
     parent, _, name = package.rpartition(".")
     return folder_of(parent, folders) / name
+
+
+def test_figures_are_those_of_the_files():
+    with open(ROOT / "trainers" / "results" / "paper" / "base2new.csv", newline="") as file:
+        paper = {row["method"]: row for row in csv.DictReader(file) if row["dataset"] == "Average"}
+    lines = re.findall(r"^\| (\w+)[^|]* \|(.*\d\d\.\d\d.*)\|$", README, re.M)
+    rows = [(method, re.findall(r"\d\d\.\d\d", figures)) for method, figures in lines]
+    assert len(rows) == 5
+    for method, figures in rows:
+        names = [name for name in (method, f"CasPL_{method}") if name in paper]
+        assert figures == [paper[name][column] for name in names for column in ("base", "new", "hm")], method
+    fixtures = list((ROOT / "tests" / "golden" / "parity").glob("*.npz"))
+    assert f"in {len(fixtures)} recorded fixtures" in " ".join(README.split())
 
 
 def test_citation_and_changelog_have_the_version():

@@ -10,6 +10,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import documents
 import pytest
 import torch
 from children import ALONE
@@ -148,21 +149,8 @@ def test_dataset(unboosted):
 
 def test_metric(project):
     """trainers/metrics/confidence.py"""
-    project.write(
-        "trainers/metrics/confidence.py",
-        "from .base import Metric\n\n\n"
-        "class Confidence(Metric):\n"
-        '    """The mean probability of the predicted class."""\n\n'
-        '    name = "confidence"\n'
-        '    title = "confidence"\n\n'
-        "    def __init__(self):\n"
-        "        self.total, self.images = 0.0, 0\n\n"
-        "    def update(self, logits, labels):\n"
-        "        self.total += float(logits.softmax(dim=1).amax(dim=1).sum())\n"
-        "        self.images += len(labels)\n\n"
-        "    def compute(self):\n"
-        "        return 100 * self.total / self.images\n",
-    )
+    path = "trainers/metrics/confidence.py"
+    project.write(path, documents.example("extend.md", path))
     project.run("few-shot", "shapes", 1, 1, "--host", "coop")
     found = project.result("few_shot/shapes/CasPL_CoOp/shots_1/seed_1")
     value = found["evaluations"]["all"]["confidence"]
@@ -197,26 +185,8 @@ def test_protocol(project):
 
 def test_teacher(unboosted):
     """trainers/method/teachers/colour.py (one class)"""
-    unboosted.write(
-        "trainers/method/teachers/colour.py",
-        "from pathlib import Path\n\n"
-        "import torch\n"
-        "from torch.nn import functional as F\n"
-        "from .base import Teacher\n\n\n"
-        'class Colour(Teacher, prefix="colour"):\n'
-        '    """Prefers the classes near the mean colour of an image."""\n\n'
-        "    size = 48\n\n"
-        "    def __init__(self, name, names, template, precision):\n"
-        "        super().__init__()\n"
-        "        self.paths = (Path(__file__),)  # no weights\n"
-        "        self.directions = torch.nn.Parameter(F.normalize(torch.randn(len(names), 3), dim=1))\n\n"
-        "    def image_features(self, image):\n"
-        "        return F.normalize(image.float().mean(dim=(2, 3)), dim=1)\n\n"
-        "    def _class_features(self):\n"
-        "        return self.directions\n\n"
-        "    def scale(self):\n"
-        "        return torch.tensor(10.0)\n",
-    )
+    path = "trainers/method/teachers/colour.py"
+    unboosted.write(path, documents.example("extend.md", path))
     unboosted.run("boost", "shapes", "TRAINER.CASPL.TEACHER.BACKBONE", "colour:any")
     assert unboosted.boosting()["teacher"] == "colour:any"
 

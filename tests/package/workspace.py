@@ -72,6 +72,7 @@ class Workspace:
                 for image in part:
                     shutil.copy(image, self.folder / folder / name)
             shutil.copy(images[0], self.folder / "picture.jpg")
+        (self.folder / "unlabelled" / "classnames.txt").write_text("\n".join([*CLASSES, ""]))
         shutil.copytree(self.folder / "photos", self.folder / "listed")
         rows = [
             f"{path.parent.name}/{path.name},{path.parent.name}" for path in (self.folder / "listed").glob("*/*.jpg")
@@ -84,7 +85,7 @@ def shortened(words) -> list[str]:
 
     Pairs of both phases come first: at the end they could follow `--boost` and be of phase 1 alone.
     """
-    command, own = words[1], bool({"image_folder", "csv", "--root"} & set(words))
+    command, own = words[1], bool({"image_folder", "unlabelled_folder", "csv", "--root"} & set(words))
     if command == "boost":
         return [*words[:2], *((*SMALL, *PHASE_1) if own else ()), *EPOCH, *words[2:]]
     if command in ("base2new", "few-shot", "cross-dataset"):
