@@ -7,12 +7,11 @@ import types
 
 import pytest
 import torch
-from forked import DEPTHS, IMAGES, LABELS, LAYERS, LOGITS, boosting, logits, make, shape_of, stock
+from forked import DEPTHS, IMAGES, LABELS, LOGITS, boosting, logits, make, shape_of, stock
 from one_device import META, checked, move
 from recipe import randn
 from torch import nn
 from torch.nn import functional as F
-from torch.utils.checkpoint import checkpoint_sequential
 
 from trainers.backbones import tokenizer
 from trainers.engine import ORDERS
@@ -220,15 +219,6 @@ def test_pass_outside_of_encoder_stays_without_prompt(clip_model):
     cascaded = logits(fork)
     assert torch.equal(fork.text_encoder.transformer(texts), plain)
     assert torch.equal(logits(fork), cascaded)
-
-
-def test_gradient_checkpointing_is_rejected(clip_model):
-    _, fork = make("CoOp", clip_model)
-    blocks = fork.text_encoder.transformer.resblocks
-    blocks.forward = lambda x: checkpoint_sequential(blocks, LAYERS, x, use_reentrant=False)
-    inject(fork, boosting())
-    with pytest.raises(HostError, match="gradient checkpointing"):
-        fork(IMAGES).sum().backward()
 
 
 def test_boolean_masks(clip_model):

@@ -25,6 +25,7 @@ from .attention import AttentionCall, Place, cut, first, on_sequence, sequence
 from .axes import token_axis
 from .checks import close, difference
 from .randomness import same_randomness
+from .recompute import Memory, check_gradients, graph_task
 from .state import Pass, State
 from .structure import HostError, Tower, naming
 from .texts import ends_in_padding, eot_rows
@@ -60,6 +61,7 @@ class TowerHooks:
         self.tried = False  # whether the tower has run in a copy of the model
         self.ran_in: set[bool] = set()  # `training` of the model's forward passes that used the door
         self.seen = (0, 0)  # `passes` and `outside` after the last one
+        self.memory = Memory()
         self._axes: dict[tuple[type, type], int] = {}  # of blocks with an attention, by their types
 
     def attach(self) -> Iterator[RemovableHandle]:
@@ -76,10 +78,10 @@ class TowerHooks:
             attn, norm_1, norm_2, mlp = (getattr(block, name) for name in tower.names)
             yield block.register_forward_pre_hook(partial(self._enter, i), with_kwargs=True)
             yield block.register_forward_hook(partial(self._leave, i), with_kwargs=True)
-            yield attn.register_forward_pre_hook(self._before_attention, with_kwargs=True)
+            yield attn.register_forward_pre_hook(partial(self._before_attention, i), with_kwargs=True)
             yield attn.register_forward_hook(self._after_attention)
             for name, module in (("norm_1", norm_1), ("norm_2", norm_2), ("mlp", mlp)):
-                yield module.register_forward_hook(partial(self._note, name))
+                yield module.register_forward_hook(partial(self._note, i, name))
 
     def detach(self) -> None:
         """Remove the tokens from the blocks."""
@@ -96,11 +98,11 @@ class TowerHooks:
     @property
     def _run(self) -> Pass | None:
         run = self._state.run
-        return run if run is not None and run.inside and not run.own else None
+        return run if run is not None and run.inside and not run.own and run.task == graph_task() else None
 
     def _open(self, door: nn.Module, args) -> None:
         state = self._state
-        state.open, state.door, state.run = state.open + 1, door, None
+        state.open, state.door, state.grad, state.run = state.open + 1, door, torch.is_grad_enabled(), None
 
     def _close(self, door: nn.Module, args, output) -> None:
         state = self._state
@@ -111,7 +113,9 @@ class TowerHooks:
         state = self._state
         state.entry, state.given, state.entered = entry, args[0].dtype, output
 
-    def _note(self, name: str, module: nn.Module, args, output) -> None:
+    def _note(self, index: int, name: str, module: nn.Module, args, output) -> None:
+        if name == "norm_1" and args:
+            self.memory.resume_part(self.tower, self._state, index, args[0], attends=False)
         run = self._run
         if run is not None and run.checking and args:
             run.trace.note(name, args[0], output)
@@ -119,11 +123,16 @@ class TowerHooks:
     def _enter(self, index: int, block: nn.Module, args: tuple, kwargs: dict):
         """Before a block: begin a pass at the first one; a block's own tokens replace those that came from the last."""
         state = self._state
-        if not state.open:
-            self._outside(index)
-            return None
         with naming(self.tower, index):
-            self._find_axis(block, args, kwargs)
+            if state.open:
+                self._find_axis(block, args, kwargs)
+            elif graph_task() != -1:  # gradient checkpointing
+                self.memory.resume_block(self.tower, state, index, sequence(args, kwargs))
+            else:  # another use of the same blocks, which stays without prompt
+                state.run = None
+                self.outside += index == 0
+                return None
+            given = sequence(args, kwargs)
         if index == 0:
             state.run = self._begin(block)
             args, kwargs = self._move(block, args, kwargs)
@@ -133,20 +142,16 @@ class TowerHooks:
                 f"{self.tower.path}: block {index} does not follow block {index - 1}; expected each block once and in order "
                 "in a forward pass. The boosting tokens cannot follow it"
             )
-        run.index, run.block, run.inside, run.rows, run.attended = index, block, True, self.modes[index] == ROWS, None
+        run.index, run.block, run.inside, run.host, run.attended = index, block, True, 0, None
+        run.rows = self.modes[index] == ROWS
         run.trace.clear()
         if 0 < index < self.depth:
             run.tokens = getattr(block, TOKENS)[:, None]
-        return self._append(block, args, kwargs, run.tokens) if run.rows else (args, kwargs)
-
-    def _outside(self, index: int) -> None:
-        """A block runs outside of the tower's door: another use of the same blocks, which stays without prompt."""
-        if torch._C._current_graph_task_id() != -1:
-            raise HostError(
-                f"{self.tower.path}: block {index} runs again in the backward pass (gradient checkpointing); expected one "
-                "forward pass. Turn gradient checkpointing off"
-            )
-        self.outside += index == 0
+        if run.rows:
+            args, kwargs = self._append(block, args, kwargs, run.tokens)
+        x = sequence(args, kwargs)
+        self.memory.keep(run, *((given,) if x is given else (given, x)))
+        return args, kwargs
 
     def _begin(self, block: nn.Module) -> Pass:
         """Return a pass with the tokens of layer 0 (n, 1, d) as they enter: with positions, or after `ln_pre`."""
@@ -161,10 +166,11 @@ class TowerHooks:
             )
         else:
             tokens = state.entry.forward(tokens.to(state.given))
-        return Pass(tokens, self._verifies())
+        start = (state.door, state.entry, state.given)
+        return Pass(tokens, self._verifies(), grad=state.grad, task=graph_task(), start=start)
 
     def _verifies(self) -> bool:
-        return self.passes.bit_count() < 2  # 0, 1, 2, 4, 8, ...
+        return self.passes.bit_count() < 2 and graph_task() == -1  # 0, 1, 2, 4, 8, ...
 
     def _move(self, block: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
         """Text: give the host's tokens after the boosting tokens the positions where they now are."""
@@ -188,7 +194,7 @@ class TowerHooks:
             if self._verifies() or x.shape[:2] not in self._fitting:
                 self._check_fits(x, table, eot)
                 self._fitting.add(x.shape[:2])
-            elif eot is not None:  # an unseen text without room makes the loss NaN; a comparison would wait for it
+            if eot is not None:  # an unseen text without room makes the loss NaN; a comparison would wait for it
                 x = x.masked_fill(((eot < len(x)) & (eot + n >= len(table)))[:, None], float("nan"))
         fixed, shifted = table[: self.ahead], table[self.ahead + n :] - table[self.ahead : len(table) - n]
         shift = torch.cat([torch.zeros_like(fixed), shifted, torch.zeros_like(table[:n])])[: len(x), None].to(x.dtype)
@@ -237,20 +243,26 @@ class TowerHooks:
         axis = self._axis(block)
         return cut(output, first(output).shape[axis] - self.tokens, self.tokens, axis)
 
-    def _before_attention(self, attn: nn.Module, args: tuple, kwargs: dict):
-        run = self._run
-        if run is None:
+    def _before_attention(self, index: int, attn: nn.Module, args: tuple, kwargs: dict):
+        if graph_task() == -1 and self._run is None:
             return None
-        with naming(self.tower, run.index):
-            return self._extend(run, AttentionCall(attn, args, kwargs, self._axis(self.tower.blocks[run.index])))
+        with naming(self.tower, index):
+            call = AttentionCall(attn, args, kwargs, self._axis(self.tower.blocks[index]))
+            self.memory.resume_part(self.tower, self._state, index, call.query, attends=True)
+            run = self._run
+            if run is None:
+                return None
+            self.memory.keep(run, call.query)
+            check_gradients(self.tower, run)
+            return self._extend(run, call)
 
     def _extend(self, run: Pass, call: AttentionCall) -> tuple[tuple, dict]:
         """Return the attention's arguments with the boosting tokens, or with masks for the tokens that it has as rows."""
         place = Place(self.tokens, self.ahead, self.tower.kind == "text", run.hidden)
+        run.host = call.query.shape[call.axis] - (self.tokens if run.rows else 0)
         if run.rows:
-            call.widen(call.query.shape[call.axis] - self.tokens, True, place)
+            call.widen(run.host, True, place)
             return call.arguments()
-        run.host = call.query.shape[call.axis]
         if run.checking:
             run.trace.note("attn", call.query, None)
         run.tokens = run.tokens.to(call.query.dtype)
@@ -296,7 +308,7 @@ class TowerHooks:
                 )
         if index + 1 == self.layers:
             self._state.run = None
-            self.passes += 1
+            self.passes += graph_task() == -1
         return output
 
     def _switch(self, index: int, block: nn.Module, args: tuple, kwargs: dict, fault: str):
@@ -311,6 +323,7 @@ class TowerHooks:
         run.inside = run.rows = True
         with same_randomness():
             args, kwargs = self._append(block, args, kwargs, run.tokens)
+            self.memory.keep(run, sequence(args, kwargs))
             output, run.tokens = self._split(block, block.forward(*args, **kwargs))
         run.inside = False
         return output
@@ -355,7 +368,7 @@ class TowerHooks:
         return self.depth <= index + 1 < self.layers
 
     def _axis(self, block: nn.Module) -> int:
-        return self._axes[type(block), type(getattr(block, self.tower.names.attn))]
+        return self._axes.get((type(block), type(getattr(block, self.tower.names.attn))), 0)
 
     def _find_axis(self, block: nn.Module, args: tuple, kwargs: dict) -> None:
         attn = getattr(block, self.tower.names.attn)

@@ -22,6 +22,10 @@ class Pass:
         attended: what the attention returned for carried tokens, (n, N, d).
         own: True while the tokens go through the block's modules, so that hooks on them do nothing.
         hidden: whether the host's tokens cannot see the boosting tokens (`TowerHooks._check_rows`).
+        grad: whether the door opened with gradients.
+        task: the backward pass that it belongs to (gradient checkpointing), -1 for a forward pass.
+        part: whether only a part of its block runs again, up to the attention (gradient checkpointing).
+        start: the door, the norm before the blocks and the dtype it got.
     """
 
     tokens: Tensor
@@ -34,6 +38,10 @@ class Pass:
     attended: Tensor | None = None
     own: bool = False
     hidden: bool = False
+    grad: bool = False
+    task: int = -1
+    part: bool = False
+    start: tuple = ()
     trace: Trace = field(default_factory=Trace)
 
 
@@ -43,12 +51,14 @@ class State:
 
     Attributes:
         open: forward passes of the door that have begun and not ended; door: the door of the last one.
+        grad: whether it began with gradients.
         run: the pass through the blocks, if any.
         entry, given, entered: the norm before the blocks, the dtype it got, and what it returned.
     """
 
     open: int = 0
     door: nn.Module | None = None
+    grad: bool = False
     run: Pass | None = None
     entry: nn.Module | None = None
     given: torch.dtype = torch.float32
