@@ -112,7 +112,10 @@ def infer(trainer, images):
     trainer.set_model_mode("eval")
     seed(3)
     with torch.no_grad():
-        return torch.cat(tensors(trainer.model_inference(images)))
+        others = (
+            len(inspect.signature(trainer.model_inference).parameters) - 1
+        )  # ALVLM's Dassl takes text features, or None
+        return torch.cat(tensors(trainer.model_inference(images, *[None] * others)))
 
 
 def first_batch(trainer):
