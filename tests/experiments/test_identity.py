@@ -14,15 +14,18 @@ import time
 import numpy as np
 import pytest
 import torch
+import yaml
 from children import ALONE, ROOT
 from PIL import Image
 
+from trainers import config
 from trainers.backbones import find_weights
-from trainers.cli import boost, protocols, results
+from trainers.cli import boost, protocols, results, train
 from trainers.experiments import runs
 from trainers.experiments.setting import Setting
 from trainers.storage import atomic
 from trainers.storage.tensors import read_weights
+from trainers.training import identity
 
 CLASSES = {"one": ["circle", "star"], "two": ["square", "triangle"]}
 SMALL = [
@@ -388,3 +391,63 @@ def test_edited_template_file_is_another_phase_1(collections, output, tmp_path, 
     texts.write_text(json.dumps(["a photo of a {}."]))
     assert boost.main([*line, *template]) == 2
     assert "texts.json" in capsys.readouterr().err
+
+
+def nested(leaves):
+    """Return {key: value} with dots as a nested dictionary."""
+    found = {}
+    for key, value in leaves.items():
+        *nodes, last = key.split(".")
+        node = found
+        for name in nodes:
+            node = node.setdefault(name, {})
+        node[last] = value
+    return found
+
+
+def without_key(folder, key):
+    """Drop a key from every record below a folder."""
+    for path in folder.rglob("result.json"):
+        content = json.loads(path.read_text())
+        kept = dict(config.leaves(content["configuration"]))
+        kept.pop(key, None)
+        path.write_text(json.dumps(content | {"configuration": nested(kept)}))
+    for path in folder.rglob("config.yaml"):
+        kept = dict(config.leaves(yaml.safe_load(path.read_text())))
+        kept.pop(key, None)
+        path.write_text(yaml.safe_dump(nested(kept)))
+    for path in folder.rglob("identity.json"):
+        content = json.loads(path.read_text())
+        content["settings"].pop(key, None)
+        path.write_text(json.dumps(content | {"digest": identity.digest(content)}))
+
+
+def test_run_without_a_later_key_is_not_taken_for_one_with_it(collections, output, capsys, caplog):
+    key = "TRAINER.CASPL.JOINT"
+    without_key(output, key)
+    assert few_shot(collections / "one", output, "--adapt", key, "False") == 0
+    assert "CasPL_CoOp is finished" in caplog.text
+    capsys.readouterr()
+    assert few_shot(collections / "one", output, "--adapt", key, "True") == 2
+    assert f"{key}: False -> True" in capsys.readouterr().err
+
+
+def test_resume_and_evaluation_without_a_later_key(collections, output, capsys):
+    key = "TRAINER.CASPL.JOINT"
+    without_key(output, key)
+    (folder,) = output.glob("few_shot/*/CasPL_CoOp/shots_*/seed_*")
+    evaluation = ["--eval-only", "--model-dir", str(folder), "DATASET.ROOT", str(collections / "one")]
+    assert train.main(evaluation) == 0
+    capsys.readouterr()
+    assert train.main([*evaluation, key, "True"]) == 2
+    assert f"{key}: False -> True" in capsys.readouterr().err
+    kept = yaml.safe_load((folder / "config.yaml").read_text())
+    again = folder.with_name("again.yaml")
+    again.write_text(yaml.safe_dump(kept))
+    resumed = ["--config-file", str(again), "--resume", str(folder), "--output-dir", str(output / "new"), "--root"]
+    resumed += [str(collections / "one"), "--trainer", "CasPL_CoOp", key, "True"]
+    assert train.main(resumed) == 2
+    assert f"{key}: False -> True" in capsys.readouterr().err
+    (folder / "identity.json").unlink()  # as in version 0.1.0
+    assert train.main(resumed) == 2
+    assert f"{key}: False -> True" in capsys.readouterr().err

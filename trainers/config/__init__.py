@@ -7,9 +7,9 @@ from .backbone import backbone_problems, check_backbone, image_keys
 from .checks import boosting_tokens, check_cfg, out_of_range, problems, unused
 from .errors import ConfigError, check_choice, nearest
 from .fields import Field, OnlyWith, put, shown, value_of
-from .kept import check_kept, differences, differing, keep_config, used
+from .kept import check_kept, compare_recorded, differences, differing, keep_config, used, with_defaults
 from .keys import FIELDS, declare, extend_cfg, extend_with_hosts, fields_of, host_of, is_own, is_place, reads
-from .merge import leaves, merge_file, merge_kept, merge_options
+from .merge import leaves, merge_file, merge_kept, merge_options, merge_recorded
 from .vocabulary import positions, precisions
 from .yaml_files import read_yaml
 
@@ -24,6 +24,7 @@ __all__ = [
     "check_cfg",
     "check_choice",
     "check_kept",
+    "compare_recorded",
     "declare",
     "differences",
     "differing",
@@ -39,6 +40,7 @@ __all__ = [
     "merge_file",
     "merge_kept",
     "merge_options",
+    "merge_recorded",
     "nearest",
     "out_of_range",
     "positions",
@@ -51,4 +53,5 @@ __all__ = [
     "unused",
     "used",
     "value_of",
+    "with_defaults",
 ]

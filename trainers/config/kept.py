@@ -1,15 +1,17 @@
 """The configuration that a run keeps in its folder, compared with the current one."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
+from typing import Any
 
 from yacs.config import CfgNode
 
 from ..storage.atomic import replacing
 from .errors import ConfigError
 from .fields import put, value_of
-from .keys import fields_of, is_own, is_place
-from .merge import leaves, merge_kept
+from .keys import FIELDS, fields_of, is_own, is_place
+from .merge import leaves, merge_recorded
+from .yaml_files import read_yaml
 
 
 def used(cfg: CfgNode) -> CfgNode:
@@ -42,6 +44,36 @@ def differing(ours: CfgNode, theirs: CfgNode) -> list[str]:
     return [key for key, value in leaves(ours) if others.get(key) != value]
 
 
+def with_defaults(cfg: CfgNode) -> CfgNode:
+    """Return the keys of a configuration, each declared one with its default.
+
+    A record is merged into it: what it lacks was added by a later version, which computes the same with the default.
+    """
+    made = CfgNode()
+    for key, value in leaves(cfg):
+        put(made, key, FIELDS[key].initial() if key in FIELDS else value)
+    return made
+
+
+def compare_recorded(cfg: CfgNode, recorded: Mapping[str, Any], source: str, same: Collection[str] = ()) -> list[str]:
+    """Return in what the settings that a trainer reads differ from recorded ones, as "KEY: theirs -> ours".
+
+    Args:
+        cfg: the current configuration.
+        recorded: the recorded one, nested; a key that it lacks counts as its default.
+        source: where it is recorded, for messages.
+        same: keys that are not compared.
+
+    Raises:
+        ConfigError: a recorded value is of another type.
+    """
+    ours, theirs, known = used(cfg), with_defaults(cfg), dict(leaves(dict(recorded)))
+    merge_recorded(theirs, known, source)
+    lost = [key for key, _ in leaves(ours) if key not in FIELDS and key not in known]  # another toolbox's: no default
+    lines = [f"{key}: not recorded -> {value_of(ours, key)!r}" for key in lost if key not in same]
+    return differences(ours, theirs, {*same, *lost}) + lines
+
+
 def keep_config(cfg: CfgNode, path: Path, same: Collection[str] = ()) -> None:
     """Write the configuration to the run's folder, after `check_kept`."""
     check_kept(cfg, path, same)
@@ -50,7 +82,7 @@ def keep_config(cfg: CfgNode, path: Path, same: Collection[str] = ()) -> None:
 
 
 def check_kept(cfg: CfgNode, path: Path, same: Collection[str] = ()) -> None:
-    """Compare the configuration with the one that a run has kept, if there is one.
+    """Compare the configuration with the one that a run has kept, if there is one; an emptied file is not.
 
     Args:
         cfg: the configuration.
@@ -60,12 +92,8 @@ def check_kept(cfg: CfgNode, path: Path, same: Collection[str] = ()) -> None:
     Raises:
         ConfigError: they differ: the folder has a run with other settings.
     """
-    if not path.is_file():
-        return
-    kept = cfg.clone()
-    kept.defrost()
-    merge_kept(kept, path)
-    if changed := differences(used(cfg), kept, same):
+    recorded = read_yaml(path) if path.is_file() else {}
+    if recorded and (changed := compare_recorded(cfg, recorded, str(path), same)):
         raise ConfigError(
             f"{path.parent} holds a run with other settings ({'; '.join(changed[:5])}): remove the folder, or give another "
             "--output-dir"

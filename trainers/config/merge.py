@@ -1,6 +1,6 @@
 """Merging YAML files and KEY VALUE pairs into a configuration."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -37,14 +37,22 @@ def _merge_base(cfg: CfgNode, path: Path, base: Any, above: tuple[Path, ...]) ->
 def merge_kept(cfg: CfgNode, path: str | Path) -> None:
     """Merge the configuration that a run kept, of this version or an earlier one.
 
-    Earlier versions kept all of Dassl's keys, and those of all methods: keys that do not exist are left out.
-
     Raises:
         ConfigError: the file is missing or not YAML, or has a value of another type.
     """
+    merge_recorded(cfg, dict(leaves(read_yaml(Path(path)))), str(path))
+
+
+def merge_recorded(cfg: CfgNode, recorded: Mapping[str, Any], source: str) -> None:
+    """Merge recorded {key: value} into `cfg`.
+
+    Earlier versions kept all of Dassl's keys, and those of all methods: keys that do not exist are left out.
+
+    Raises:
+        ConfigError: a value is of another type.
+    """
     known = {key for key, _ in leaves(cfg)}
-    pairs = [pair for pair in leaves(read_yaml(Path(path))) if pair[0] in known]
-    merge_options(cfg, [item for pair in pairs for item in pair], str(path))
+    merge_options(cfg, [item for pair in recorded.items() if pair[0] in known for item in pair], source)
 
 
 def merge_options(cfg: CfgNode, options: list, source: str = "the command line") -> None:

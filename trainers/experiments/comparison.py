@@ -12,7 +12,7 @@ from ..method import prompt_file, templates, unlabelled
 from ..method.identity import TEACHER, compare_weights
 from ..storage.atomic import sha256
 from ..training.identity import recorded_weights
-from .result import Result
+from .result import FILE_NAME, Result
 from .setting import Data, Setting
 
 
@@ -77,17 +77,16 @@ def compare_boosting(recipe: CfgNode, kept_file: Path, options: list[str], same:
     Raises:
         ConfigError: the options differ.
     """
-    kept, asked = recipe.clone(), recipe.clone()
-    for cfg in (kept, asked):
-        cfg.defrost()
-        config.merge_kept(cfg, kept_file)
+    kept, recorded = config.with_defaults(recipe), config.read_yaml(kept_file)
+    config.merge_recorded(kept, dict(config.leaves(recorded)), str(kept_file))
+    asked = kept.clone()
     config.merge_options(asked, options)
-    if changed := config.differences(asked, kept, same):
+    if changed := config.differences(config.used(asked), kept, same):
         raise config.ConfigError(
             f"{kept_file.parent}: the boosting prompt was trained with other settings ({'; '.join(changed)}); expected the "
             "same. Remove the folder to train it again, or give another --output"
         )
-    return config.differences(kept, recipe)
+    return config.differences(config.used(kept), recipe)
 
 
 def check_boosting_texts(folder: Path, info: prompt_file.BoostingInfo, asked: CfgNode) -> None:
@@ -166,17 +165,12 @@ def changed_settings(asked: CfgNode, kept: Result, folder: Path) -> tuple[set[st
         The keys of files with the same content, also under another name, and what differs, as "KEY: theirs -> ours".
     """
     same, changed = compare_weights(asked, _weights_of(kept, folder))
-    theirs = asked.clone()
-    theirs.defrost()
-    present = {key for key, _ in config.leaves(asked)}
-    for key, value in config.leaves(dict(kept.configuration)):
-        if key in present:
-            *nodes, last = key.split(".")
-            node = theirs
-            for name in nodes:
-                node = node[name]
-            node[last] = tuple(value) if isinstance(node[last], tuple) and isinstance(value, list) else value
-    return same, changed + config.differences(config.used(asked), theirs, same)
+    if kept.version == 1 and not kept.configuration:  # of version 0.1.0, whose config.yaml is compared
+        return same, changed
+    changed += config.compare_recorded(asked, kept.configuration, str(folder / FILE_NAME), same)
+    known = dict(config.leaves(asked))
+    newer = [key for key, _ in config.leaves(dict(kept.configuration)) if kept.version > 1 and key not in known]
+    return same, changed + [f"{key}: not a key of this version" for key in newer]
 
 
 def unchanged(setting: Setting, kept: Result, asked: CfgNode, boosting: Path | None, compare_data: bool = True) -> bool:

@@ -15,7 +15,7 @@ from typing import Any
 from yacs.config import CfgNode
 
 from ..backbones import BUILT_IN, files_of, find_weights, published_hashes, source_of
-from ..config import leaves
+from ..config import fields_of, leaves
 from ..storage.fingerprints import file_fingerprint
 from .templates import described
 
@@ -24,7 +24,7 @@ STUDENT, TEACHER = "MODEL.BACKBONE.NAME", "TRAINER.CASPL.TEACHER.BACKBONE"  # ke
 # Sections and keys of the configuration that determine phase 1's numbers.
 _READ = (
     *("SEED", "INPUT.", "OPTIM.", "DATALOADER.TRAIN_X.", "DATASET.NAME", "DATASET.SUBSAMPLE_CLASSES"),
-    *("DATASET.NUM_SHOTS", "DATASET.NUM_LABELED", "TRAINER.CASPL."),
+    *("DATASET.NUM_SHOTS", "TRAINER.CASPL."),
 )
 # Files and folders: their contents are fingerprinted instead.
 _PATHS = tuple(
@@ -39,6 +39,8 @@ _PATHS = tuple(
 def boosting_identity(cfg: CfgNode, data: str, teacher: str, student: str, added: str = "") -> str:
     """Return the SHA-256 of phase 1's settings, data, teacher and student.
 
+    Settings with their default are left out, so that a key that is added later leaves identities unchanged.
+
     Args:
         cfg: the whole configuration.
         data: fingerprint of the data.
@@ -46,11 +48,12 @@ def boosting_identity(cfg: CfgNode, data: str, teacher: str, student: str, added
         student: fingerprint of the student's weights.
         added: fingerprint of unlabelled images from other folders; empty: there are none.
     """
-    settings: dict[str, Any] = {key: value for key, value in leaves(cfg) if key.startswith(_READ) and key not in _PATHS}
-    if not cfg.TRAINER.CASPL.TEACHER.RUNS:
-        settings.pop("TRAINER.CASPL.TEACHER.MEAN")
-    if settings.get("TRAINER.CASPL.SHARE") == 1.0:  # as in versions without this key
-        del settings["TRAINER.CASPL.SHARE"]
+    read = {field.name: field for field in fields_of("CasPL") if field.unread is None or not field.unread(cfg)}
+    settings: dict[str, Any] = {
+        key: value
+        for key, value in leaves(cfg)
+        if key in read and key.startswith(_READ) and key not in _PATHS and value != read[key].initial()
+    }
     settings["cached"] = bool(cfg.TRAINER.CASPL.TEACHER.CACHE)  # a cache rounds the teacher's features
     template = cfg.TRAINER.CASPL.TEACHER.TEMPLATE or getattr(cfg.DATASET, "TEMPLATE", "")
     if template:

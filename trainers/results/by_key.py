@@ -132,14 +132,15 @@ def _lines(runs: Sequence[Run], key: str, rules: Protocol) -> list[Line]:
 
 def _value(run: Run, key: str) -> str:
     """Return the value that an ablation gave the key, else the recorded one."""
-    return run.varied.get(key) or str(run.settings.get(key, BASELINE))
+    value = run.setting(key)
+    return run.varied.get(key) or (BASELINE if value is None else str(value))
 
 
 def _of_value(runs: list[Run], key: str, value: str) -> list[Line]:
     """Return a line for each setting other than the key."""
     differing = sorted(
         name for name in {name for run in runs for name in run.settings} - {key}
-        if len({str(run.settings.get(name)) for run in runs}) > 1
+        if len({str(run.setting(name)) for run in runs}) > 1
     )  # fmt: skip
     if len(differing) > 1:
         differing = [name for name in differing if name != PROMPT]  # it follows from the others

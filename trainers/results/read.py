@@ -1,6 +1,8 @@
 """Reads every `result.json` below a folder, and the paper's figures."""
 
 import csv
+import functools
+import importlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -8,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from ..config import is_place
+from ..config import FIELDS, is_place, reads
 from ..experiments import result as results
 from ..experiments.places import dataset_files
 from ..experiments.protocols import ACCURACY, PROTOCOLS, Protocol
@@ -59,6 +61,15 @@ class Run:
         """Whether the test images chose its epoch, as in PromptKD's publication."""
         chosen = self.settings.get("TRAINER.PROMPTKD.SELECT_ON") == "test"
         return chosen and self.settings.get("TEST.FINAL_MODEL") == "best_val"
+
+    def setting(self, key: str) -> Any:
+        """Return a setting; for a key that the file lacks its default, None if the trainer does not read it."""
+        value = self.settings.get(key)
+        if self.settings and key not in self.settings and _reads(self.trainer, key):
+            value = FIELDS[key].initial()
+        if isinstance(value, int) and key in FIELDS and FIELDS[key].type is float:
+            return float(value)
+        return list(value) if isinstance(value, tuple) else value  # as JSON stores it
 
     @property
     def row(self) -> tuple:
@@ -163,6 +174,14 @@ def _settings(result: Result) -> dict[str, Any]:
     if result.trainer.startswith("CasPL"):
         found["phase 1 classes"] = _phase_1_classes(result)
     return found
+
+
+@functools.cache
+def _reads(trainer: str, key: str) -> bool:
+    """Return whether a trainer reads a key; the hosts' packages declare theirs."""
+    if key.startswith("TRAINER.") and key not in FIELDS:
+        importlib.import_module("..hosts", __package__)
+    return "." in key and reads(trainer, key)
 
 
 def _leaves(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -36,15 +36,22 @@ def _labels(runs: list[Run]) -> list[dict[str, str]]:
     for run in runs:
         rows[run.row].append(run)
         images[run.source or run.dataset] |= {run.data} - {""}
-    differing = {row: _distinguishing([run.settings for run in members]) for row, members in rows.items()}
+    differing = {row: _distinguishing(_completed(members)) for row, members in rows.items()}
     labels = []
     for run in runs:
-        label = {key: str(run.settings[key]) for key in differing[run.row]}
+        label = {key: str(run.setting(key)) for key in differing[run.row]}
         dataset = run.source or run.dataset
         if run.data and len(images[dataset]) > 1:
             label[f"images of {dataset}"] = run.data[:8]
         labels.append(label)
     return labels
+
+
+def _completed(runs: list[Run]) -> list[dict[str, Any]]:
+    """Return the settings of runs; a key that only some of them record, since it was added later, has its default."""
+    keys = list(dict.fromkeys(key for run in runs for key in run.settings))
+    found = [{key: run.setting(key) for key in keys} for run in runs]
+    return [{key: value for key, value in one.items() if value is not None} for one in found]
 
 
 def _distinguishing(settings: list[dict[str, Any]]) -> list[str]:

@@ -14,7 +14,7 @@ from typing import Any
 
 from yacs.config import CfgNode
 
-from ..config import ConfigError, is_place, leaves, used
+from ..config import FIELDS, ConfigError, is_place, leaves, used
 from ..config.yaml_files import read_yaml
 from ..method.identity import (
     STUDENT,
@@ -24,7 +24,7 @@ from ..method.identity import (
     data_fingerprint,
     weights_fingerprint,
 )
-from ..method.templates import described
+from ..method.templates import described, is_file
 from ..storage.atomic import replacing
 from ..storage.tensors import RestrictedReadError, read_checkpoint
 from . import provenance
@@ -44,11 +44,13 @@ _APART = (
 )
 # A cache rounds the teacher's features, wherever it is.
 _ROUNDING = ("TRAINER.CASPL.TEACHER.CACHE", "TRAINER.PROMPTKD.CACHE")
+_TEMPLATES = ("DATASET.TEMPLATE", "TRAINER.CASPL.TEACHER.TEMPLATE")
 _OF_PHASE_2 = ("TRAINER.CASPL.TEXT_ORDER", "TRAINER.CASPL.JOINT")  # the others are those of the boosting prompt's file
 # Settings that change what a trained prompt computes; of phase 2's below TRAINER.CASPL, only these two.
 _APPLIED = ("TRAINER.", "INPUT.SIZE", "INPUT.PIXEL_", "INPUT.INTERPOLATION")
 _PHASE_1_ONLY = ("TRAINER.CASPL.TEACHER.", "TRAINER.CASPL.CLASSES", "TRAINER.CASPL.TEMPERATURE")
 _FILES = ("teacher", "first weights")
+_WITHOUT = {"first weights": "none", "added images": "none"}  # what an identity denotes that lacks them
 _FREE = (".PREC",)  # a trained prompt may be evaluated in another precision
 
 
@@ -89,12 +91,16 @@ def digest(content: dict) -> str:
 
 def settings(cfg: CfgNode) -> dict[str, Any]:
     """Return the settings that determine numbers, as JSON stores them; those of other trainers do not."""
-    read = dict(leaves(used(cfg)))
+    return _compared(dict(leaves(used(cfg))))
+
+
+def _compared(read: dict[str, Any]) -> dict[str, Any]:
+    """Return the compared ones of {key: value}; existing template files count by their content."""
     found = {key: value for key, value in read.items() if key not in _APART and not is_place(key)}
     found |= {key: bool(read[key]) for key in _ROUNDING if key in read}
-    for key in ("DATASET.TEMPLATE", "TRAINER.CASPL.TEACHER.TEMPLATE"):
-        if found.get(key):
-            found[key] = described(found[key])  # of a file: its content
+    for key in _TEMPLATES:
+        if found.get(key) and (not is_file(found[key]) or Path(found[key]).is_file()):
+            found[key] = described(found[key])
     return json.loads(json.dumps(found, default=list))
 
 
@@ -106,7 +112,12 @@ def _backbone(cfg: CfgNode) -> str:
 
 
 def differences(ours: dict, theirs: dict) -> list[str]:
-    """Return what differs between two identities, as "what: theirs -> ours"; entries that one of them lacks do not count."""
+    """Return what differs between two identities, as "what: theirs -> ours".
+
+    A setting that theirs lacks counts as its default: a later version added it. Other entries that one of them lacks are
+    unknown and do not count.
+    """
+    theirs = _WITHOUT | theirs if theirs else theirs
     changed = _changed(ours, theirs, ("trainer", "backbone", *_FILES, "boosting", "added images"))
     our_data, their_data = ours.get("data", {}), theirs.get("data", {})
     changed += _changed(our_data, their_data, ("dataset", "classes", "fingerprint"), "data's ")
@@ -137,12 +148,21 @@ def _changed(ours: dict, theirs: dict, keys: tuple[str, ...], prefix: str = "") 
 
 
 def _changed_settings(ours: dict, theirs: dict) -> list[str]:
-    current, kept = ours.get("settings", {}), theirs.get("settings", {})
-    return [
-        f"{key}: {kept[key]!r} -> {current[key]!r}"
-        for key in current
-        if key in kept and kept[key] != current[key] and not (key in _ROUNDING and bool(kept[key]) == current[key])
-    ]
+    current = ours.get("settings", {})
+    if not theirs.get("settings"):
+        return []
+    known = _compared(theirs["settings"])
+    kept = {key: _default(key) for key in current} | known
+    changed = [f"{key}: {kept[key]!r} -> {value!r}" for key, value in current.items() if kept[key] != value]
+    newer = [key for key in known if "format" in theirs and key not in current and key not in FIELDS]
+    return changed + [f"{key}: {known[key]!r} -> not a key of this version" for key in newer]
+
+
+def _default(key: str) -> Any:
+    """Return the value that a missing setting counts as; another toolbox's default is unknown."""
+    if key not in FIELDS:
+        return "not recorded"
+    return _compared({key: FIELDS[key].initial()}).get(key)
 
 
 def _short(old: Any, new: Any) -> str:
@@ -267,7 +287,8 @@ def parse(text: str, source: Path) -> dict:
 
 def _of_config(path: Path) -> dict:
     kept = dict(leaves(read_yaml(path)))
-    found = {key: value for key, value in kept.items() if key not in _APART and not is_place(key)}
-    found |= {key: bool(kept[key]) for key in _ROUNDING if key in kept}
-    name = str(kept.get("TRAINER.NAME", "")).replace("-", "_")
-    return {"trainer": name, "settings": json.loads(json.dumps(found, default=list))}
+    name, first = str(kept.get("TRAINER.NAME", "")).replace("-", "_"), str(kept.get("MODEL.INIT_WEIGHTS", "") or "")
+    found = {"trainer": name, "settings": _compared(kept)}
+    if first:
+        found["first weights"] = weights_fingerprint(Path(first)) if Path(first).is_file() else ""
+    return found | ({"added images": ""} if kept.get("TRAINER.CASPL.IMAGES") else {})

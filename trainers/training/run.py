@@ -112,6 +112,8 @@ class Run:
         ours = identity.of_trainer(trainer, self.cfg)
         remedy = "repeat its command unchanged, or give another --output-dir without --resume"
         for folder in {self.folder, Path(self.cfg.RESUME or self.folder)}:
+            if not (folder / identity.FILE_NAME).is_file():
+                check_kept(self.cfg, folder / "config.yaml", identity.moved_weights(self.cfg, folder))
             for theirs in (identity.read(folder), *identity.recorded(folder)):
                 identity.check_same(ours, theirs, folder, remedy)
         moved = identity.moved_weights(self.cfg, self.folder)
