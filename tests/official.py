@@ -3,7 +3,7 @@
 import json
 
 from conftest import ROOT
-from recipe import Spec, clip_state_dict
+from random_weights import Spec, clip_state_dict
 
 from trainers.backbones import build_clip, tokenizer
 from trainers.engine.tokens import EOT, SOS

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from dassl.data.datasets import DATASET_REGISTRY, Datum
 from PIL import Image
-from recipe import Spec, clip_state_dict
+from random_weights import Spec, clip_state_dict
 
 from datasets.base import FewShotDataset
 from trainers import config

@@ -70,7 +70,7 @@ def run(args: argparse.Namespace) -> None:
     if args.json:
         args.json.write_text(json.dumps([asdict(row) for row in rows], indent=2) + "\n")
     if args.plot:
-        draw(rows, args.plot)
+        save_plot(rows, args.plot)
 
 
 def rows_of(name: str, args: argparse.Namespace, folder: Path) -> list[Row]:
@@ -163,7 +163,7 @@ def _cells(row: Row) -> list[str]:
     return [f"{row.model}, {TITLES.get(row.size, row.size)}", row.runs_on, f"{row.rate:.2f}", *sizes, accuracy]
 
 
-def draw(rows: list[Row], path: Path) -> None:
+def save_plot(rows: list[Row], path: Path) -> None:
     """Plot accuracy against speed; models without a published accuracy are marked below the axis."""
     from matplotlib import pyplot as plt
 

@@ -11,7 +11,7 @@ import torch
 import toy
 from PIL import Image
 from plain import image_features, text_features
-from recipe import Spec, clip_state_dict, randn
+from random_weights import Spec, clip_state_dict, randn
 from safetensors.torch import save_file
 from torch.nn import functional as F
 

@@ -25,8 +25,7 @@ from trainers.backbones import BackboneError, load_clip
 from trainers.cli import train
 from trainers.experiments.result import ResultError
 from trainers.experiments.setup import default_cfg
-from trainers.method import prompt_file as checkpoint
-from trainers.method import published
+from trainers.method import prompt_file, published
 from trainers.method.prompt_file import CheckpointError
 from trainers.results.read import read_runs
 from trainers.training.checkpoints import load_learner
@@ -108,22 +107,22 @@ def test_damaged_boosting_file_is_rejected(root, tmp_path):
     @given(damaged((root / "boost" / "boosting.safetensors").read_bytes()))
     def check(data):
         (tmp_path / "b.safetensors").write_bytes(data)
-        attempt(checkpoint.load_boosting, tmp_path / "b.safetensors", CheckpointError)
+        attempt(prompt_file.load_boosting, tmp_path / "b.safetensors", CheckpointError)
 
     check()
 
 
 def test_arbitrary_boosting_file_is_one_error(root, tmp_path):
     path = tmp_path / "b.safetensors"
-    info = checkpoint.load_boosting(root / "boost" / "boosting.safetensors")[1]
+    info = prompt_file.load_boosting(root / "boost" / "boosting.safetensors")[1]
     good = {key: json.dumps(value) for key, value in vars(info).items()}
     good |= {"format": "1", "text_depth": "3", "text_tokens": "3", "vision_depth": "2", "vision_tokens": "2"}
     values = st.text(max_size=6) | PLAIN.map(json.dumps)
     clip_model = load_clip(str(root / "student.pt"))
 
     def use(file):
-        loaded = checkpoint.load_boosting(file)
-        checkpoint.check_fits(file, *loaded, clip_model.visual, clip_model)
+        loaded = prompt_file.load_boosting(file)
+        prompt_file.check_fits(file, *loaded, clip_model.visual, clip_model)
 
     @FEW
     @given(

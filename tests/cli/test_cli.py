@@ -16,7 +16,7 @@ from yacs.config import CfgNode
 from trainers import config, extend_cfg, hosts
 from trainers.cli import train
 from trainers.cli.program import guarded
-from trainers.method import prompt_file as checkpoint
+from trainers.method import prompt_file
 
 CONFIGS = ROOT / "configs"
 
@@ -26,8 +26,8 @@ def root(tmp_path_factory):
     """Toy data, a toy CLIP and a boosting prompt that does not fit it."""
     root = tmp_path_factory.mktemp("cli")
     toy.save_clip(root / "student.pt")
-    group = checkpoint.PromptGroup(torch.zeros(1, 2, 128), torch.zeros(1, 2, 64))
-    checkpoint.save_boosting(root / "foreign.safetensors", group, checkpoint.BoostingInfo(student="ViT-B/16"))
+    group = prompt_file.PromptGroup(torch.zeros(1, 2, 128), torch.zeros(1, 2, 64))
+    prompt_file.save_boosting(root / "foreign.safetensors", group, prompt_file.BoostingInfo(student="ViT-B/16"))
     torch.save({"no": "clip"}, root / "not_a_clip.pt")
     (root / "broken.yaml").write_text("INPUT: [")
     (root / "unknown.yaml").write_text("TRAINER:\n  COOP:\n    N_CONTEXT: 4\n")

@@ -1,10 +1,8 @@
 """Downloads: the real Hugging Face client against a local server, torchvision mocked."""
 
 import hashlib
-import inspect
 import io
 import json
-import pathlib
 import sys
 import threading
 import zipfile
@@ -12,26 +10,11 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import SimpleNamespace
 
 import pytest
-import torchvision.datasets
-from datasets_helpers import golden_folder, kind_of, touch
+from datasets_helpers import golden_folder
+from downloads import DOWNLOADS, KINDS, files, offline, run
 from test_datasets import FAMILY
 
 from datasets import fetch, hub
-from trainers.cli import data as program
-
-KINDS = {name: kind_of(name) for name in FAMILY}
-DOWNLOADS = {name: kind.facts.download for name, kind in KINDS.items() if kind.facts.download}
-
-
-def run(*arguments):
-    """Run the program; return its exit code."""
-    return program.main([str(argument) for argument in arguments])
-
-
-def files(folder):
-    """Return the relative paths of all files below a folder, without hidden ones at its top."""
-    found = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
-    return {path for path in found if not path.startswith(".")}
 
 
 def zipped(folder, prefix=""):
@@ -42,9 +25,6 @@ def zipped(folder, prefix=""):
             if path.is_file():
                 archive.write(path, f"{prefix}{path.relative_to(folder)}")
     return buffer.getvalue()
-
-
-# ------------------------------------------------------------------------------ Hugging Face
 
 
 class Server(ThreadingHTTPServer):
@@ -220,7 +200,7 @@ def test_existing_files_are_kept_and_missing_ones_added(tmp_path, server):
 def test_missing_split_file_without_a_source_is_an_error(tmp_path, monkeypatch):
     golden_folder(tmp_path, "oxford_pets")
     (tmp_path / "oxford_pets/split_zhou_OxfordPets.json").unlink()
-    monkeypatch.setattr(hub, "download", _offline)
+    monkeypatch.setattr(hub, "download", offline)
     with pytest.raises(OSError, match=r"Hugging Face: offline.*split_zhou_OxfordPets"):
         fetch.fetch(KINDS["OxfordPets"], tmp_path)
 
@@ -353,99 +333,8 @@ def test_imagenet_prints_links(tmp_path, capsys):
 
 
 def test_dead_torchvision_downloads_are_not_tried(tmp_path, monkeypatch):
-    monkeypatch.setattr(hub, "download", _offline)
+    monkeypatch.setattr(hub, "download", offline)
     for name in ("StanfordCars", "SUN397"):
         with pytest.raises(OSError, match="links of the .* and of torchvision are dead") as error:
             fetch.fetch(KINDS[name], tmp_path)
         assert f"huggingface.co/{hub.REPOSITORY}" in str(error.value) and "ai.stanford.edu" not in str(error.value)
-
-
-def _offline(*args):
-    raise OSError("Hugging Face: offline")
-
-
-# ------------------------------------------------------------------------------ torchvision
-
-# {path that torchvision's class creates below its root: path in the family's layout}
-LEFT = {
-    "Caltech101": {"caltech101/101_ObjectCategories/face/1.jpg": "caltech-101/101_ObjectCategories/face/1.jpg"},
-    "OxfordPets": {
-        "oxford-iiit-pet/images/a_1.jpg": "oxford_pets/images/a_1.jpg",
-        "oxford-iiit-pet/annotations/trainval.txt": "oxford_pets/annotations/trainval.txt",
-    },
-    "OxfordFlowers": {
-        f"flowers-102/{name}": f"oxford_flowers/{name}" for name in ("jpg/image_00001.jpg", "imagelabels.mat")
-    },
-    "Food101": {"food-101/images/pie/1.jpg": "food-101/images/pie/1.jpg"},
-    "FGVCAircraft": {
-        f"fgvc-aircraft-2013b/data/{name}": f"fgvc_aircraft/{name}"
-        for name in ("images/1.jpg", "variants.txt", *(f"images_variant_{p}.txt" for p in ("train", "val", "test")))
-    },
-    "DescribableTextures": {"dtd/dtd/images/banded/1.jpg": "dtd/images/banded/1.jpg"},
-    "EuroSAT": {"eurosat/2750/Forest/1.jpg": "eurosat/2750/Forest/1.jpg"},
-}
-
-
-@pytest.fixture
-def torchvision_creates(monkeypatch):
-    """Return a function that mocks all downloads: they create files, or raise an error. It returns the calls."""
-
-    def mock(files, error=None):
-        calls = []
-
-        def download(root, download):
-            calls.append(root)
-            touch(pathlib.Path(root), *files, "archive.zip")
-            if error:
-                raise error
-
-        mocked = SimpleNamespace(**{DOWNLOADS[name].torchvision: download for name in LEFT})
-        monkeypatch.setattr(fetch.torchvision, "datasets", mocked)
-        monkeypatch.setattr(hub, "download", _offline)
-        return calls
-
-    return mock
-
-
-@pytest.mark.parametrize("name", LEFT)
-def test_torchvision_download_is_moved_into_layout(name, tmp_path, torchvision_creates):
-    torchvision_creates(LEFT[name])
-    moved = fetch.fetch(KINDS[name], tmp_path)
-    assert files(tmp_path) == set(LEFT[name].values()) and all(path.exists() for path in moved)
-
-
-def test_torchvision_keeps_existing_files(tmp_path, torchvision_creates):
-    torchvision_creates(LEFT["OxfordPets"])
-    touch(tmp_path / "oxford_pets/images", "mine.jpg")
-    assert fetch.fetch(KINDS["OxfordPets"], tmp_path) == [tmp_path / "oxford_pets/annotations"]
-    assert [path.name for path in (tmp_path / "oxford_pets/images").iterdir()] == ["mine.jpg"]
-
-
-@pytest.mark.parametrize(
-    "error", [RuntimeError("File not found or corrupted"), OSError("no route"), ValueError("dead\nlink")]
-)
-def test_failed_torchvision_download_prints_links_and_resumes(error, tmp_path, torchvision_creates, capsys):
-    torchvision_creates([], error)
-    assert run("fetch", "dtd", "--data", tmp_path) == 2
-    message = capsys.readouterr().err.strip().splitlines()[-1]
-    assert " ".join(str(error).split()) in message and KINDS["DescribableTextures"].facts.link in message
-    assert (tmp_path / ".dtd-download/archive.zip").exists() and not (tmp_path / "dtd").exists()
-    torchvision_creates([f"dtd/dtd/images/banded/{number}.jpg" for number in range(5)])
-    assert run("fetch", "dtd", "--data", tmp_path) == 1, "the split file is not in the archive"
-    out = capsys.readouterr().out
-    assert f"{tmp_path / 'dtd/images'}: fetched" in out and "split_zhou_DescribableTextures.json is missing" in out
-    assert {path.split("/")[0] for path in files(tmp_path)} == {"dtd"}
-
-
-def test_torchvision_download_with_another_layout_is_rejected(tmp_path, torchvision_creates):
-    torchvision_creates(["somewhere/else.jpg"])
-    with pytest.raises(OSError, match="no dtd/dtd/images in"):
-        fetch.fetch(KINDS["DescribableTextures"], tmp_path)
-    assert (tmp_path / ".dtd-download/somewhere/else.jpg").exists()
-
-
-@pytest.mark.parametrize("name", LEFT)
-def test_torchvision_has_the_classes(name):
-    parameters = inspect.signature(getattr(torchvision.datasets, DOWNLOADS[name].torchvision)).parameters
-    assert {"root", "download"} <= set(parameters)
-    assert set(LEFT) == set(DOWNLOADS)

@@ -11,7 +11,7 @@ import torch
 import toy
 from conftest import ROOT
 from published_layout import state_dict
-from recipe import STUDENT, clip_state_dict, randn
+from random_weights import STUDENT, clip_state_dict, randn
 
 from trainers.backbones import tokenizer
 from trainers.cli import convert, train

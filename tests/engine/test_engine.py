@@ -5,7 +5,7 @@ import itertools
 import pytest
 import torch
 from plain import image_features, text_features
-from recipe import Spec, clip_state_dict, randn
+from random_weights import Spec, clip_state_dict, randn
 
 from trainers.backbones import build_clip, tokenizer
 from trainers.engine import encode_image, encode_text, host_texts, layout_of, worded_texts

@@ -3,7 +3,7 @@
 import pytest
 import torch
 from clip.model import ResidualAttentionBlock
-from recipe import randn
+from random_weights import randn
 
 from trainers.engine import kernels
 

@@ -7,7 +7,7 @@ import random
 
 import pytest
 import torch
-from recipe import Spec, clip_state_dict
+from random_weights import Spec, clip_state_dict
 from torch import nn
 
 from trainers.backbones import build_clip, tokenizer

@@ -4,7 +4,7 @@ import pytest
 import torch
 from clip.model import CLIP
 from plain import image_features, text_features
-from recipe import randn
+from random_weights import randn
 from test_engine import agree, path, stack
 from torch import nn
 

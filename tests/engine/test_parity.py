@@ -12,7 +12,7 @@ from unittest import mock
 import numpy as np
 import pytest
 import torch
-from recipe import STUDENT, TEACHER, Spec, clip_state_dict, randn
+from random_weights import STUDENT, TEACHER, Spec, clip_state_dict, randn
 from torch import nn
 
 from trainers.backbones import build_clip, tokenizer

@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 from trainers.cli import protocols as driver
 from trainers.cli import train
 from trainers.experiments import checks, cluster, grid, places, protocols, recipes, result, runs
-from trainers.method import prompt_file as checkpoint
+from trainers.method import prompt_file
 from trainers.method.boosting import CasPL
 from trainers.training import provenance as ledger
 
@@ -210,13 +210,13 @@ def test_phase_1_cannot_read_labels(root, tmp_path, monkeypatch):
 
 def test_boosting_file_without_ledger_is_read(root, tmp_path):
     file = root / "output" / "boosting" / "toy" / "boosting.safetensors"
-    assert checkpoint.read_info(file).images == 24
+    assert prompt_file.read_info(file).images == 24
     with safe_open(file, framework="pt") as opened:
         later = ("images", "labels", "identity", "teacher_weights", "checksum")
         metadata = {key: value for key, value in opened.metadata().items() if key not in later}
         metadata["code_version"] = '"0.1.0"'
         save_file({key: opened.get_tensor(key) for key in opened.keys()}, tmp_path / "old", metadata)
-    info = checkpoint.read_info(tmp_path / "old")
+    info = prompt_file.read_info(tmp_path / "old")
     assert (info.images, info.labels, info.dataset) == (0, False, "Toy")
 
 

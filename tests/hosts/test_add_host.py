@@ -12,7 +12,7 @@ from dassl.engine import TRAINER_REGISTRY
 import trainers
 import trainers.hosts as hosts
 from trainers.cli import train
-from trainers.method import prompt_file as checkpoint
+from trainers.method import prompt_file
 
 
 @pytest.fixture
@@ -33,8 +33,8 @@ def test_example_host_runs_alone_and_cascaded(tmp_path, registry):
     )
     trainers.wrap("ShallowVPT")
     toy.save_clip(tmp_path / "student.pt")
-    group = checkpoint.PromptGroup(torch.randn(2, 3, 64) * 0.02, torch.randn(2, 3, 64) * 0.02)
-    checkpoint.save_boosting(tmp_path / checkpoint.FILE_NAME, group, checkpoint.BoostingInfo())
+    group = prompt_file.PromptGroup(torch.randn(2, 3, 64) * 0.02, torch.randn(2, 3, 64) * 0.02)
+    prompt_file.save_boosting(tmp_path / prompt_file.FILE_NAME, group, prompt_file.BoostingInfo())
     more = {"TRAINER__SHALLOWVPT__PREC": "fp32", "TRAINER__CASPL__CHECKPOINT": tmp_path}
     for trainer in ("ShallowVPT", "CasPL_ShallowVPT"):
         folder = tmp_path / trainer

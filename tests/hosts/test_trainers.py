@@ -23,7 +23,7 @@ from trainers.cli import train
 from trainers.config import ConfigError, keep_config
 from trainers.engine import precision
 from trainers.hosts.promptsrc import gaussian_weights
-from trainers.method import prompt_file as checkpoint
+from trainers.method import prompt_file
 
 # Trainer -> the name its learner is registered under, and the documented trainables with their shapes.
 HOSTS = {
@@ -113,7 +113,7 @@ def test_only_documented_parameters_are_trained(trained, name):
 @pytest.mark.parametrize("host", HOSTS)
 def test_boosting_prompt_stays_frozen_and_in_eval_mode(trained, root, host):
     trainer, _ = trained[f"CasPL_{host}"]
-    file = load_file(root / "boost" / checkpoint.FILE_NAME)
+    file = load_file(root / "boost" / prompt_file.FILE_NAME)
     group = trainer.model.boosting
     assert torch.equal(group.text, file["text"]) and torch.equal(group.vision, file["vision"])
     trainer.model.train()
@@ -201,7 +201,7 @@ def test_phase_1_never_reads_a_label(root, tmp_path):
     (tmp_path / "toy" / "labels.json").write_text(json.dumps(dict(zip(files, labels, strict=True))))
     more = {"MODEL__BACKBONE__NAME": root / "student.pt", "TRAINER__CASPL__TEACHER__BACKBONE": root / "teacher.pt"}
     train.run(toy.command(tmp_path, "CasPL", tmp_path / "boost", **more))
-    ours, permuted = (load_file(folder / "boost" / checkpoint.FILE_NAME) for folder in (root, tmp_path))
+    ours, permuted = (load_file(folder / "boost" / prompt_file.FILE_NAME) for folder in (root, tmp_path))
     assert all(torch.equal(ours[tower], permuted[tower]) for tower in ("text", "vision"))
 
 
@@ -219,7 +219,7 @@ def test_phase_1_reads_no_label_from_a_batch(root):
 
 def test_phase_1_on_base_classes(root, tmp_path):
     train.run(arguments(root, "CasPL", tmp_path, TRAINER__CASPL__CLASSES="base"))
-    info = checkpoint.read_info(tmp_path / checkpoint.FILE_NAME)
+    info = prompt_file.read_info(tmp_path / prompt_file.FILE_NAME)
     assert (info.classes, info.class_names) == ("base", toy.NAMES[:3])
     with pytest.raises(ConfigError, match="SUBSAMPLE_CLASSES: 'new'.*TRAINER.CASPL.CLASSES"):
         train.run(arguments(root, "CasPL", tmp_path / "x", **NEW))

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from recipe import STUDENT, TEACHER, clip_state_dict
+from random_weights import STUDENT, TEACHER, clip_state_dict
 
 from trainers.backbones import tokenizer
 from trainers.engine.tokens import EOT, SOS

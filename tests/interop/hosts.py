@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from recipe import Spec
+from random_weights import Spec
 
 LAYERS, SHALLOW = 6, 4  # blocks of both towers; depth of the boosting prompt that is shallower
 SMALL = Spec(vision_layers=LAYERS, text_layers=LAYERS, patch=32, grid=3)

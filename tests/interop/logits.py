@@ -91,7 +91,7 @@ def logits_of(file, words):
     from caspl.backbones import tokenizer
     from caspl.engine.tokens import EOT, SOS
     from caspl.plugin.inject import inject
-    from recipe import STUDENT, clip_state_dict, randn
+    from random_weights import STUDENT, clip_state_dict, randn
 
     meta = json.loads(str(np.load(file)["meta"]))
     kind, names = meta["kind"].removeprefix("caspl_"), [name.replace("_", " ") for name in meta["classes"]]

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from interop.hosts import CLIPS, LAYERS, NAMES, PUBLISHED, SHALLOW, TEACHER, Published
 from PIL import Image
-from recipe import clip_state_dict, randn
+from random_weights import clip_state_dict, randn
 
 ROOT = Path(__file__).resolve().parents[2]
 

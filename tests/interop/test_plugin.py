@@ -18,7 +18,7 @@ import trainers
 from trainers.backbones import load_clip
 from trainers.cli import train
 from trainers.hosts import coop
-from trainers.method import prompt_file as checkpoint
+from trainers.method import prompt_file
 from trainers.plugin.structure import HostError
 
 
@@ -63,8 +63,8 @@ def place(tmp_path):
     """A toy CLIP, and a boosting prompt for it."""
     toy.save_clip(tmp_path / "student.pt")
     torch.manual_seed(0)
-    group = checkpoint.PromptGroup.random((2, 3, 64), (3, 2, 64))
-    checkpoint.save_boosting(tmp_path / checkpoint.FILE_NAME, group, checkpoint.BoostingInfo())
+    group = prompt_file.PromptGroup.random((2, 3, 64), (3, 2, 64))
+    prompt_file.save_boosting(tmp_path / prompt_file.FILE_NAME, group, prompt_file.BoostingInfo())
     return tmp_path
 
 
@@ -75,7 +75,7 @@ def test_unheard_host_is_trained_and_evaluated(place):
     assert accuracy == train.run(["--eval-only", "--model-dir", str(run), "--load-epoch", "1"])
     state = torch.load(run / "prompt_learner" / "model.pth.tar-1", weights_only=True)["state_dict"]
     assert sorted(state) == ["learner.ctx", "token_prefix", "token_suffix"]
-    assert (run / checkpoint.FILE_NAME).read_bytes() == (place / checkpoint.FILE_NAME).read_bytes()
+    assert (run / prompt_file.FILE_NAME).read_bytes() == (place / prompt_file.FILE_NAME).read_bytes()
 
 
 def test_host_of_another_structure_is_rejected(place):

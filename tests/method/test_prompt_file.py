@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 from official import official_clip
-from recipe import randn
+from random_weights import randn
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 

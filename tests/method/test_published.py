@@ -8,7 +8,7 @@ import pytest
 import torch
 from conftest import ROOT
 from official import EXPECTED, OFFICIAL, SPEC, official_clip
-from recipe import randn
+from random_weights import randn
 
 from trainers.backbones import fingerprint, tokenizer
 from trainers.engine import Learner, PromptedCLIP, host_texts

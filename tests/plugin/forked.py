@@ -4,7 +4,7 @@ import itertools
 
 import torch
 from interop.forks import Fork
-from recipe import Spec, clip_state_dict, randn
+from random_weights import Spec, clip_state_dict, randn
 
 from trainers.backbones import build_clip, tokenizer
 from trainers.engine import PromptGroup

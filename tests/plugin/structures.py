@@ -4,7 +4,7 @@ import copy
 import functools
 
 import torch
-from recipe import Spec, clip_state_dict, randn
+from random_weights import Spec, clip_state_dict, randn
 from torch import nn
 from torch.nn import functional as F
 

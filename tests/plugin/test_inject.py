@@ -9,7 +9,7 @@ import pytest
 import torch
 from forked import DEPTHS, IMAGES, LABELS, LOGITS, boosting, logits, make, shape_of, stock
 from one_device import META, checked, move
-from recipe import randn
+from random_weights import randn
 from torch import nn
 from torch.nn import functional as F
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from hf_folder import renamed
 from PIL import Image
-from recipe import Spec, clip_state_dict, randn
+from random_weights import Spec, clip_state_dict, randn
 from torch.nn import functional as F
 
 import trainers

@@ -84,7 +84,7 @@ def test_plot_needs_no_value_that_all_datasets_have(tmp_path):
     alone = [run(None, None, 40, 60, "ZeroshotCLIP", name) for name in "AB"]
     tables = by_key.tables([*runs, *alone], KEY)
     assert [line.value for line in tables[0].lines if line.dataset == "Average"] == [by_key.BASELINE]
-    plots_by_key.draw(tables, tmp_path / "plot.png")
+    plots_by_key.save_plot(tables, tmp_path / "plot.png")
     assert (tmp_path / "plot.png").stat().st_size > 10_000
 
 

@@ -364,7 +364,7 @@ def test_plot_does_not_follow_a_link(tmp_path, monkeypatch):
     monkeypatch.setattr(plots, "_lines", lambda table: 1)
     table = SimpleNamespace(rules=SimpleNamespace(plot="curves"))
     with pytest.raises(OSError, match=r"plot\.png: a link; expected a regular file"):
-        plots.draw([table], tmp_path / "plot.png")
+        plots.save_plot([table], tmp_path / "plot.png")
     assert (tmp_path / "victim").read_text() == "precious"
 
 

@@ -6,8 +6,7 @@ import sys
 import dassl
 import pytest
 import torch
-from dassl.engine import TRAINER_REGISTRY, SimpleTrainer, TrainerBase, TrainerX, build_trainer
-from dassl.engine import progress as progress_module
+from dassl.engine import TRAINER_REGISTRY, SimpleTrainer, TrainerBase, TrainerX, bar, build_trainer
 from dassl.optim import build_lr_scheduler, build_optimizer
 from dassl.utils import load_checkpoint, set_random_seed
 from test_dassl_data import pictures_cfg
@@ -288,7 +287,7 @@ def test_log_has_one_line_per_epoch(tmp_path, caplog):
 
 def test_log_has_batch_lines_without_a_terminal(tmp_path, caplog, monkeypatch):
     caplog.set_level(logging.INFO)
-    monkeypatch.setattr(progress_module, "SECONDS_BETWEEN_LINES", 0.0)
+    monkeypatch.setattr(bar, "SECONDS_BETWEEN_LINES", 0.0)
     run(run_cfg(tmp_path, TRAIN__PRINT_FREQ=2, OPTIM__MAX_EPOCH=1))
     batches = [line.split("] time")[0].split("batch [")[1] for line in lines(caplog, "epoch [")]
     assert batches == ["2/3", "3/3"]
@@ -300,19 +299,19 @@ def test_log_has_batch_lines_without_a_terminal(tmp_path, caplog, monkeypatch):
 def test_terminal_shows_one_bar(tmp_path, caplog, monkeypatch):
     """One bar for the run and one for the evaluation, on stderr, and no batch lines."""
     caplog.set_level(logging.INFO)
-    monkeypatch.setattr(progress_module, "SECONDS_BETWEEN_LINES", 0.0)
-    monkeypatch.setattr(progress_module, "_on_terminal", lambda stream: stream is sys.stderr)
+    monkeypatch.setattr(bar, "SECONDS_BETWEEN_LINES", 0.0)
+    monkeypatch.setattr(bar, "_on_terminal", lambda stream: stream is sys.stderr)
     bars = []
 
-    class Bar(progress_module.tqdm):
+    class Bar(bar.tqdm):
         def __init__(self, *args, **kwargs):
             bars.append((kwargs["desc"], kwargs["total"], kwargs["initial"], kwargs["file"] is sys.stderr))
             super().__init__(*args, **kwargs)
 
-    monkeypatch.setattr(progress_module, "tqdm", Bar)
+    monkeypatch.setattr(bar, "tqdm", Bar)
     cfg = run_cfg(tmp_path, TRAIN__PRINT_FREQ=1, TRAIN__CHECKPOINT_FREQ=1)
     first = run(cfg, fail_after=2)
-    assert first._progress is None  # closed despite the interruption
+    assert first._bar is None  # closed despite the interruption
     run(cfg)
     assert bars == [("train", 12, 0, True), ("train", 12, 6, True), ("evaluate test", 3, 0, True)]
     assert len(lines(caplog, "epoch [")) == 4  # one per epoch

@@ -1,6 +1,8 @@
 """The class vectors of a finished run, in the layout that CLIP_benchmark's `--load_clfs` reads.
 
-caspl classifier RUN FILE.safetensors
+    caspl classifier RUN FILE.safetensors
+
+The vectors are normalised; the file also has the class names.
 """
 
 import json

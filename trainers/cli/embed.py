@@ -1,6 +1,8 @@
 """Image features of a finished run.
 
-caspl embed RUN IMAGE|FOLDER ... --out FILE.safetensors
+    caspl embed RUN IMAGE|FOLDER ... --out FILE.safetensors
+
+The features are normalised; the file also has the images' paths.
 """
 
 import json

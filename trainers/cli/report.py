@@ -1,6 +1,8 @@
 """Write one HTML page about a finished run, or about all runs in an output folder.
 
-caspl report RUN|OUTPUT FILE.html
+    caspl report RUN|OUTPUT FILE.html
+
+The page needs no network and no other file.
 """
 
 from pathlib import Path

@@ -59,7 +59,7 @@ def _show_tables(runs: "list[Run]", args: argparse.Namespace) -> None:
     shown = [methods.with_neighbours(table, neighbours, chosen) for table in tables]
     sys.stdout.write(formats.FORMATS[args.format](shown))
     if args.plot:
-        plots.draw(tables, args.plot)
+        plots.save_plot(tables, args.plot)
 
 
 def _show_by_key(tables: "list[KeyTable]", args: argparse.Namespace) -> None:
@@ -67,7 +67,7 @@ def _show_by_key(tables: "list[KeyTable]", args: argparse.Namespace) -> None:
 
     sys.stdout.write(by_key.FORMATS[args.format](tables))
     if args.plot:
-        plots_by_key.draw(tables, args.plot)
+        plots_by_key.save_plot(tables, args.plot)
 
 
 def main(argv: list[str] | None = None) -> int:

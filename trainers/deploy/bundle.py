@@ -53,7 +53,8 @@ def _bundle_prompt(source: Path, target: Path) -> list[Path]:
     info = _share_boosting(source, target / BOOSTING)
     ledger = [boosting_item(info)]
     provenance.keep(target, ledger)
-    (target / "README.md").write_text(model_card("CasPL", info.student, info.teacher, ledger, {}))
+    card = model_card("CasPL", info.student, info.teacher, ledger, {})
+    (target / "README.md").write_text(card, encoding="utf-8")
     return _describe(target, {"trainer": "CasPL", "backbone": info.student, "class_names": info.class_names})
 
 

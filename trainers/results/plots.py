@@ -26,7 +26,7 @@ def check_ending(path: Path) -> None:
         raise ValueError(f"--plot: {path}; expected a file that ends in {', '.join(ENDINGS)}")
 
 
-def draw(tables: list[Table], path: Path) -> None:
+def save_plot(tables: list[Table], path: Path) -> None:
     """Draw each table whose protocol has a plot, one below the other.
 
     Args:

@@ -14,7 +14,7 @@ from .summary import AVERAGE, plain
 plt.switch_backend("Agg")
 
 
-def draw(tables: Sequence[KeyTable], path: Path) -> None:
+def save_plot(tables: Sequence[KeyTable], path: Path) -> None:
     """Draw the tables, one below the other; of several datasets, their average.
 
     Args:

@@ -15,8 +15,8 @@ from dassl.data import DataManager
 from dassl.evaluation import build_evaluator
 from dassl.utils import AverageMeter, MetricMeter, describe_folder, load_checkpoint
 
+from .bar import ProgressBar, follow, format_seconds
 from .base import Names, TrainerBase
-from .progress import Progress, follow, format_seconds
 
 __all__ = ["SimpleTrainer", "TrainerBase", "TrainerX"]
 
@@ -45,7 +45,7 @@ class SimpleTrainer(TrainerBase):
 
     def __init__(self, cfg: CfgNode):
         super().__init__()
-        self._progress: Progress | None = None
+        self._bar: ProgressBar | None = None
         self.check_cfg(cfg)
         self.device = torch.device("cuda" if torch.cuda.is_available() and cfg.USE_CUDA else "cpu")
         self.start_epoch = self.epoch = 0
@@ -83,9 +83,9 @@ class SimpleTrainer(TrainerBase):
         try:
             super().train()
         finally:
-            if self._progress is not None:
-                self._progress.close()
-                self._progress = None
+            if self._bar is not None:
+                self._bar.close()
+                self._bar = None
 
     def before_train(self) -> None:
         """Resume from `cfg.RESUME`, or else from `cfg.OUTPUT_DIR` if it has checkpoints.
@@ -175,9 +175,9 @@ class SimpleTrainer(TrainerBase):
         if num_batches == 0:
             raise RuntimeError("nothing to train on: the training loader has no batch")
         self.num_batches = num_batches
-        if self._progress is None:
+        if self._bar is None:
             first = self.epoch * num_batches
-            self._progress = Progress(self.max_epoch * num_batches, "train", initial=first)
+            self._bar = ProgressBar(self.max_epoch * num_batches, "train", initial=first)
         losses, batch_time, data_time = MetricMeter(), AverageMeter(), AverageMeter()
         end = time.time()
         for index, batch in enumerate(batches):
@@ -186,18 +186,16 @@ class SimpleTrainer(TrainerBase):
             loss_summary = self.forward_backward(batch)
             batch_time.update(time.time() - end)
             losses.update(loss_summary)
-            self._report(self._progress, losses, batch_time, data_time)
+            self._report(self._bar, losses, batch_time, data_time)
             end = time.time()
 
-    def _report(
-        self, progress: Progress, losses: MetricMeter, batch_time: AverageMeter, data_time: AverageMeter
-    ) -> None:
+    def _report(self, bar: ProgressBar, losses: MetricMeter, batch_time: AverageMeter, data_time: AverageMeter) -> None:
         """Update the bar, the log and TensorBoard after a batch."""
         lr = self.get_current_lr()
         first_loss = next((f"{name} {meter.val:.4f} " for name, meter in losses.meters.items()), "")
-        progress.advance(f"epoch {self.epoch + 1}/{self.max_epoch} {first_loss}lr {lr:.1e}")
+        bar.advance(f"epoch {self.epoch + 1}/{self.max_epoch} {first_loss}lr {lr:.1e}")
         done, every = self.batch_idx + 1, self.cfg.TRAIN.PRINT_FREQ
-        if done == self.num_batches or (every > 0 and done % every == 0 and progress.line_due()):
+        if done == self.num_batches or (every > 0 and done % every == 0 and bar.line_due()):
             left = (self.max_epoch - self.epoch) * self.num_batches - done
             logger.info(
                 f"epoch [{self.epoch + 1}/{self.max_epoch}] batch [{done}/{self.num_batches}] "

@@ -41,7 +41,7 @@ def render(stories: Sequence[Story], title: str = "", overview: Mapping[str, Map
             f"<details><summary>{html.escape(story.title)}</summary>{_story(story, most)}</details>"
             for story in stories
         )
-    style, script = ((_HERE / name).read_text() for name in ("page.css", "page.js"))
+    style, script = ((_HERE / name).read_text(encoding="utf-8") for name in ("page.css", "page.js"))
     title = html.escape(title)
     return (
         f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{title}</title>'

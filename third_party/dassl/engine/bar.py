@@ -25,7 +25,7 @@ def _on_terminal(stream: TextIO) -> bool:
     return stream.isatty() and min(os.get_terminal_size(stream.fileno())) > 0
 
 
-class Progress:
+class ProgressBar:
     """A bar over `total` steps if stderr is a terminal; otherwise `line_due` tells when to log a line.
 
     Args:
@@ -73,12 +73,12 @@ class Progress:
 def follow(iterable: Any, title: str) -> Iterator[Any]:
     """Yield the items of a sized iterable, with a bar or log lines on the way."""
     items: Iterable[Any] = iterable
-    progress = Progress(len(iterable), title, keep=False)
+    bar = ProgressBar(len(iterable), title, keep=False)
     try:
         for item in items:
             yield item
-            progress.advance()
-            if progress.line_due():
-                logger.info("%s [%d/%d] eta %s", title, progress.done, progress.total, progress.time_left())
+            bar.advance()
+            if bar.line_due():
+                logger.info("%s [%d/%d] eta %s", title, bar.done, bar.total, bar.time_left())
     finally:
-        progress.close()
+        bar.close()
