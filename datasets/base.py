@@ -26,7 +26,9 @@ Items = list[Datum]
 
 
 class FewShotDataset(DatasetBase):
-    """A dataset of the CoOp family; a subclass declares its layout and implements `read`.
+    """A dataset of the CoOp family.
+
+    A subclass declares its layout and implements `read`.
 
     Reads `DATASET.ROOT`, `DATASET.NUM_SHOTS` (images per class, below 1: all), `DATASET.SUBSAMPLE_CLASSES`,
     `DATASET.CLASSNAMES` (optional: a file of new class names), `SEED` and `OUTPUT_DIR`. An existing draw in
@@ -96,7 +98,10 @@ class FewShotDataset(DatasetBase):
 
     @classmethod
     def expected_counts(cls) -> dict[str, int | None]:
-        """Return the published {"classes"|"train"|"val"|"test": number}; empty if nothing is published."""
+        """Return the published {"classes"|"train"|"val"|"test": number}.
+
+        Empty if nothing is published.
+        """
         return cls.facts.counts
 
     @property
@@ -126,7 +131,10 @@ class FewShotDataset(DatasetBase):
         raise NotImplementedError(f"{type(self).__name__} must implement read(root)")
 
     def read_all(self) -> tuple[Items, Items | None, Items]:
-        """Return `read(root)`, classes renamed; add remarks about skipped files and set `data_fingerprint`."""
+        """Return `read(root)`, classes renamed.
+
+        Add remarks about skipped files and set `data_fingerprint`.
+        """
         train, val, test = self.read(self.root)
         if self.renaming_file:
             train, val, test = self._renamed(train, val, test)
@@ -148,7 +156,10 @@ class FewShotDataset(DatasetBase):
         return done[id(train)], None if val is None else done[id(val)], done[id(test)]
 
     def inspect(self, parts: dict[str, Items | None]) -> None:
-        """Check the images that are used, {"train": list of Datum, ...}; by default nothing."""
+        """Check the images that are used, {"train": list of Datum, ...}.
+
+        By default nothing.
+        """
 
     def remark(self, text: str) -> None:
         """Log a warning about the data and keep it in `remarks`."""

@@ -130,7 +130,10 @@ def _same_tokens(parts: Parts, encode: Encode) -> list[str]:
 
 
 def known_files(dataset: FewShotDataset) -> list[str]:
-    """Compare the files that determine the split with their known hashes; return one sentence per result."""
+    """Compare the files that determine the split with their known hashes.
+
+    Return one sentence per result.
+    """
     hashes = {dataset.folder / name: digest for name, digest in dataset.facts.files.items()}
     existing = {path: file_sha256(path) for path in hashes if path.is_file()}
     different = [path.name for path, digest in existing.items() if digest != hashes[path]]
@@ -143,7 +146,10 @@ def known_files(dataset: FewShotDataset) -> list[str]:
 
 
 def counts(parts: Parts) -> dict[str, int]:
-    """Count classes and images of {"train": list of Datum, ...}; the images of a test set count once."""
+    """Count classes and images of {"train": list of Datum, ...}.
+
+    The images of a test set count once.
+    """
     test = parts.get("test")
     numbers = {part: len(items) for part, items in parts.items() if items and (part == "test" or items is not test)}
     return {"classes": len({item.label for items in parts.values() for item in items or ()}), **numbers}
@@ -156,7 +162,9 @@ def differences(found: Mapping[str, int], published: Mapping[str, int | None]) -
 
 
 def decode_images(report: Report, parts: Parts, quick: bool) -> None:
-    """Decode all images as in training; add their number to the notes and damaged ones to the problems.
+    """Decode all images as in training.
+
+    Add their number to the notes and damaged ones to the problems.
 
     Args:
         report: is extended.

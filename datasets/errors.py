@@ -8,7 +8,10 @@ class DatasetNotFoundError(FileNotFoundError):
 
 
 class DatasetError(ValueError):
-    """Existing data or the configuration is invalid; the message names the file or key."""
+    """Existing data or the configuration is invalid.
+
+    The message names the file or key.
+    """
 
 
 class MissingImagesError(DatasetError):

@@ -99,7 +99,9 @@ def to_rgb(image: Image.Image, name: str, upright: bool = False) -> Image.Image:
 
 
 def inspect_image(path: str) -> bool:
-    """Check a file's header; return whether it has an EXIF orientation other than upright.
+    """Check a file's header.
+
+    Return whether it has an EXIF orientation other than upright.
 
     An orientation that a PNG file stores after its pixels is not found here, although `read_image` applies it.
 

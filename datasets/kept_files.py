@@ -69,7 +69,9 @@ class KeptFiles:
         return path.parent == self._output and path.name.startswith(f"{self._dataset}-")
 
     def write(self, name: str, content: Any) -> Path | None:
-        """Write `content` as JSON; return the path, or None (with a warning) if it cannot be written anywhere.
+        """Write `content` as JSON.
+
+        Return the path, or None (with a warning) if it cannot be written anywhere.
 
         Args:
             name: path relative to the dataset's folder.

@@ -28,7 +28,9 @@ _MANY = 60  # folders with more folders are taken to contain classes, and are no
 
 
 def suggest(root: Path, folder: Path, layout: Sequence[str]) -> str:
-    """Return what fixes a wrong --data or a wrong layout, in one sentence; "" if nothing similar exists.
+    """Return what fixes a wrong --data or a wrong layout, in one sentence.
+
+    "" if nothing similar exists.
 
     Args:
         root: the folder given as --data.

@@ -17,7 +17,9 @@ OWN_SPLIT = "split_own.json"
 
 
 class ListedDataset(FewShotDataset):
-    """A dataset whose subclass lists the images; checks and the division into train, val and test happen here.
+    """A dataset whose subclass lists the images.
+
+    Checks and the division into train, val and test happen here.
 
     A division made here is saved as `split_own.json`. Images that are added or removed later are an error instead of a
     new division, which could turn training images into test images.
@@ -143,7 +145,10 @@ class SplitFileDataset(ListedDataset):
         return parts, source
 
     def list_raw(self) -> tuple[Split, Path]:
-        """Return an undivided split of the class folders in alphabetical order; a subclass may read annotations."""
+        """Return an undivided split of the class folders in alphabetical order.
+
+        A subclass may read annotations.
+        """
         image_dir = self.folder / self.image_dir
         names = {folder: self.rename.get(folder, folder) for folder in list_classes(image_dir, self.skip)}
         return {"all": list_images(image_dir, names, self.skipped)}, image_dir

@@ -26,7 +26,9 @@ class OwnImages(ListedDataset):
     source = "your own images"
 
     def inspect(self, parts: dict[str, Items | None]) -> None:
-        """Check the headers of all images that are used; log how many have an EXIF orientation.
+        """Check the headers of all images that are used.
+
+        Log how many have an EXIF orientation.
 
         Raises:
             OSError: a file is not an image.

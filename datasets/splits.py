@@ -154,7 +154,9 @@ def _plain(name: str) -> str:
 
 
 def divide(parts: Mapping[str, list[Entry]], source: str | Path) -> Split:
-    """Divide every class at random with a fixed seed; other parts are returned unchanged.
+    """Divide every class at random with a fixed seed.
+
+    Other parts are returned unchanged.
 
     "all" becomes 50 % train, 20 % val, 30 % test; "trainval" 80 % train, 20 % val, as in the CoOp repository.
 

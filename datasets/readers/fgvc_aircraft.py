@@ -15,7 +15,10 @@ _LISTS = ("variants.txt", *(f"images_variant_{part}.txt" for part in PARTS))
 
 @DATASET_REGISTRY.register()
 class FGVCAircraft(ListedDataset):
-    """FGVC-Aircraft: 100 variants of aircraft; the split is the dataset's own three lists."""
+    """FGVC-Aircraft: 100 variants of aircraft.
+
+    The split is the dataset's own three lists.
+    """
 
     dataset_dir = "fgvc_aircraft"
     image_dir = "images"

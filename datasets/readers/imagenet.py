@@ -103,7 +103,10 @@ class ImageNet(_ImageNetFamily):
 
 @DATASET_REGISTRY.register()
 class ImageNetV2(_ImageNetTestSet):
-    """ImageNetV2, matched frequency (Recht et al., 2019); folder i contains the class of label i."""
+    """ImageNetV2, matched frequency (Recht et al., 2019).
+
+    Folder i contains the class of label i.
+    """
 
     dataset_dir = "imagenetv2"
     image_dir = "imagenetv2-matched-frequency-format-val"

@@ -29,7 +29,10 @@ class SUN397(SplitFileDataset):
     )
 
     def list_raw(self) -> tuple[Split, Path]:
-        """Read one class folder per line and one image per line; a/apse/indoor has the name "indoor apse"."""
+        """Read one class folder per line and one image per line.
+
+        The path a/apse/indoor has the name "indoor apse".
+        """
         names, train, test = (self.require(name) for name in self.annotations)
         labels = {line: label for label, line in enumerate(read_lines(names))}
         return {"trainval": self._entries(train, labels), "test": self._entries(test, labels)}, train

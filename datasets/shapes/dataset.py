@@ -31,7 +31,9 @@ Choices = tuple[Sequence[str], Sequence[str], Sequence[str]]  # possible fills, 
 
 
 class RenderedDataset(ListedDataset):
-    """Images of shapes; `<DATASET.ROOT>/<dataset_dir>` is rendered if it does not exist.
+    """Images of shapes.
+
+    `<DATASET.ROOT>/<dataset_dir>` is rendered if it does not exist.
 
     Class attributes:
         classes: {class name: (fills, shapes, colours)} in the order of labels; the images of a class cycle through each

@@ -57,7 +57,9 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 
 def find_weights(name: str) -> Path:
-    """Return the file of a backbone's name; one of OpenAI's names is downloaded once, by the `clip` package.
+    """Return the file of a backbone's name.
+
+    One of OpenAI's names is downloaded once, by the `clip` package.
 
     Raises:
         BackboneError: the name is unknown, or the download failed.
@@ -95,5 +97,8 @@ def published_hashes() -> dict[str, tuple[Path, str]]:
 
 
 def is_published(name: str) -> bool:
-    """Return whether a name is one of OpenAI's rather than a file; their function is known."""
+    """Return whether a name is one of OpenAI's rather than a file.
+
+    Their function is known.
+    """
     return not Path(name).is_file() and (name in _NEWER or name in clip_package("clip")._MODELS)

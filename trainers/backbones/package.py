@@ -27,5 +27,8 @@ def clip_package(module: str) -> Any:
 
 @functools.cache
 def tokenizer() -> Any:
-    """Return CLIP's byte-pair tokenizer; its `encode(text)` returns token ids without SOS and EOT."""
+    """Return CLIP's byte-pair tokenizer.
+
+    Its `encode(text)` returns token ids without SOS and EOT.
+    """
     return clip_package("simple_tokenizer").SimpleTokenizer()

@@ -42,7 +42,9 @@ PATCHES = dict.fromkeys(_PUBLISHED, 0) | {
 
 
 def sizes_of(name: str) -> ClipSizes | None:
-    """Return the sizes of a backbone; None if its file is not in OpenAI's layout, which loading it reports.
+    """Return the sizes of a backbone.
+
+    None if its file is not in OpenAI's layout, which loading it reports.
 
     Args:
         name: as for `load_clip`.

@@ -61,7 +61,9 @@ def describe_function(
 
 
 def source_of(name: str) -> Source | None:
-    """Return the source of a backbone of open_clip or Hugging Face; None for one in OpenAI's layout.
+    """Return the source of a backbone of open_clip or Hugging Face.
+
+    None for one in OpenAI's layout.
 
     Raises:
         BackboneError: its configuration is unknown, damaged, or one that the engine does not compute.

@@ -53,7 +53,9 @@ def parser(command: str, description: str | None, keys: bool = True, phases: boo
 def parse(
     parser: argparse.ArgumentParser, argv: list[str] | None, keys: bool = True, phases: bool = False
 ) -> argparse.Namespace:
-    """Parse a command line; then make Dassl importable and register the trainers, which `--help` does not wait for.
+    """Parse a command line.
+
+    Then make Dassl importable and register the trainers, which `--help` does not wait for.
 
     Args:
         parser: the command's parser.
@@ -139,7 +141,10 @@ def dataset_name(text: str) -> str:
 
 
 def host_name(text: str) -> str:
-    """Convert a host's command-line name to its trainer, for argparse; case does not matter."""
+    """Convert a host's command-line name to its trainer, for argparse.
+
+    Case does not matter.
+    """
     from ..experiments.places import host_names
 
     hosts = host_names()

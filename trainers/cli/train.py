@@ -119,7 +119,10 @@ def _options(args: argparse.Namespace) -> list:
 
 
 def run(argv: list[str] | None = None) -> "Metrics | None":
-    """Train and evaluate, or evaluate only; everything is logged to the run's folder as well."""
+    """Train and evaluate, or evaluate only.
+
+    Everything is logged to the run's folder as well.
+    """
     args = parse(argv)
     check_rate(args)
     cfg = setup_cfg(args)

@@ -30,7 +30,10 @@ def check_backbone(cfg: CfgNode, sizes: "ClipSizes", source: "Source | None" = N
 
 
 def image_keys(cfg: CfgNode, sizes: "ClipSizes", source: "Source | None") -> dict[str, Any]:
-    """Return {key: value} of the images that a backbone takes; only the size if it has no configuration of a library."""
+    """Return {key: value} of the images that a backbone takes.
+
+    Only the size if it has no configuration of a library.
+    """
     keys: dict[str, Any] = {"INPUT.SIZE": (sizes.image, sizes.image)}
     if source is not None:
         keys["INPUT.INTERPOLATION"] = source.images.interpolation

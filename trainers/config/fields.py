@@ -119,7 +119,10 @@ class Field:
         return f"list of{count} {self.type.__name__}" if self.many else self.type.__name__
 
     def range(self) -> str:
-        """Describe the accepted values without their type; an empty string if all are accepted."""
+        """Describe the accepted values without their type.
+
+        An empty string if all are accepted.
+        """
         return self._choices() if self.choices is not None else self._range()
 
     def _choices(self) -> str:
@@ -173,7 +176,10 @@ class Field:
         return value
 
     def problem(self, value: Any) -> str:
-        """Return what is expected if a value of the key's type is out of range; else an empty string."""
+        """Return what is expected if a value of the key's type is out of range.
+
+        An empty string otherwise.
+        """
         items = value if self.many else [value]
         if self.many and (len(items) > self.longest or (self.length is not None and len(items) != self.length)):
             return self.expected()

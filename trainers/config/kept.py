@@ -15,7 +15,10 @@ from .yaml_files import read_yaml
 
 
 def used(cfg: CfgNode) -> CfgNode:
-    """Return the part of a configuration that its trainer reads; all of it if the trainer is another toolbox's."""
+    """Return the part of a configuration that its trainer reads.
+
+    All of it if the trainer is another toolbox's.
+    """
     if not is_own(cfg.TRAINER.NAME):
         return cfg
     part = CfgNode()
@@ -82,7 +85,9 @@ def keep_config(cfg: CfgNode, path: Path, same: Collection[str] = ()) -> None:
 
 
 def check_kept(cfg: CfgNode, path: Path, same: Collection[str] = ()) -> None:
-    """Compare the configuration with the one that a run has kept, if there is one; an emptied file is not.
+    """Compare the configuration with the one that a run has kept, if there is one.
+
+    An emptied file is not.
 
     Args:
         cfg: the configuration.

@@ -362,7 +362,9 @@ def is_own(trainer: str) -> bool:
 
 
 def extend_cfg(cfg: CfgNode) -> None:
-    """Add CasPL's keys to a Dassl configuration; call it in the toolbox's own `extend_cfg`. Repeating it is a no-op.
+    """Add CasPL's keys to a Dassl configuration.
+
+    Call it in the toolbox's own `extend_cfg`. Repeating it is a no-op.
 
     `caspl train --help` lists the keys with their meanings.
     """

@@ -32,7 +32,9 @@ def _is_left_out(key: str) -> bool:
 
 
 def bundle(source: Path, target: Path) -> list[Path]:
-    """Write what is shared of a run into an empty folder; CLIP's weights and machine paths are left out.
+    """Write what is shared of a run into an empty folder.
+
+    CLIP's weights and machine paths are left out.
 
     Args:
         source: a finished run's folder, that of phase 1, or a boosting-prompt file.

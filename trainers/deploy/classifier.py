@@ -161,7 +161,9 @@ class Classifier(nn.Module):
         return found
 
     def batches(self, paths: Sequence[Path], batch_size: int | None = None) -> Iterator[Batch]:
-        """Yield the images of files, preprocessed, in order; unreadable ones are named instead.
+        """Yield the images of files, preprocessed, in order.
+
+        Unreadable ones are named instead.
 
         Args:
             paths: the files.

@@ -9,7 +9,10 @@ TITLES = {"base": "base classes", "new": "new classes", "hm": "harmonic mean", "
 
 
 def figures_of(run: Path) -> dict[str, float]:
-    """Return {column of its protocol, or evaluation: accuracy in per cent} of a run; empty if it was not evaluated."""
+    """Return {column of its protocol, or evaluation: accuracy in per cent} of a run.
+
+    Empty if it was not evaluated.
+    """
     if (run / "result.json").is_file():
         result = json.loads((run / "result.json").read_text())
         return {name: result[name] for name in TITLES if isinstance(result.get(name), int | float)}

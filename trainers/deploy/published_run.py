@@ -31,7 +31,9 @@ _SUFFIX = "prompt_learner.token_suffix"
 def import_run(
     source: str | Path, folder: str | Path, dataset: str, classes: str, backbone: str, names: Sequence[str] = ()
 ) -> Path:
-    """Write a published PromptSRC checkpoint as a finished run; nothing pickled in it is executed.
+    """Write a published PromptSRC checkpoint as a finished run.
+
+    Nothing pickled in it is executed.
 
     Only the prompts are taken from the checkpoint, and CLIP's weights from the backbone.
 

@@ -103,7 +103,10 @@ def finish(block: StockModule, x: Tensor, attended: Tensor) -> Tensor:
 
 
 def join(parts: list[Tensor], batch: int) -> Tensor:
-    """Concatenate (b, ..., T, d) parts along the tokens; parts with b = 1 are expanded to `batch`."""
+    """Concatenate (b, ..., T, d) parts along the tokens.
+
+    Parts with b = 1 are expanded to `batch`.
+    """
     if len(parts) == 1:
         return parts[0]
     return torch.cat([part.expand(batch, *part.shape[1:]) for part in parts], dim=-2)

@@ -115,7 +115,10 @@ def queries(block: Block, x: Tensor) -> Tensor:
 
 
 def keys_values(block: Block, x: Tensor, passing: Sequence[Tensor]) -> Tensor:
-    """Compute keys and values of rows x (B, T, d) and passing tokens (see `project`); returns (B, T + n, 2 d)."""
+    """Compute keys and values of rows x (B, T, d) and passing tokens (see `project`).
+
+    Returns (B, T + n, 2 d).
+    """
     width = x.shape[-1]
     return linear(block.norm_1(_with_passing(x, passing)), block.into[width:], block.into_bias[width:])
 
@@ -147,7 +150,9 @@ def finish(block: Block, x: Tensor, attended: Tensor) -> Tensor:
 
 
 def inner_block(block: Block, x: Tensor, passing: Sequence[Tensor], mask: Tensor | None) -> Tensor:
-    """Compute a whole block of x (B, T, d); passing tokens (B or 1, n, d) contribute keys and values only.
+    """Compute a whole block of x (B, T, d).
+
+    Passing tokens (B or 1, n, d) contribute keys and values only.
 
     Args:
         block: the block.

@@ -21,7 +21,10 @@ _HAS_ONEDNN = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn,
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """Compute `F.linear` of x (..., K) with weight (N, K) and bias (N,); returns (..., N)."""
+    """Compute `F.linear` of x (..., K) with weight (N, K) and bias (N,).
+
+    Returns (..., N).
+    """
     if not _by_onednn(x, weight, bias):
         return F.linear(x, weight, bias)
     if _is_learning(x):

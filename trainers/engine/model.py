@@ -106,7 +106,10 @@ class PromptedCLIP(nn.Module):
         self._at_a_time.clear()
 
     def join(self, group: PromptGroup, order: str = "boosting_first") -> None:
-        """Add a boosting prompt that the host's loss trains, as part of the learner; arguments as of `cascade`."""
+        """Add a boosting prompt that the host's loss trains, as part of the learner.
+
+        Arguments as of `cascade`.
+        """
         self.prompt_learner.join(group)
         self.cascade(group, order)
 

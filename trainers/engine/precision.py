@@ -38,7 +38,9 @@ class Precision:
 
 
 def choose(name: str, device: torch.device) -> Precision:
-    """Return the precision of a mode; a CPU without instructions for it falls back to float32 with a warning.
+    """Return the precision of a mode.
+
+    A CPU without instructions for it falls back to float32 with a warning.
 
     Args:
         name: "fp32"; "fp16" or "bf16", which store CLIP's weights in half precision and the prompts in float32; "amp",
@@ -64,14 +66,20 @@ def choose(name: str, device: torch.device) -> Precision:
 
 
 def cpu_computes(dtype: torch.dtype) -> bool:
-    """Check whether this CPU has instructions for a half-precision dtype; emulation is many times slower."""
+    """Check whether this CPU has instructions for a half-precision dtype.
+
+    Emulation is many times slower.
+    """
     native = {torch.float16: "_is_mkldnn_fp16_supported", torch.bfloat16: "_is_mkldnn_bf16_supported"}[dtype]
     check = getattr(torch.ops.mkldnn, native, None)
     return bool(check is not None and torch.backends.mkldnn.is_available() and check())
 
 
 def cast_clip(model: nn.Module, dtype: torch.dtype) -> nn.Module:
-    """Cast a CLIP's weights in place and return it; normalisation layers and the logit scale stay in float32."""
+    """Cast a CLIP's weights in place and return it.
+
+    Normalisation layers and the logit scale stay in float32.
+    """
     for module in model.modules():
         for name, parameter in module.named_parameters(recurse=False):
             if not isinstance(module, nn.LayerNorm | nn.BatchNorm2d) and name != "logit_scale":

@@ -36,7 +36,10 @@ class PromptGroup(nn.Module):
 
     @classmethod
     def random(cls, text: tuple[int, int, int], vision: tuple[int, int, int], std: float = 0.02) -> "PromptGroup":
-        """Draw both stacks from N(0, std²); `text` and `vision` are their shapes (depth, tokens, width)."""
+        """Draw both stacks from N(0, std²).
+
+        `text` and `vision` are their shapes (depth, tokens, width).
+        """
         return cls(torch.randn(text) * std, torch.randn(vision) * std)
 
     def freeze(self) -> "PromptGroup":

@@ -12,7 +12,9 @@ from .tree import tree_of
 
 
 class Rows(NamedTuple):
-    """The suffixes of c classes as N rows; a common beginning of several suffixes is stored once.
+    """The suffixes of c classes as N rows.
+
+    A common beginning of several suffixes is stored once.
 
     In a causal transformer a token depends only on the tokens before it. Classes that begin with the same words ("2012
     Audi A5", "2012 Audi TT") therefore share the rows of these words. Only attention, where each token sees the tokens of
@@ -91,7 +93,10 @@ def spread(x: Tensor, rows: Rows) -> Tensor:
 
 
 def pick(x: Tensor, rows: Rows) -> Tensor:
-    """Gather rows (..., N, d) from their first grid positions in x (..., c, S, d); all positions of a row are equal."""
+    """Gather rows (..., N, d) from their first grid positions in x (..., c, S, d).
+
+    All positions of a row are equal.
+    """
     return _Pick.apply(x.flatten(-3, -2), rows.first)
 
 

@@ -11,7 +11,10 @@ from .prompts import Stack, check_stacks
 
 
 def is_transformer(visual: StockModule) -> bool:
-    """Check whether an image encoder is a ViT; CLIP's ResNets have no tokens for prompts."""
+    """Check whether an image encoder is a ViT.
+
+    CLIP's ResNets have no tokens for prompts.
+    """
     return hasattr(visual, "transformer")
 
 

@@ -15,7 +15,10 @@ AT_A_TIME = 8  # images whose hidden units fit into a processor's cache; a sixth
 
 
 def encode(visual: StockModule, images: Tensor, stacks: Sequence[Stack]) -> Tensor:
-    """Encode images (B, 3, R, R) with prompt tokens, (n, d) per layer; returns CLS after the last block, (B, d)."""
+    """Encode images (B, 3, R, R) with prompt tokens, (n, d) per layer.
+
+    Returns CLS after the last block, (B, d).
+    """
     blocks = visual.transformer.resblocks
     prompts = [_at_block(visual, stacks, i) for i in range(len(blocks))]
     offers = [_offer(block, passing) for block, (passing, _) in zip(blocks[:-1], prompts[:-1], strict=True)]

@@ -15,7 +15,10 @@ from .prompts import Stack
 
 
 def encode(visual: StockModule, images: Tensor, stacks: Sequence[Stack]) -> Tensor:
-    """Encode images (B, 3, R, R) with prompt tokens, (n, d) per layer; returns CLS after the last block, (B, d)."""
+    """Encode images (B, 3, R, R) with prompt tokens, (n, d) per layer.
+
+    Returns CLS after the last block, (B, d).
+    """
     x = embed_patches(visual, images)  # (B, T, d)
     stacks = [cast_stack(stack, x.dtype) for stack in stacks]
     blocks = blocks_of(visual.transformer.resblocks, x.dtype)

@@ -4,7 +4,9 @@ from torch import nn
 
 
 class Watched:
-    """The state of a module's parameters; `unchanged` compares it without traversing the module.
+    """The state of a module's parameters.
+
+    `unchanged` compares it without traversing the module.
 
     Args:
         module: the module.

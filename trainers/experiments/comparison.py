@@ -17,7 +17,10 @@ from .setting import Data, Setting
 
 
 def check_boosting_data(folder: Path, info: prompt_file.BoostingInfo, data: Data) -> None:
-    """Raise `ConfigError` if phase 1 was trained on other images or classes; files of 0.1.0 have no fingerprint."""
+    """Raise `ConfigError` if phase 1 was trained on other images or classes.
+
+    Files of 0.1.0 have no fingerprint.
+    """
     if info.classes == "all" and tuple(info.class_names) != data.classes:
         reject_data(folder, f"the classes {_listed(info.class_names)}", f"{data.root} has {_listed(data.classes)}")
     if info.data and info.data != data.fingerprint:
@@ -145,7 +148,10 @@ def same_boosting(kept: Result, folder: Path, boosting: Path) -> bool:
 
 
 def other_data(setting: Setting, kept: Result) -> str:
-    """Return the name of a dataset whose images differ from those of a result; empty if none does."""
+    """Return the name of a dataset whose images differ from those of a result.
+
+    Empty if none does.
+    """
     for dataset, record in kept.data.items():
         if dataset == setting.dataset or dataset in setting.tested_datasets:
             if record["fingerprint"] != setting.data_of(dataset).fingerprint:
@@ -159,7 +165,9 @@ def _weights_of(kept: Result, folder: Path) -> Mapping[str, str]:
 
 
 def changed_settings(asked: CfgNode, kept: Result, folder: Path) -> tuple[set[str], list[str]]:
-    """Compare a configuration with that of a result; weight files are compared by their content.
+    """Compare a configuration with that of a result.
+
+    Weight files are compared by their content.
 
     Returns:
         The keys of files with the same content, also under another name, and what differs, as "KEY: theirs -> ours".
@@ -187,5 +195,8 @@ def _same_texts(kept: Result, asked: CfgNode) -> bool:
 
 
 def described_template(cfg: CfgNode) -> str:
-    """Return `DATASET.TEMPLATE`, of a file its name and the hash of its content; empty if it is not set."""
+    """Return `DATASET.TEMPLATE`, of a file its name and the hash of its content.
+
+    Empty if it is not set.
+    """
     return templates.described(cfg.DATASET.TEMPLATE) if cfg.DATASET.TEMPLATE else ""

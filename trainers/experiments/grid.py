@@ -108,7 +108,10 @@ class Plan:
 
 
 class Failures(list):
-    """(job, error) pairs; jobs whose boosting prompt could not be made are skipped and not listed."""
+    """(job, error) pairs.
+
+    Jobs whose boosting prompt could not be made are skipped and not listed.
+    """
 
     def add(self, job: Job, error: BaseException) -> None:
         """Add a failed job."""

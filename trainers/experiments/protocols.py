@@ -111,7 +111,10 @@ class Protocol:
         return self.name.replace("_", "-")
 
     def figures(self, evaluations: Evaluations, metric: str = ACCURACY) -> dict[str, float]:
-        """Return {column: figure} of a result; combined columns exist for the accuracy only."""
+        """Return {column: figure} of a result.
+
+        Combined columns exist for the accuracy only.
+        """
         columns = [column for column in self.columns if metric == ACCURACY or column.combine is None]
         return {column.name: column.figure(evaluations, metric) for column in columns}
 

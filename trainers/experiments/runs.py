@@ -46,7 +46,9 @@ _PACKAGES = ("torch", "torchvision", "openai-clip", "yacs", "safetensors", "nump
 
 
 def boost(setting: Setting) -> Path:
-    """Train phase 1 unless its boosting prompt exists; wait for another process that trains it.
+    """Train phase 1 unless its boosting prompt exists.
+
+    Wait for another process that trains it.
 
     Args:
         setting: the protocol and the dataset.
@@ -169,7 +171,9 @@ def host_run(setting: Setting, trainer: str, seed: int, shots: int) -> Result:
 
 
 def untrained(setting: Setting, trainer: str) -> Result:
-    """Measure a trainer without phase 2; a result with the same settings, boosting prompt and data is read.
+    """Measure a trainer without phase 2.
+
+    A result with the same settings, boosting prompt and data is read.
 
     Args:
         setting: the protocol and the dataset.

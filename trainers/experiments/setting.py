@@ -144,7 +144,10 @@ class Setting:
         return self.__dict__ | {"_data": {}}
 
     def varied_of(self, trainer: str) -> Variation:
-        """Return the varied keys that a run depends on, phase 1's included; trainers without any share one run."""
+        """Return the varied keys that a run depends on, phase 1's included.
+
+        Trainers without any share one run.
+        """
         if not self.varied:
             return ()
         phase_1 = set(self.options_for("CasPL")[::2])

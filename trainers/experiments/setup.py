@@ -42,7 +42,9 @@ def assemble(
     kept: bool = True,
     training: bool = True,
 ) -> CfgNode:
-    """Merge files, then options, into the defaults; later values win. The result is checked and frozen.
+    """Merge files, then options, into the defaults.
+
+    Later values win. The result is checked and frozen.
 
     Args:
         files: YAML files, in the order to merge them; empty names are left out.

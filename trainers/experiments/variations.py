@@ -16,7 +16,9 @@ _PHASES = ("boost", "adapt")
 
 
 def product(given: Sequence[str]) -> list[Variation]:
-    """Return all combinations of varied values; one without any key if nothing is varied.
+    """Return all combinations of varied values.
+
+    One without any key if nothing is varied.
 
     Args:
         given: "KEY=V1,V2,..." each; commas inside brackets and quotes belong to a value. "boost:KEY" and "adapt:KEY" are
@@ -68,7 +70,10 @@ def label(varied: Variation) -> str:
 
 
 def folder(varied: Variation) -> Path:
-    """Return the folder of a variation, relative to the output folder; the output folder itself without varied keys."""
+    """Return the folder of a variation, relative to the output folder.
+
+    The output folder itself without varied keys.
+    """
     if not varied:
         return Path()
     text = ",".join(f"{name}={value}" for name, value in varied)

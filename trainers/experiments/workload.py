@@ -156,7 +156,10 @@ def per_image(work: Callable[[int], object]) -> tuple[int, int]:
 
 
 def peak(work: Callable[[int], object], images: int) -> int:
-    """Return the peak memory in bytes of work on a number of images; it grows linearly from 2 images on."""
+    """Return the peak memory in bytes of work on a number of images.
+
+    It grows linearly from 2 images on.
+    """
     if images <= 2:
         return peak_meta_bytes(lambda: work(images))
     two, three = peak_meta_bytes(lambda: work(2)), peak_meta_bytes(lambda: work(3))

@@ -254,7 +254,10 @@ class PromptKD(Taught, HostTrainer):
         return [provenance.item("adapting", self.cfg.DATASET.NAME, images, labels, "all", self.all_names)]
 
     def build_model(self) -> None:
-        """Build the student with the class vectors of the tested classes; in training, the teacher for all classes."""
+        """Build the student with the class vectors of the tested classes.
+
+        In training, the teacher for all classes.
+        """
         precision = choose(self.cfg.TRAINER[self.node].PREC, self.device)
         names, kept = self.dm.dataset.classnames, self._kept(self.cfg)
         if not self.cfg.TRAINER[self.node].CLASS_VECTORS:

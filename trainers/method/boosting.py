@@ -94,7 +94,10 @@ def build_student(
 
 @TRAINER_REGISTRY.register()
 class CasPL(Taught, PromptTrainer):
-    """Train the boosting prompt and write it to `<OUTPUT_DIR>/boosting.safetensors`; labels are never read."""
+    """Train the boosting prompt and write it to `<OUTPUT_DIR>/boosting.safetensors`.
+
+    Labels are never read.
+    """
 
     reads_labels = False
     learned_file = ""  # it writes the boosting-prompt file instead

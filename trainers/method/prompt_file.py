@@ -124,7 +124,9 @@ def names_hash(names: list[str]) -> str:
 
 
 def save_boosting(path: str | Path, group: PromptGroup, info: BoostingInfo) -> None:
-    """Write a boosting prompt atomically; the same prompt and metadata give the same bytes.
+    """Write a boosting prompt atomically.
+
+    The same prompt and metadata give the same bytes.
 
     Args:
         path: the file; its folder is created if it is missing.

@@ -48,7 +48,9 @@ PROMPTSRC = Layout("PromptSRC model", "VLPromptLearner", "prompt_learner.ctx", "
 
 
 def import_published(path: str | Path, **known: Any) -> tuple[PromptGroup, BoostingInfo]:
-    """Read the boosting prompt from a checkpoint of the published code; nothing pickled in it is executed.
+    """Read the boosting prompt from a checkpoint of the published code.
+
+    Nothing pickled in it is executed.
 
     Args:
         path: `model.pth.tar-<epoch>`, the folder of its `checkpoint` file, or the folder above.

@@ -93,7 +93,10 @@ def _absolute(folder: str) -> str:
 
 
 def fingerprint(items: Sequence[Datum], folders: Sequence[str]) -> str:
-    """Return the SHA-256 of a list of images: paths below their folders, and sizes; empty for an empty list."""
+    """Return the SHA-256 of a list of images: paths below their folders, and sizes.
+
+    Empty for an empty list.
+    """
     if not items:
         return ""
     digest = hashlib.sha256()

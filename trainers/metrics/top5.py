@@ -6,7 +6,10 @@ from .base import Metric
 
 
 class Top5Accuracy(Metric):
-    """The share of images whose label is among the five highest logits; of fewer than five classes, among all."""
+    """The share of images whose label is among the five highest logits.
+
+    Of fewer than five classes, among all.
+    """
 
     name = "top5"
     title = "top-5 accuracy"

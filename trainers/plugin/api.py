@@ -23,7 +23,9 @@ _PROJECTIONS = (("visual.proj", "visual_projection"), ("text_projection", "text.
 
 
 def inject(model: nn.Module, prompt: PromptGroup | str | Path, order: str = "boosting_first", **options) -> Injection:
-    """Bring a boosting prompt into a model; its `remove()` restores the model bit for bit.
+    """Bring a boosting prompt into a model.
+
+    Its `remove()` restores the model bit for bit.
 
     Args:
         model: a CLIP, or a model with CLIP's towers. Only towers that the prompt has tokens for are needed.

@@ -41,7 +41,9 @@ else:
 
 
 class Cascaded(Base):
-    """Mixin that cascades a host's trainer with a boosting prompt; it comes first in a class's bases.
+    """Mixin that cascades a host's trainer with a boosting prompt.
+
+    It comes first in a class's bases.
 
     The host's model, loss, optimiser and schedule stay unchanged. The boosting prompt is frozen and in eval mode, unless
     `TRAINER.CASPL.JOINT` asks for the ablation in which a new one of the same size is learned with the host's prompts.
@@ -115,7 +117,10 @@ class Cascaded(Base):
                 shutil.copyfile(self.boosting_file, aside)
 
     def data_seen(self) -> list[dict]:
-        """Return the provenance of both phases' data; of a joint training, that of the host's."""
+        """Return the provenance of both phases' data.
+
+        Of a joint training, that of the host's.
+        """
         of_host = getattr(super(), "data_seen", lambda: [provenance.training_item(self)])()
         return of_host if self.cfg.TRAINER.CASPL.JOINT else [boosting_item(self.boosting_info), *of_host]
 

@@ -23,7 +23,9 @@ def inject(
     host_tokens: int | None = None,
     class_names: Sequence[str] = (),
 ) -> "Injection":
-    """Bring a boosting prompt into a model; everything is checked before anything is changed.
+    """Bring a boosting prompt into a model.
+
+    Everything is checked before anything is changed.
 
     The tokens become buffers of the model's blocks: they move with the model, no optimiser sees them, and the keys of
     its state dict stay the same. `nn.DataParallel` around the model works.
@@ -90,7 +92,9 @@ def _hooks(
 
 
 class Injection:
-    """A boosting prompt in a model. `remove()` takes it out; the model then computes what it did before.
+    """A boosting prompt in a model. `remove()` takes it out.
+
+    The model then computes what it did before.
 
     As a context manager it removes the prompt when the block ends.
 

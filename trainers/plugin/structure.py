@@ -23,11 +23,17 @@ _VIT = "choose a ViT as MODEL.BACKBONE.NAME"
 
 
 class HostError(ValueError):
-    """A model that the boosting prompt cannot be brought into; the message contains the module and the reason."""
+    """A model that the boosting prompt cannot be brought into.
+
+    The message contains the module and the reason.
+    """
 
 
 class PartError(HostError):
-    """A part of a block that cannot be served; the message is the reason alone (see `naming`)."""
+    """A part of a block that cannot be served.
+
+    The message is the reason alone (see `naming`).
+    """
 
 
 class NoTower(HostError):

@@ -15,7 +15,10 @@ ATTRIBUTE = "tokenized_prompts"  # the CoOp family's attribute with the token id
 
 
 def tokenized(model: nn.Module) -> Tensor | None:
-    """Return the host's texts as token ids (C, T), EOT the highest of each row; None if the model does not keep them."""
+    """Return the host's texts as token ids (C, T), EOT the highest of each row.
+
+    None if the model does not keep them.
+    """
     for owner in (model, getattr(model, "prompt_learner", None)):
         rows = getattr(owner, ATTRIBUTE, None)
         if isinstance(rows, Tensor) and rows.dim() == 2 and not rows.is_floating_point():

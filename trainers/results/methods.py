@@ -30,7 +30,9 @@ def select(tables: list[Table], methods: Sequence[str]) -> list[Table]:
 
 
 def check(methods: Sequence[str], runs: Sequence[Run], neighbours: Sequence[Neighbour]) -> list[str]:
-    """Return the methods as they are spelled in results and publications; case does not matter.
+    """Return the methods as they are spelled in results and publications.
+
+    Case does not matter.
 
     Raises:
         ValueError: neither results nor publications have one of them.

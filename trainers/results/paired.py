@@ -44,12 +44,18 @@ def paired(ours: Mapping[int | None, float], theirs: Mapping[int | None, float])
 
 
 def half_width(values: list[float]) -> float | None:
-    """Return half the width of the 95 % confidence interval of a mean; None with less than two values."""
+    """Return half the width of the 95 % confidence interval of a mean.
+
+    None with less than two values.
+    """
     if len(values) < 2:
         return None
     return quantile(len(values) - 1) * statistics.stdev(values) / math.sqrt(len(values))
 
 
 def quantile(freedom: int) -> float:
-    """Return the 97.5 % quantile of Student's t distribution; 1.960 + 2.5 / n approximates it well above 30."""
+    """Return the 97.5 % quantile of Student's t distribution.
+
+    1.960 + 2.5 / n approximates it well above 30.
+    """
     return _QUANTILES[freedom - 1] if freedom <= len(_QUANTILES) else 1.960 + 2.5 / freedom

@@ -63,7 +63,10 @@ class Run:
         return chosen and self.settings.get("TEST.FINAL_MODEL") == "best_val"
 
     def setting(self, key: str) -> Any:
-        """Return a setting; for a key that the file lacks its default, None if the trainer does not read it."""
+        """Return a setting.
+
+        For a key that the file lacks its default, None if the trainer does not read it.
+        """
         value = self.settings.get(key)
         if self.settings and key not in self.settings and _reads(self.trainer, key):
             value = FIELDS[key].initial()

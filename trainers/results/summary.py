@@ -19,7 +19,9 @@ PAPER_SHOTS = 16  # of the paper's base-to-new table
 
 @dataclass(frozen=True)
 class Cell:
-    """One figure with its statistics; None where there is none. Accuracies are in per cent.
+    """One figure with its statistics.
+
+    None where there is none. Accuracies are in per cent.
 
     Attributes:
         mean: over the seeds; of an average row, over the datasets' means (its hm: of the average base and new).

@@ -9,7 +9,9 @@ from .read import PROMPT, Run
 
 
 def separated(runs: list[Run]) -> list[Run]:
-    """Set each run's `variant` to the settings that distinguish it; empty where all runs agree.
+    """Set each run's `variant` to the settings that distinguish it.
+
+    Empty where all runs agree.
 
     Runs that share a cell of a table must have the same settings, and all runs on a dataset the same images. Runs of a
     row in which nothing differs belong to each variant, and are returned once for each.

@@ -13,7 +13,9 @@ from safetensors import SafetensorError
 
 @contextlib.contextmanager
 def replacing(path: str | Path) -> Iterator[Path]:
-    """Yield a temporary path in the same folder; after the block, flush it to the disk and rename it to `path`.
+    """Yield a temporary path in the same folder.
+
+    After the block, flush it to the disk and rename it to `path`.
 
     Args:
         path: the file to create or replace; its folder is created.

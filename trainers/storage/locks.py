@@ -19,7 +19,9 @@ _held: set[Path] = set()  # folders that this process has locked
 
 @contextlib.contextmanager
 def locked(folder: str | Path) -> Iterator[None]:
-    """Hold the lock of `folder` while the block runs; wait for another holder, and log who it is.
+    """Hold the lock of `folder` while the block runs.
+
+    Wait for another holder, and log who it is.
 
     The lock file `.<name>.lock` is next to the folder and stays there. The operating system releases it when its holder
     ends, killed or not. A process may lock a folder that it already holds. Without a lock the block runs if the file

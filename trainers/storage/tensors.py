@@ -41,7 +41,10 @@ class RestrictedReadError(ValueError):
 
 
 class Placeholder:
-    """An inert object in place of one of another class; every operation that a pickle can apply is a no-op."""
+    """An inert object in place of one of another class.
+
+    Every operation that a pickle can apply is a no-op.
+    """
 
     def __new__(cls, *args, **kwargs):
         return super().__new__(cls)

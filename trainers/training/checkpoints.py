@@ -54,7 +54,9 @@ def latest_checkpoint(folder: Path) -> Path | None:
 
 
 def find_checkpoint(folder: Path, epoch: int | None) -> Path:
-    """Return the checkpoint of an epoch; None: the best one if there is one, else the last.
+    """Return the checkpoint of an epoch.
+
+    None: the best one if there is one, else the last.
 
     Args:
         folder: `<run>/<model>`.

@@ -40,7 +40,9 @@ class ClassVectors:
 
 
 def read_class_vectors(run: Path, learner: str) -> ClassVectors | None:
-    """Return the class vectors that a run keeps; None if it was made by an earlier version.
+    """Return the class vectors that a run keeps.
+
+    None if it was made by an earlier version.
 
     Args:
         run: its folder.

@@ -87,7 +87,9 @@ class ImageDataset(Dataset):
             return self.transform(image)
 
     def keep(self) -> bool:
-        """Decode all images and keep them, unless they are too many or too large; return whether they are kept.
+        """Decode all images and keep them, unless they are too many or too large.
+
+        Return whether they are kept.
 
         Raises:
             OSError: an image cannot be decoded.

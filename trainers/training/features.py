@@ -138,7 +138,9 @@ def training_cache(trainer: Any, stacks: list[Stack], views: int) -> TrainingFea
 
 
 class FeatureLoader(Wrapped):
-    """An evaluation's batches with "features" from a cache in place of "img"; images are read only to fill it.
+    """An evaluation's batches with "features" from a cache in place of "img".
+
+    Images are read only to fill it.
 
     Args:
         loader: the loader of the images.

@@ -60,7 +60,9 @@ class CudaGraph:
 
 
 class GraphedStep:
-    """A training step that is replayed for batches of the captured shapes; other batches run eagerly.
+    """A training step that is replayed for batches of the captured shapes.
+
+    Other batches run eagerly.
 
     Args:
         step: the step.

@@ -90,7 +90,10 @@ def digest(content: dict) -> str:
 
 
 def settings(cfg: CfgNode) -> dict[str, Any]:
-    """Return the settings that determine numbers, as JSON stores them; those of other trainers do not."""
+    """Return the settings that determine numbers, as JSON stores them.
+
+    Those of other trainers do not.
+    """
     return _compared(dict(leaves(used(cfg))))
 
 
@@ -217,7 +220,9 @@ def write(folder: Path, content: dict) -> None:
 
 
 def read(folder: Path) -> dict:
-    """Return the identity of the run in a folder; of version 0.1.0, which kept none, that of its config.yaml.
+    """Return the identity of the run in a folder.
+
+    Of version 0.1.0, which kept none, that of its config.yaml.
 
     Raises:
         ConfigError: the file is damaged.

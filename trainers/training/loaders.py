@@ -72,7 +72,9 @@ class Wrapped:
 
 
 class TimedLoader(Wrapped):
-    """Measure the time spent waiting for batches; on a GPU, copy each batch while the previous one is in use.
+    """Measure the time spent waiting for batches.
+
+    On a GPU, copy each batch while the previous one is in use.
 
     Args:
         loader: the loader to iterate over.
@@ -110,7 +112,9 @@ class TimedLoader(Wrapped):
 
 
 class ShareOfEach:
-    """This process's share of every global batch; the shares of all ranks in order are the batch.
+    """This process's share of every global batch.
+
+    The shares of all ranks in order are the batch.
 
     Args:
         batches: the global batches of indices, the same in all processes.

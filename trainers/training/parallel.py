@@ -110,7 +110,10 @@ def from_main(value: T) -> T:
 
 
 def gathered(value: T) -> list[T]:
-    """Gather the values of all ranks in order on rank 0; return an empty list on the others."""
+    """Gather the values of all ranks in order on rank 0.
+
+    Return an empty list on the others.
+    """
     if size() == 1:
         return [value]
     values: list = [None] * size() if is_main() else []

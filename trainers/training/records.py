@@ -82,7 +82,9 @@ def evaluation_name(what: Mapping[str, Any]) -> str:
 
 
 def append_epoch(folder: Path, row: Mapping[str, Any]) -> None:
-    """Add an epoch to `metrics.csv`; rows of this epoch and later ones, from before a resume, are replaced.
+    """Add an epoch to `metrics.csv`.
+
+    Rows of this epoch and later ones, from before a resume, are replaced.
 
     Args:
         folder: the run's.

@@ -34,7 +34,10 @@ logger = logging.getLogger(__name__)
 
 
 def own_class(trainer: str) -> type[PromptTrainer] | None:
-    """Return the class of this package for a trainer's name, cascaded or not; None for another toolbox's."""
+    """Return the class of this package for a trainer's name, cascaded or not.
+
+    None for another toolbox's.
+    """
     host = trainer.removeprefix("CasPL_").removeprefix("CasPL-")
     found = TRAINER_REGISTRY.get(host) if host in TRAINER_REGISTRY.registered_names() else None
     return found if isinstance(found, type) and issubclass(found, PromptTrainer) else None

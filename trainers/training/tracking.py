@@ -17,7 +17,9 @@ PROJECT = "caspl"
 
 
 class Tracker:
-    """Sends figures to a tracker; without a module, a no-op. A failing tracker never ends a training.
+    """Sends figures to a tracker.
+
+    Without a module, a no-op. A failing tracker never ends a training.
 
     Args:
         module: the tracker's module, whose run is started; None without one.

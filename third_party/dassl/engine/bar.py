@@ -26,7 +26,9 @@ def _on_terminal(stream: TextIO) -> bool:
 
 
 class ProgressBar:
-    """A bar over `total` steps if stderr is a terminal; otherwise `line_due` tells when to log a line.
+    """A bar over `total` steps if stderr is a terminal.
+
+    Otherwise `line_due` tells when to log a line.
 
     Args:
         total: number of steps.

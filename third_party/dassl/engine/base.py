@@ -59,7 +59,9 @@ class TrainerBase:
         self._scheds[name] = sched
 
     def get_model_names(self, names: Names = None) -> list[str]:
-        """Return `names` (one or a list) as a list; None: all names in the order of registration.
+        """Return `names` (one or a list) as a list.
+
+        None: all names in the order of registration.
 
         Raises:
             ValueError: one of `names` is not registered.
@@ -129,7 +131,9 @@ class TrainerBase:
         return next(iter(done.values()))
 
     def load_model(self, directory: str, epoch: int | None = None) -> None:
-        """Load the models' weights, and nothing else, from checkpoints; a no-op without a directory.
+        """Load the models' weights, and nothing else, from checkpoints.
+
+        A no-op without a directory.
 
         Args:
             directory: the run's folder.
@@ -210,7 +214,10 @@ class TrainerBase:
         raise NotImplementedError
 
     def parse_batch_train(self, batch: Any) -> Any:
-        """Return the tensors of a batch that `forward_backward` needs, on the device; a hook."""
+        """Return the tensors of a batch that `forward_backward` needs, on the device.
+
+        A hook.
+        """
         raise NotImplementedError
 
     def parse_batch_test(self, batch: Any) -> tuple[Tensor, Tensor]:

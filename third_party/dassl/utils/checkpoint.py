@@ -158,7 +158,10 @@ def resume_from_checkpoint(
 
 
 def load_pretrained_weights(model: nn.Module, weight_path: str | os.PathLike[str]) -> None:
-    """Load the tensors that fit by name and shape from a checkpoint or state dict; log the others."""
+    """Load the tensors that fit by name and shape from a checkpoint or state dict.
+
+    Log the others.
+    """
     checkpoint = load_checkpoint(weight_path)
     found = _strip_module(checkpoint.get("state_dict", checkpoint))
     weights = model.state_dict()

@@ -47,7 +47,10 @@ def read_json(fpath: str | os.PathLike[str]) -> Any:
 
 
 def write_json(obj: Any, fpath: str | os.PathLike[str]) -> None:
-    """Write indented JSON, creating the folder; nothing is written if `obj` cannot be converted."""
+    """Write indented JSON, creating the folder.
+
+    Nothing is written if `obj` cannot be converted.
+    """
     text = json.dumps(obj, indent=4, separators=(",", ": "))
     mkdir_if_missing(os.path.dirname(fpath))
     Path(fpath).write_text(text, encoding="utf-8")

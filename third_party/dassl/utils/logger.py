@@ -68,7 +68,9 @@ class _Plain(logging.Formatter):
 
 
 def setup_logger(output: str | os.PathLike[str] | None = None) -> None:
-    """Send printed text and log records from INFO to the console and to a file; a second call undoes the first.
+    """Send printed text and log records from INFO to the console and to a file.
+
+    A second call undoes the first.
 
     Args:
         output: a folder, in which the file is `log.txt`, or a file ending in .txt or .log; None: no file. An

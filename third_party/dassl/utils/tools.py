@@ -28,7 +28,9 @@ def check_availability(requested: str, available: Iterable[str]) -> None:
 
 
 def read_image(path: str | os.PathLike[str]) -> Image.Image:
-    """Read an image as RGB; 16 bits per pixel are scaled to 8, which Pillow itself would clip.
+    """Read an image as RGB.
+
+    16 bits per pixel are scaled to 8, which Pillow itself would clip.
 
     Raises:
         OSError: the file is missing or not a readable image; the message names it.

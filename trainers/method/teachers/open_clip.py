@@ -78,7 +78,9 @@ def _square(name: str, size: int | Sequence[int]) -> int:
 
 
 def load_open_clip(name: str, dtype: torch.dtype) -> tuple[Any, Callable, Path]:
-    """Load a model of open_clip without executing anything in its file; all weights must fit.
+    """Load a model of open_clip without executing anything in its file.
+
+    All weights must fit.
 
     Args:
         name: "open_clip:<architecture>/<tag or file>".

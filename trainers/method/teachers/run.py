@@ -19,7 +19,9 @@ PREFIX = "run"
 
 
 class RunTeacher(Teacher, prefix=PREFIX):
-    """A finished run of any host whose class features do not depend on the image; its template is the run's own.
+    """A finished run of any host whose class features do not depend on the image.
+
+    Its template is the run's own.
 
     Args:
         name: "run:<folder>" or "run:hf-hub:<user>/<name>".

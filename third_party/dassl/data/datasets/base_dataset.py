@@ -140,7 +140,10 @@ class DatasetBase:
 
     @staticmethod
     def get_lab2cname(data_source: Items) -> tuple[dict[int, str], list[str]]:
-        """Return {label: class name} and the names, in the order of labels; a label's first name counts."""
+        """Return {label: class name} and the names, in the order of labels.
+
+        A label's first name counts.
+        """
         names: dict[int, str] = {}
         for item in data_source:
             if names.setdefault(item.label, item.classname) != item.classname:

@@ -60,7 +60,9 @@ _ONLY_IN_DASSL = (
 
 
 def build_transform(cfg: CfgNode, is_train: bool = True, choices: Sequence[str] | None = None) -> Compose | None:
-    """Build the transform from a PIL image to a tensor (3, H, W); None with INPUT.NO_TRANSFORM.
+    """Build the transform from a PIL image to a tensor (3, H, W).
+
+    None with INPUT.NO_TRANSFORM.
 
     Training resizes to INPUT.SIZE unless a random crop does, then applies the chosen steps. Testing resizes the
     smaller edge to the larger of INPUT.SIZE, crops the centre, and normalises if that is chosen.
