@@ -4,7 +4,7 @@ import difflib
 
 
 def nearest(name: str, known: list[str]) -> str:
-    """The known names nearest to one that is not, in words for an error message."""
+    """Return the known names nearest to an unknown one, in words for an error message."""
     close = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
     if not close:
         lower = {k.lower(): k for k in known}

@@ -1,4 +1,4 @@
-"""Every configuration key with values that cannot be meant: rejected in one line, or a run that works."""
+"""Every configuration key with invalid values: rejected in one line, or a run that works."""
 
 import functools
 import json

@@ -1,4 +1,4 @@
-"""Runs a program of somebody's checkout as a user would, on a machine that lacks what its authors had.
+"""Runs a program of a checkout as a user would, on a machine that lacks what its authors had.
 
     cd CHECKOUT; PYTHONPATH=.../tests python -m interop.drive train.py ARGUMENTS...
 

@@ -34,7 +34,7 @@ CASPL = tuple(
         (
             "JOINT",
             False,
-            "an ablation: learn a boosting prompt of CHECKPOINT's size, drawn anew, jointly with the host's prompts",
+            "an ablation: learn a boosting prompt of CHECKPOINT's size, drawn at random, jointly with the host's prompts",
             {"read_by": (CASCADE,)},
         ),
         (

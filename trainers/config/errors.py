@@ -1,13 +1,15 @@
 """Configuration errors, and the near matches that their messages offer."""
 
+from collections.abc import Collection
+
 from ..names import nearest as nearest
 
 
 class ConfigError(ValueError):
-    """A configuration that cannot be meant."""
+    """Invalid configuration."""
 
 
-def check_choice(key: str, value, allowed) -> None:
+def check_choice(key: str, value: object, allowed: Collection) -> None:
     """Raise `ConfigError` unless `value` is one of `allowed`."""
     if value not in allowed:
         raise ConfigError(f"{key} is {value!r}, expected one of {', '.join(map(repr, allowed))}")

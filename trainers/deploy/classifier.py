@@ -209,7 +209,7 @@ def load(what: str | Path, backbone: str = "", device: str | torch.device = "cpu
 
 
 def _phase_1(cfg: CfgNode, folder: Path, device: torch.device) -> Classifier:
-    """The student with its boosting prompt alone."""
+    """Return the student with its boosting prompt alone."""
     group, info = load_boosting(folder / FILE_NAME)
 
     def remake(names: Sequence[str]) -> PromptedCLIP:
@@ -224,7 +224,7 @@ def _phase_1(cfg: CfgNode, folder: Path, device: torch.device) -> Classifier:
 
 
 def _phase_2(cfg: CfgNode, folder: Path, device: torch.device) -> Classifier:
-    """A host, cascaded or alone."""
+    """Return a host, cascaded or alone."""
     host = own_class(cfg.TRAINER.NAME)
     if host is None or not issubclass(host, HostTrainer):
         raise ConfigError(

@@ -8,6 +8,7 @@ import functools
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -134,7 +135,7 @@ class AttentionCall:
         self._arguments[self._mask] = mask if self._separate else mask[None, None]
 
     def arguments(self) -> tuple[tuple, dict]:
-        """The arguments to call the attention with."""
+        """Return the arguments to call the attention with."""
         return self._bound.args, self._bound.kwargs
 
 
@@ -176,7 +177,7 @@ def widen_mask(mask: Tensor, asking: bool, place: Place) -> Tensor:
     return torch.cat([mask, columns.expand(*mask.shape[:-2], *own.shape)], dim=-1)
 
 
-def cut(output, host: int, tokens: int, axis: int):
+def cut(output: Any, host: int, tokens: int, axis: int) -> tuple[Any, Tensor]:
     """Cut the boosting tokens from what an attention or a block returned.
 
     Args:
@@ -188,7 +189,7 @@ def cut(output, host: int, tokens: int, axis: int):
     """
     rows: list[Tensor] = []
 
-    def host_part(value):
+    def host_part(value: Any) -> Any:
         if not isinstance(value, Tensor):
             return value
         if not rows:
@@ -199,7 +200,7 @@ def cut(output, host: int, tokens: int, axis: int):
     return replace(output, host_part), rows[0] if axis == 0 else rows[0].transpose(0, 1)
 
 
-def replace(value, function: Callable):
+def replace(value: Any, function: Callable[[Any], Any]) -> Any:
     """Apply a function to a value, or to every item of a tuple or list."""
     if isinstance(value, tuple) and hasattr(value, "_fields"):
         return type(value)(*(function(item) for item in value))
@@ -231,7 +232,7 @@ def on_sequence(args: tuple, kwargs: dict, function: Callable[[Tensor], Tensor])
     return (function(x), *rest), kwargs
 
 
-def first(output) -> Tensor:
+def first(output: Any) -> Tensor:
     """Return the sequence of what a block or an attention returns.
 
     Raises:

@@ -10,6 +10,7 @@ import logging
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -59,7 +60,7 @@ class Built:
 
 
 def build_prompted(
-    trainer,
+    trainer: Any,
     build: Callable[[], None],
     group: PromptGroup,
     order: str,

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from dassl.engine import TRAINER_REGISTRY, SimpleTrainer
 from torch import nn
+from yacs.config import CfgNode
 
 from .. import config
 from ..engine import PromptGroup
@@ -57,7 +58,7 @@ class Cascaded(Base):
     def __init__(self, cfg):
         super().__init__(named(cfg, self.host))
 
-    def check_cfg(self, cfg) -> None:
+    def check_cfg(self, cfg: CfgNode) -> None:
         """Check both configurations and find the boosting prompt, before anything is built."""
         config.check_cfg(cfg)
         self.boosting_file = find_boosting(cfg.TRAINER.CASPL.CHECKPOINT)
@@ -185,7 +186,7 @@ def cascaded(host: str) -> type:
     return type(f"CasPL_{host}", (Cascaded, TRAINER_REGISTRY.get(host)), {"host": host})
 
 
-def named(cfg, host: str):
+def named(cfg: CfgNode, host: str) -> CfgNode:
     """Return the configuration with a host's name as TRAINER.NAME."""
     cfg = cfg.clone()
     cfg.defrost()
@@ -229,7 +230,7 @@ def _load_alone(trainer, directory: str = "", *args, **kwargs):
     return type(trainer).load_model(trainer, directory, *args, **kwargs)
 
 
-def cascaded_name(cfg) -> str:
+def cascaded_name(cfg: CfgNode) -> str:
     """Return CasPL_<Host> for a host's own name with TRAINER.CASPL.CHECKPOINT set, else TRAINER.NAME.
 
     Zero-shot trainers learn nothing that a boosting prompt could support: they always run alone.

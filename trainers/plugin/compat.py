@@ -134,7 +134,7 @@ def skip_wilds() -> None:
         logger.info("Dassl's WILDS datasets disable warnings and the log: enabled again")
 
 
-def patch_warmup(warmup) -> None:
+def patch_warmup(warmup: Any) -> None:
     """Keep `verbose`, which PyTorch has removed, out of Dassl's warm-up schedulers.
 
     Args:
@@ -149,7 +149,7 @@ def patch_warmup(warmup) -> None:
     logger.info("Patched Dassl's warm-up schedulers: PyTorch %s has no verbose schedulers", torch.__version__)
 
 
-def patch_checkpoints(warmup, torchtools) -> None:
+def patch_checkpoints(warmup: Any, torchtools: Any) -> None:
     """Let Dassl resume and evaluate although `torch.load` rejects the objects in its checkpoints.
 
     New checkpoints hold the successor of a warm-up scheduler as plain data. Of older ones the tensors and numbers are
@@ -201,6 +201,6 @@ class _SafelyLoadingTorch:
     def __getattr__(self, name: str):
         return getattr(torch, name)
 
-    def load(self, path, map_location=None, **options):
+    def load(self, path: str, map_location: Any = None, **options: Any) -> Any:
         """Read tensors and plain data; objects of other classes are left out."""
         return read_checkpoint(path)

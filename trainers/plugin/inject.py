@@ -1,8 +1,9 @@
-"""Bring a boosting prompt into somebody else's model by hooks: none of its code is touched (see `passes`)."""
+"""Bring a boosting prompt into another toolbox's model by hooks: none of its code is touched (see `passes`)."""
 
 import logging
 from collections.abc import Sequence
 from functools import partial
+from typing import Any
 
 from torch import nn
 from torch.utils.hooks import RemovableHandle
@@ -145,7 +146,7 @@ class Injection:
         self.remove()
 
 
-def check_ran(hooks: Sequence[TowerHooks], model: nn.Module, args, output) -> None:
+def check_ran(hooks: Sequence[TowerHooks], model: nn.Module, args: Any, output: Any) -> None:
     """Raise `NeverRan` if the model gave a result without ever running a prompted tower, or only around its door."""
     for each in hooks:
         kind = each.tower.kind

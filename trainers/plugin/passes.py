@@ -1,4 +1,4 @@
-"""Hooks that run boosting tokens through one tower of somebody else's model.
+"""Hooks that run boosting tokens through one tower of another toolbox's model.
 
 The tokens are keys and values of each block's attention and the host's own sequence keeps its length, so the
 host's indices stay valid. Tokens that the next block does not replace are carried: they are queries too, and pass

@@ -11,7 +11,7 @@ The towers of the CoOp family (github.com/KaiyangZhou/CoOp), of OpenAI's `clip`,
 import contextlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -128,7 +128,7 @@ def unwrap(model: nn.Module) -> nn.Module:
     return model.module if isinstance(model, nn.DataParallel) else model
 
 
-def look_up(owner, path: str):
+def look_up(owner: Any, path: str) -> Any:
     """Return the attribute at a dotted path, None if there is none."""
     for name in path.split("."):
         owner = getattr(owner, name, None)

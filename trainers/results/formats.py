@@ -73,7 +73,7 @@ def markdown(tables: list[Table]) -> str:
 
 
 def latex(tables: list[Table]) -> str:
-    """A table environment each (packages: booktabs, graphicx)."""
+    """Return a table environment for each table (packages: booktabs, graphicx)."""
     parts = []
     for table in tables:
         text = tabulate(_body(table), _headers(table), tablefmt="latex_booktabs", disable_numparse=True)
@@ -102,7 +102,7 @@ def escaped(text: str) -> str:
 
 
 def csv_text(tables: list[Table]) -> str:
-    """One line a cell; what is missing is empty; collapsed seeds as dataset:seed, separated by blanks."""
+    """Return one line per cell; missing values are empty, collapsed seeds dataset:seed."""
     stream = io.StringIO()
     writer = csv.DictWriter(stream, FIELDS, lineterminator="\n")
     writer.writeheader()
@@ -113,7 +113,7 @@ def csv_text(tables: list[Table]) -> str:
 
 
 def json_text(tables: list[Table]) -> str:
-    """A list of records with the keys `FIELDS`; what is missing is null."""
+    """Return a list of records with the keys `FIELDS`; missing values are null."""
     return json.dumps(records(tables), indent=1) + "\n"
 
 

@@ -151,7 +151,10 @@ def _curve(panel, row: Row, colour) -> None:
 
 
 def _movements(table: Table, part) -> None:
-    """New over base accuracy, a panel a host: from the host alone (ring) to the cascaded host (dot), a colour a dataset."""
+    """Plot new over base accuracy in one panel per host, with one colour per dataset.
+
+    A line leads from the host alone (ring) to the cascaded host (dot).
+    """
     hosts, datasets = _hosts(table), _datasets(table)
     panels = _panels(part, len(hosts), PANELS_A_LINE[table.rules.plot], sharex=True, sharey=True)
     rows = {(row.dataset, row.trainer): row for row in table.rows}

@@ -144,7 +144,7 @@ class _Group:
         )
 
     def average_cell(self, datasets: list[str], trainer: str, column: str) -> Cell:
-        """The average over those of the datasets that the trainer has."""
+        """Return the average over those of the datasets that the trainer has."""
         there = self._have(datasets, trainer, column)
         if not there:
             return Cell(datasets=0)
@@ -184,7 +184,10 @@ class _Group:
         return Row(dataset, trainer, self._classes([dataset], trainer), cells)
 
     def average_row(self, label: str, datasets: list[str], trainer: str) -> Row:
-        """The average; its gain is over the datasets that both have, its difference only where it is over the paper's."""
+        """Return the row of an average.
+
+        Its gain is over the datasets that both trainers have, its difference only where it is over the paper's.
+        """
         cells = {}
         for column in self.columns:
             cell = self.average_cell(datasets, trainer, column)
@@ -216,7 +219,10 @@ class _Group:
         return ", ".join(sorted(found))
 
     def averages(self) -> dict[str, list[str]]:
-        """The average rows: label to datasets. A source is not a target; its shifted variants have an average of their own."""
+        """Return {label of an average row: its datasets}.
+
+        A source is not a target; its shifted variants have a separate average.
+        """
         if self.rules.layout != "targets":
             return {AVERAGE: self.datasets}
         shifted = [name for name in self.datasets if name in {self.source + shift for shift in SHIFTS}]
@@ -266,7 +272,10 @@ class _Group:
 
 
 def collapsed_seeds(values: dict[int | None, float]) -> tuple[int, ...]:
-    """The seeds whose figure is more than `FAR_BELOW` points below the median of at least two siblings' figures."""
+    """Return the seeds whose figure is far below that of at least two siblings.
+
+    Far is more than `FAR_BELOW` points below the median of the siblings' figures.
+    """
     if len(values) < 3:
         return ()
     return tuple(
@@ -285,7 +294,10 @@ def _minus(ours: float | None, theirs: float | None) -> float | None:
 
 
 def plain(trainer: str) -> str:
-    """The trainer that a cascaded one is compared with (its host; zero-shot CLIP); any other is its own."""
+    """Return the trainer that a cascaded one is compared with: its host, or zero-shot CLIP.
+
+    Any other trainer is compared with itself.
+    """
     return "ZeroshotCLIP" if trainer == "CasPL" else trainer.removeprefix("CasPL_")
 
 

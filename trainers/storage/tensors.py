@@ -58,10 +58,10 @@ class Placeholder:
     def __setitem__(self, key, value):
         pass
 
-    def append(self, item):
+    def append(self, item: object) -> None:
         """Ignore an item."""
 
-    def extend(self, items):
+    def extend(self, items: object) -> None:
         """Ignore items."""
 
 

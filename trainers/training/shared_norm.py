@@ -1,5 +1,7 @@
 """Batch normalisation over the whole batch of several processes, on a CPU as well."""
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch import distributed as dist
@@ -11,13 +13,13 @@ class _SumOverRanks(torch.autograd.Function):
     """Sum a tensor over all ranks; the gradients are summed as well."""
 
     @staticmethod
-    def forward(ctx, x: Tensor) -> Tensor:
+    def forward(ctx: Any, x: Tensor) -> Tensor:
         total = x.clone()
         dist.all_reduce(total)
         return total
 
     @staticmethod
-    def backward(ctx, gradient: Tensor) -> Tensor:
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
         return _SumOverRanks.forward(ctx, gradient)
 
 
