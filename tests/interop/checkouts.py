@@ -21,7 +21,9 @@ from trainers.engine.tokens import EOT, SOS
 ROOT = Path(__file__).resolve().parents[2]
 CHECKOUTS = os.environ.get("CASPL_INTEROP", "")
 REPOSITORIES = ("CoOp", "multimodal-prompt-learning", "PromptSRC")
-IMPORTED_LATE = "PromptSRC"  # there `import caspl` is the last import, elsewhere the first
+LATE = (
+    "PromptSRC"  # there `import caspl` is the last import and the other line the last of its function; else the first
+)
 WRAPPED = ("IVLP", "VPT")  # hosts of MaPLe's repository that CasPL does not know by itself
 NAMES = ["abyssinian", "golden_retriever", "Boeing 737-800", "sea"]
 
@@ -54,7 +56,7 @@ class Place:
             "HOME": str(self.folder),
             "PYTHONWARNINGS": "ignore",
             "CASPL_HALF": "1",
-            **({"IMPORTED_LATE": "1"} if repository == IMPORTED_LATE else {}),
+            **({"IMPORTED_LATE": "1"} if repository == LATE else {}),
         }
         command = [sys.executable, "-m", f"interop.{program}", *map(str, arguments)]
         done = subprocess.run(command, cwd=self.folder / repository, env=environment, capture_output=True, text=True)
@@ -103,12 +105,14 @@ def add_lines(program, repository):
     """The two lines that the README asks for; a third for each host that CasPL does not know."""
     text = program.read_text()
     imports_end = text.index("\n\ndef print_args")
-    extend_cfg = re.search(r"\ndef extend_cfg\(cfg\):.*?(?=\n\n\ndef )", text, re.S)
-    text = text[: extend_cfg.end()] + "\n    caspl.extend_cfg(cfg)" + text[extend_cfg.end() :]
-    if repository == IMPORTED_LATE:
+    function = r"\ndef extend_cfg\(cfg\):"
+    if repository == LATE:
+        where = re.search(rf"{function}.*?(?=\n\n\ndef )", text, re.S).end()
+        text = text[:where] + "\n    caspl.extend_cfg(cfg)" + text[where:]
         text = text[:imports_end] + "import caspl\n" + text[imports_end:]
     else:
-        text = "import caspl\n" + text
+        where = re.search(rf'{function}\n(    """.*?"""\n)?', text, re.S).end()
+        text = "import caspl\n" + text[:where] + "    caspl.extend_cfg(cfg)\n" + text[where:]
     if repository == "multimodal-prompt-learning":
         text = text.replace(
             "\n\ndef print_args", "".join(f"\ncaspl.wrap({host!r})" for host in WRAPPED) + "\n\n\ndef print_args", 1
