@@ -207,7 +207,7 @@ class FewShotDataset(DatasetBase):
         return path
 
     def help_text(self) -> str:
-        """Return the end of an error message, one line: expected layout, existing files, how to fix it."""
+        """Return the end of an error message: expected layout, existing files, remedy."""
         nearest = self.folder
         while not nearest.is_dir():
             nearest = nearest.parent

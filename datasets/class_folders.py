@@ -81,7 +81,9 @@ def list_images(
 
 
 def list_tree(folder: str | os.PathLike[str], skipped: Skipped, skip: Collection[str] = ()) -> list[str]:
-    """Return the paths, relative to `folder`, of the images in it and in all folders below, sorted folder by folder.
+    """Return the paths of all images in a folder and in the folders below it.
+
+    They are relative to `folder`, sorted folder by folder.
 
     Args:
         folder: where to look.
@@ -95,7 +97,10 @@ def list_tree(folder: str | os.PathLike[str], skipped: Skipped, skip: Collection
 
 
 def list_folder(folder: str | os.PathLike[str], skip: Collection[str] = ()) -> tuple[list[str], Skipped]:
-    """Return the sorted names of the images in a folder, and everything else in it except hidden files and `skip`."""
+    """Return the sorted names of the images in a folder, and everything else in it.
+
+    Hidden files and `skip` are left out.
+    """
     images, others = [], Skipped()
     with os.scandir(folder) as entries:
         for entry in sorted(entries, key=lambda entry: entry.name):

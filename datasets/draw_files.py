@@ -42,7 +42,9 @@ def save_draw(kept: KeptFiles, name: str, drawn: Mapping[str, list[Datum]]) -> N
 def load_draw(
     kept: KeptFiles, name: str, pools: Mapping[str, list[Datum]], sizes: Mapping[str, int]
 ) -> dict[str, list[Datum]] | None:
-    """Load the draw `name`, or return None if there is none or one in the output folder does not match the data.
+    """Load the draw `name`.
+
+    None if there is none, or if one in the output folder does not match the data.
 
     Args:
         kept: where draws are kept.

@@ -65,7 +65,10 @@ class KeptFiles:
         return next((path for path in candidates if path and path.is_file()), None)
 
     def replaceable(self, path: Path) -> bool:
-        """Return whether a kept file that does not match the data is replaced: only files in the output folder are."""
+        """Return whether a kept file that does not match the data is replaced.
+
+        Only files in the output folder are.
+        """
         return path.parent == self._output and path.name.startswith(f"{self._dataset}-")
 
     def write(self, name: str, content: Any) -> Path | None:

@@ -58,7 +58,10 @@ def suggest(root: Path, folder: Path, layout: Sequence[str]) -> str:
 
 
 def find_layout(top: Path, wanted: Sequence[str]) -> Path | None:
-    """Return the folder with most of the expected files and folders: `top`, or one up to three levels below; else None."""
+    """Return the folder with most of the expected files and folders.
+
+    It is `top` or one up to three levels below; None if there is none.
+    """
     found = [path for path in (top, *_below(top)) if has_layout(path, wanted)]
     return max(found, key=lambda path: _count(path, wanted), default=None)
 
@@ -70,7 +73,10 @@ def paths_of_layout(layout: Sequence[str]) -> list[str]:
 
 
 def has_layout(folder: Path, wanted: Sequence[str]) -> bool:
-    """Return whether a folder contains at least half of the expected files and folders, and one folder of them."""
+    """Return whether a folder contains at least half of the expected files and folders.
+
+    One folder must be among them.
+    """
     existing = [path for path in wanted if "*" not in path and (folder / path).exists()]
     return 2 * len(existing) >= len(wanted) and any((folder / path).is_dir() for path in existing)
 

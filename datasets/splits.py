@@ -52,7 +52,9 @@ def _is_entry(entry: object) -> bool:
 def check_split(
     parts: Mapping[str, list[Entry]], source: str | os.PathLike[str], image_dir: str | os.PathLike[str] = ""
 ) -> None:
-    """Check labels 0, 1, 2, … without gaps, one name per label, training images for each, and no image twice.
+    """Check that a split is consistent.
+
+    Labels are 0, 1, 2, … without gaps, with one name and training images each, and no image is listed twice.
 
     Args:
         parts: a split.

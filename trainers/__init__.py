@@ -24,7 +24,9 @@ __all__ = ["__version__", "activate", "boosted", "extend_cfg", "inject", "load",
 
 
 def activate() -> None:
-    """Make `dassl` and `torchvision` importable, and register the trainers with Dassl. Repeating it is a no-op.
+    """Make `dassl` and `torchvision` importable, and register the trainers with Dassl.
+
+    Repeating it is a no-op.
 
     Raises:
         ModuleNotFoundError: neither Dassl nor this package's substitute for it is available.

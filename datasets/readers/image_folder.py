@@ -17,7 +17,9 @@ _KEPT = ("split_fewshot",)
 
 @DATASET_REGISTRY.register()
 class ImageFolder(OwnImages):
-    """Class folders, either in train/, test/ and optionally val/, or all in one folder, which is then divided.
+    """Class folders of a user's own images.
+
+    They are in train/, test/ and optionally val/, or all in one folder, which is then divided.
 
     Labels count the class folders in alphabetical order. A class is named after its folder unless `classnames.txt`
     renames it. The division (50 % train, 20 % val, 30 % test of each class) is made once and saved.

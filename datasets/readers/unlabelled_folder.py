@@ -20,7 +20,9 @@ _NAMES = "classnames.txt"
 
 @DATASET_REGISTRY.register()
 class UnlabelledFolder(OwnImages):
-    """Images in a folder and all folders below it, and `classnames.txt` with one class name per line, for phase 1.
+    """Images in a folder and all folders below it, for phase 1.
+
+    `classnames.txt` has one class name per line.
 
     Class attributes:
         labelled: False: nothing can be trained with labels or tested on it.

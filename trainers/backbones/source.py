@@ -89,7 +89,9 @@ def _cached(read: Callable[[str], Source], name: str, _changed: tuple | None) ->
 
 
 def check_settings(source: str, found: Mapping[str, Any], expected: Mapping[str, Any], free: frozenset[str]) -> str:
-    """Return the first setting that the engine does not compute, with its value and what is expected; "" if there is none.
+    """Return the first setting that the engine does not compute, and what is expected.
+
+    Its value is part of the text; "" if there is none.
 
     Args:
         source: prefix of the settings' names.

@@ -18,7 +18,9 @@ _VOCABULARY = 49408
 
 @contextlib.contextmanager
 def weightless(drawn: bool = False) -> Iterator[None]:
-    """Let `load_clip` return models without weights for OpenAI's names while the block runs; nothing is downloaded.
+    """Let `load_clip` return models without weights for OpenAI's names.
+
+    It does so while the block runs; nothing is downloaded.
 
     Args:
         drawn: draw small weights, to compute with them; otherwise their values are arbitrary and take no time.

@@ -24,7 +24,10 @@ def ending_at_once() -> Iterator[None]:
 
 @contextlib.contextmanager
 def unwinding() -> Iterator[None]:
-    """Let the signals raise `KeyboardInterrupt` with the signal's number while the block runs, unless it ignores them."""
+    """Let the signals raise `KeyboardInterrupt` while the block runs.
+
+    It has the signal's number. Signals that the process ignores stay ignored.
+    """
     with _handled_by(_raise):
         yield
 

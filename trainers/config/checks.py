@@ -44,7 +44,10 @@ def check_cfg(cfg: CfgNode) -> None:
 
 
 def unused(cfg: CfgNode, given: Iterable[str]) -> list[str]:
-    """Return a line for each of the keys in `given` that is not read under this configuration, with the reason."""
+    """Return a line for each given key that this configuration does not read.
+
+    It states the reason.
+    """
     fields = (FIELDS[key] for key in dict.fromkeys(given) if key in FIELDS)
     pairs = ((field, field.unread(cfg) if field.unread else "") for field in fields)
     return [f"{field.name}: {shown(value_of(cfg, field.name))} is not used: {why}" for field, why in pairs if why]

@@ -7,7 +7,10 @@ from .keys import BOOSTING, CASCADE, EVERY, FIELDS, LEARNING, ZERO_SHOT
 
 
 def help_text() -> str:
-    """Return a line for each key with its meaning and default, without looking up choices that other modules define."""
+    """Return a line for each key with its meaning and default.
+
+    Choices that other modules define are not looked up.
+    """
     shared = [field for field in FIELDS.values() if field.read_by]
     width = max(len(field.name) for field in shared)
     lines = [f"  {field.name:<{width}}  {field.meaning} (default: {field.initial()!r})" for field in shared]

@@ -29,7 +29,9 @@ def used(cfg: CfgNode) -> CfgNode:
 
 
 def differences(ours: CfgNode, theirs: CfgNode, same: Collection[str] = ()) -> list[str]:
-    """Return the settings in which two configurations differ, as "KEY: theirs -> ours"; places do not count.
+    """Return the settings in which two configurations differ.
+
+    They are lines "KEY: theirs -> ours"; places do not count.
 
     Args:
         ours: the current configuration.
@@ -59,7 +61,9 @@ def with_defaults(cfg: CfgNode) -> CfgNode:
 
 
 def compare_recorded(cfg: CfgNode, recorded: Mapping[str, Any], source: str, same: Collection[str] = ()) -> list[str]:
-    """Return in what the settings that a trainer reads differ from recorded ones, as "KEY: theirs -> ours".
+    """Return in what the settings that a trainer reads differ from recorded ones.
+
+    They are lines "KEY: theirs -> ours".
 
     Args:
         cfg: the current configuration.

@@ -13,7 +13,9 @@ from .yaml_files import read_yaml
 
 
 def merge_file(cfg: CfgNode, path: str | Path, _above: tuple[Path, ...] = ()) -> None:
-    """Merge a YAML file into `cfg`. Its key `_BASE_` names a file (relative to it) that is merged before it.
+    """Merge a YAML file into `cfg`.
+
+    Its key `_BASE_` names a file (relative to it) that is merged before it.
 
     Raises:
         ConfigError: the file is missing or not YAML, or has a key that does not exist or a value of another type.

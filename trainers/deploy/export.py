@@ -127,7 +127,10 @@ def _write_onnx(program: torch.export.ExportedProgram, path: Path, metadata: dic
 
 
 def onnx_runner(path: Path) -> Run:
-    """Return a function from images (B, 3, R, R) to logits (B, C) that runs an ONNX file on the CPU, on PyTorch's threads."""
+    """Return a function that runs an ONNX file on the CPU, on PyTorch's threads.
+
+    It maps images (B, 3, R, R) to logits (B, C).
+    """
     runtime = _imported("onnxruntime")
     options = runtime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()

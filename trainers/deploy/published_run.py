@@ -142,7 +142,9 @@ def _checked(names: Sequence[str], path: Path, state: Mapping) -> list[str]:
 
 
 def class_names(path: Path, state: Mapping, clip_model: StockModule, n_ctx: int) -> list[str]:
-    """Return the class names whose token embeddings a checkpoint holds, as CLIP's tokenizer reads them.
+    """Return the class names whose token embeddings a checkpoint holds.
+
+    They are as CLIP's tokenizer reads them.
 
     Args:
         path: the checkpoint, for messages.

@@ -130,7 +130,10 @@ def split_heads(projected: Tensor, parts: int, heads: int) -> list[Tensor]:
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
-    """Compute attention of q (B, H, T, e) over k and v (B, H, U, e) with an additive mask; returns (B, T, d)."""
+    """Compute attention of q (B, H, T, e) over k and v (B, H, U, e).
+
+    The mask is additive; returns (B, T, d).
+    """
     return F.scaled_dot_product_attention(q, k, v, attn_mask=mask).transpose(1, 2).flatten(-2)
 
 
@@ -171,7 +174,9 @@ _compiled: Callable[..., Tensor] | None = None
 
 
 def compile_inner_blocks(backend: str | None = "inductor") -> None:
-    """Compute inner blocks by one compiled function, which all blocks of a tower share; None: eagerly.
+    """Compute inner blocks by one compiled function.
+
+    All blocks of a tower share it; None: eagerly.
 
     The first and the last block of a tower run eagerly: their inputs need no gradient, or few of their rows are read.
     """

@@ -33,7 +33,9 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
 
 
 def activation_of(module: StockModule) -> str:
-    """Return the activation of a block's MLP: "quick" for QuickGELU, else GELU's approximation, "none" or "tanh".
+    """Return the activation of a block's MLP.
+
+    It is "quick" for QuickGELU, else GELU's approximation, "none" or "tanh".
 
     Raises:
         ValueError: the MLP has another activation.

@@ -141,7 +141,10 @@ class PromptedCLIP(nn.Module):
         return F.normalize(self.image_head()(at_least_float32(features)), dim=-1)
 
     def image_head(self) -> nn.Module:
-        """Return the learned module from the image encoder's features to those of the classes; by default none."""
+        """Return the learned module from image features to those of the classes.
+
+        By default none.
+        """
         return nn.Identity()
 
     def class_features(self) -> Tensor:

@@ -17,6 +17,9 @@ def minimizes_launches(device: torch.device) -> bool:
 
 
 def is_exporting() -> bool:
-    """Check whether `torch.export` traces this call: the batch size is then a symbol, and kernels must be portable."""
+    """Check whether `torch.export` traces this call.
+
+    The batch size is then a symbol, and kernels must be portable.
+    """
     check = getattr(torch.compiler, "is_exporting", torch.compiler.is_compiling)  # PyTorch 2.6 and earlier
     return check()

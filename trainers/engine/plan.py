@@ -167,7 +167,10 @@ class Plan:
         return torch.tensor(list(values), dtype=torch.long, device=self.device)
 
     def enters(self, group: int, layer: int) -> bool:
-        """Check whether the prefix tokens of a group get rows at the input of a block, to be carried from there on."""
+        """Check whether the prefix tokens of a group get rows at the input of a block.
+
+        They are carried from there on.
+        """
         return layer + 1 == self.depths[group] < self.layers
 
     def token_of(self, group: int) -> Passing:

@@ -115,7 +115,10 @@ def layout_of(
 
 
 def special_tokens(model: StockModule) -> tuple[int, int]:
-    """Return the ids of SOS and EOT: `model.special_tokens` if it is set, else the last two of the vocabulary."""
+    """Return the ids of SOS and EOT.
+
+    They are `model.special_tokens` if it is set, else the last two of the vocabulary.
+    """
     vocabulary = len(model.token_embedding.weight)
     return getattr(model, "special_tokens", None) or (vocabulary - 2, vocabulary - 1)
 
@@ -147,7 +150,10 @@ def initial_context(model: StockModule, encode: Encode, tokens: int, words: str 
 
 
 def words_to_start_from(words: str, tokens: int) -> str:
-    """Return the words that initialise a context of `tokens` tokens: none for more than 4 (MaPLe and PromptSRC)."""
+    """Return the words that initialise a context of `tokens` tokens.
+
+    None for more than 4 (MaPLe and PromptSRC).
+    """
     if words and tokens > 4:
         logger.info("Initial words %r not used: %d context tokens (more than 4) are drawn at random", words, tokens)
         return ""

@@ -7,7 +7,9 @@ from .symbols import Slot, Symbol
 
 
 class Tree(NamedTuple):
-    """The suffixes of some classes as a prefix tree with N nodes, numbered so that parents precede their children.
+    """The suffixes of some classes as a prefix tree with N nodes.
+
+    Parents precede their children.
 
     Attributes:
         symbols: the symbol of each node.

@@ -23,7 +23,10 @@ class Watched:
         ]
 
     def unchanged(self) -> bool:
-        """Return whether no parameter was written to, moved or replaced, and no submodule replaced."""
+        """Return whether no parameter was written to, moved or replaced.
+
+        No submodule may be replaced either.
+        """
         return all(now == before for now, before in self._children) and all(
             owner.get(name) is parameter and parameter._version == version and parameter.data_ptr() == place
             for owner, name, parameter, place, version in self._parameters

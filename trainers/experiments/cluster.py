@@ -26,7 +26,9 @@ _TAIL = 1 << 16  # bytes of an error stream that are searched for its error
 
 
 class Cluster:
-    """Starts jobs, phase 1 before the runs that need it. A stopped grid can be started again and resumes.
+    """Starts jobs, phase 1 before the runs that need it.
+
+    A stopped grid can be started again and resumes.
 
     Args:
         kind: "local" or "slurm".

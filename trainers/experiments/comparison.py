@@ -30,7 +30,10 @@ def check_boosting_data(folder: Path, info: prompt_file.BoostingInfo, data: Data
 
 
 def check_added_images(folder: Path, info: prompt_file.BoostingInfo, added: Sequence[str]) -> None:
-    """Raise `ConfigError` if phase 1 was trained on other unlabelled images than those in the folders that are given."""
+    """Raise `ConfigError` if phase 1 was trained on other unlabelled images.
+
+    They are compared with those in the folders that are given.
+    """
     if added and info.added_data != unlabelled.fingerprint(unlabelled.list_images(added), added):
         reject_data(folder, f"{info.added_images} other unlabelled images", f"those in {', '.join(added)} are given")
 
@@ -131,7 +134,9 @@ def boosting_record(path: Path) -> dict[str, Any]:
 
 
 def same_boosting(kept: Result, folder: Path, boosting: Path) -> bool:
-    """Return whether a result was made with a boosting prompt, that is, with one of the same recipe, data and weights.
+    """Return whether a result was made with a boosting prompt.
+
+    That is, with one of the same recipe, data and weights.
 
     Args:
         kept: the result.
@@ -182,7 +187,10 @@ def changed_settings(asked: CfgNode, kept: Result, folder: Path) -> tuple[set[st
 
 
 def unchanged(setting: Setting, kept: Result, asked: CfgNode, boosting: Path | None, compare_data: bool = True) -> bool:
-    """Return whether a result has the asked settings, boosting prompt, texts and, if they are compared, data."""
+    """Return whether a result has the asked settings, boosting prompt and texts.
+
+    The data are compared, too, if they are given.
+    """
     folder = setting.folder(kept.trainer)
     same_prompt = boosting is None or same_boosting(kept, folder, boosting)
     other = compare_data and other_data(setting, kept)

@@ -142,7 +142,10 @@ def one_by_one(jobs: list[Job], failures: Failures) -> list[Result]:
 
 
 def unique(jobs: Iterable[Job]) -> list[Job]:
-    """Return jobs without those that write the same files: protocols and variations share phase 1 and baselines."""
+    """Return jobs without those that write the same files.
+
+    Protocols and variations share phase 1 and baselines.
+    """
     found: dict[Path, Job] = {}
     for job in jobs:
         found.setdefault(job.place, job)

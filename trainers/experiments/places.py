@@ -22,7 +22,10 @@ def datasets_package() -> str:
 
 
 def load_datasets() -> None:
-    """Import this project's datasets, which registers them with Dassl, and have them write their files atomically."""
+    """Import this project's datasets, which registers them with Dassl.
+
+    They write their files atomically from then on.
+    """
     importlib.import_module(datasets_package())
     kept_files: Any = importlib.import_module(f"{datasets_package()}.kept_files")
     kept_files.replacing = replacing

@@ -101,7 +101,10 @@ def check_boosting(setting: Setting, compare_data: bool = True) -> list[str]:
 
 
 def host_configuration(setting: Setting, trainer: str, seed: int, shots: int) -> tuple[CfgNode, Path, Path | None]:
-    """Return the configuration of a run with phase 2, its folder, and the boosting prompt's file if it has one."""
+    """Return the configuration of a run with phase 2, and its folder.
+
+    The third item is the boosting prompt's file, if it has one.
+    """
     folder = setting.folder(trainer, seed, shots)
     options = ["DATASET.NUM_SHOTS", str(shots), *setting.rules.trained_on]
     boosting = setting.boosting_file if trainer.startswith("CasPL_") else None
@@ -193,7 +196,10 @@ def untrained(setting: Setting, trainer: str) -> Result:
 
 
 def untrained_configuration(setting: Setting, trainer: str) -> tuple[CfgNode, Path, Path | None]:
-    """Return the configuration of an evaluation without phase 2, the folder of the run to load, and the boosting prompt."""
+    """Return the configuration of an evaluation without phase 2, and what it loads.
+
+    That is the folder of a run, and the boosting prompt.
+    """
     boosting = setting.boosting_file if trainer == "CasPL" else None
     runs = setting.folder(trainer) if boosting is None else setting.boosting_dir
     return _evaluation(setting, trainer, runs, setting.rules.trained_on), runs, boosting
@@ -202,7 +208,10 @@ def untrained_configuration(setting: Setting, trainer: str) -> tuple[CfgNode, Pa
 def measured(
     setting: Setting, folder: Path, asked: CfgNode, boosting: Path | None, compare_data: bool = True
 ) -> Result | None:
-    """Return the result of an earlier evaluation with the same settings, boosting prompt, texts and data, or None."""
+    """Return an earlier evaluation's result, or None.
+
+    It must have the same settings, boosting prompt, texts and data.
+    """
     kept = _kept_result(folder)
     valid = kept is not None and complete(setting, kept) and unchanged(setting, kept, asked, boosting, compare_data)
     return kept if valid else None

@@ -168,7 +168,10 @@ class Setting:
         return _flat([pair for pair in pairs if _reads(trainer, pair[0])])
 
     def kept_features(self, trainer: str) -> list[str]:
-        """Return KEY VALUE pairs that keep image features below the output folder, for all runs of the protocols."""
+        """Return KEY VALUE pairs that keep image features below the output folder.
+
+        All runs of the protocols share them.
+        """
         given = dict(_pairs(self.options_for(trainer)))
         keys = [key for key in _FEATURES if config.is_own(trainer) and config.reads(trainer, key)]
         return _flat([[key, given.get(key, str(self.output / "features"))] for key in keys])

@@ -154,7 +154,10 @@ def _cause(kind: str, verdict: str) -> str:
 
 
 def verify_weights(names: tuple[str, ...] = ("ViT-B/16", "ViT-L/14")) -> Iterator[Check]:
-    """Compare the cached files of OpenAI's models with the hashes in their published names; nothing is downloaded."""
+    """Compare cached files of OpenAI's models with the hashes in their published names.
+
+    Nothing is downloaded.
+    """
     for name in names:
         path, digest = published_hashes()[name]
         if not path.is_file():

@@ -173,7 +173,9 @@ class HostTrainer(PromptTrainer):
 
     @classmethod
     def node_problems(cls, cfg: CfgNode, training: bool = True) -> list[str]:
-        """Return what is wrong with values of the node, all in range, that must fit each other; nothing by default.
+        """Return what is wrong with values of the node that must fit each other.
+
+        Each is in its range; nothing is wrong by default.
 
         Args:
             cfg: the whole configuration.

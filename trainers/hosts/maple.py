@@ -26,7 +26,9 @@ from .base import PREC, HostTrainer, initial_words
 
 
 class MultiModalContext(Learner):
-    """Text tokens for each of the first `depth` blocks, with a linear layer for each that makes its vision tokens.
+    """Text tokens for each of the first `depth` blocks.
+
+    A linear layer for each makes its vision tokens.
 
     Args:
         ctx: (n, d_t), the first layer's tokens.

@@ -57,7 +57,10 @@ class DistilledPrompts(Learner):
 
 
 class DistilledModel(PromptedCLIP):
-    """A classifier of projected image features and the teacher's class vectors. It uses no text tower."""
+    """A classifier of projected image features and the teacher's class vectors.
+
+    It uses no text tower.
+    """
 
     prompt_learner: DistilledPrompts
 
@@ -174,7 +177,10 @@ class PromptKD(Taught, HostTrainer):
     def build_classifier(
         cls, cfg: CfgNode, names: Sequence[str], device: torch.device, training: bool = False
     ) -> tuple[PromptedCLIP, Precision]:
-        """Build the student with the class vectors of the evaluated run, without its text tower."""
+        """Build the student with the class vectors of the evaluated run.
+
+        It has no text tower.
+        """
         precision = choose(cfg.TRAINER[cls.node].PREC, device)
         vectors = cls._vectors_of(cfg, names, cls._kept(cfg), precision, device)
         return cls._build_student(cfg, names, vectors, precision, device), precision

@@ -158,7 +158,9 @@ class SelfRegulatedModel(PromptedCLIP):
 
 
 def gaussian_weights(epochs: int, mean: float, std: float) -> Tensor:
-    """Return the weight of each epoch in the aggregated prompts, (epochs,) in float64, with sum 1 (section 3.3).
+    """Return the weight of each epoch in the aggregated prompts (section 3.3).
+
+    They are (epochs,) in float64, with sum 1.
 
     Args:
         epochs: their number.

@@ -85,7 +85,9 @@ class ClassAwareContext(Learner):
 
 
 def prompt_texts(clip_model: StockModule, names: Sequence[str], template: str) -> list[ClassText]:
-    """Return the sequence of each class: the context in place of a template's first words, and the rest of it.
+    """Return the sequence of each class.
+
+    It is the context in place of a template's first words, and the rest of it.
 
     Args:
         clip_model: a frozen stock CLIP.

@@ -150,7 +150,9 @@ class CasPL(Taught, PromptTrainer):
     def build_classifier(
         cls, cfg: CfgNode, names: Sequence[str], device: torch.device
     ) -> tuple[PromptedCLIP, Precision]:
-        """Build the student that a configuration describes, with an initial boosting prompt and without any data.
+        """Build the student that a configuration describes.
+
+        It has an initial boosting prompt and no data.
 
         Args:
             cfg: the whole configuration; it is not read below this level.

@@ -35,7 +35,9 @@ class CacheError(OSError):
 
 
 def described_images(paths: Sequence[str], root: str) -> str:
-    """Return the SHA-256 of a list of images: their order, paths below `root`, sizes and modification times.
+    """Return the SHA-256 of a list of images.
+
+    It covers their order, paths below `root`, sizes and modification times.
 
     The contents are not read, which would be 140 GB before every run on ImageNet. A copy with other times gets a
     separate cache.

@@ -64,7 +64,9 @@ def boosting_identity(cfg: CfgNode, data: str, teacher: str, student: str, added
 
 
 def data_fingerprint(dataset: Any, root: str) -> str:
-    """Return the fingerprint of a dataset: its reader's own, or else of the training images' paths, sizes and classes.
+    """Return the fingerprint of a dataset.
+
+    Its reader's own is used if it has one, else that of the training images' paths, sizes and classes.
 
     Args:
         dataset: a Dassl dataset.
@@ -81,7 +83,9 @@ def data_fingerprint(dataset: Any, root: str) -> str:
 
 
 def backbone_fingerprint(name: str) -> str:
-    """Return the SHA-256 of a backbone: of its file, or of its files and configuration for another library's CLIP.
+    """Return the SHA-256 of a backbone.
+
+    It is that of its file, or of its files and configuration for another library's CLIP.
 
     Raises:
         BackboneError: it cannot be found, or the engine does not compute it.
@@ -94,7 +98,10 @@ def backbone_fingerprint(name: str) -> str:
 
 
 def local_weights(cfg: CfgNode) -> dict[str, str]:
-    """Return {key: SHA-256} of the weight files that a configuration names and that exist here; nothing is downloaded."""
+    """Return {key: SHA-256} of existing weight files that a configuration names.
+
+    Nothing is downloaded.
+    """
     names = {STUDENT: cfg.MODEL.BACKBONE.NAME}
     if cfg.TRAINER.NAME == "CasPL" and not cfg.TRAINER.CASPL.TEACHER.RUN and not cfg.TRAINER.CASPL.TEACHER.RUNS:
         names[TEACHER] = cfg.TRAINER.CASPL.TEACHER.BACKBONE

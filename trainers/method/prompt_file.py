@@ -204,7 +204,9 @@ def read_info(path: str | Path) -> BoostingInfo:
 
 
 def same_prompt(one: str | Path, other: str | Path) -> bool:
-    """Return whether two files hold the prompt of the same phase 1: of one identity, or else of equal values.
+    """Return whether two files hold the prompt of the same phase 1.
+
+    That is, prompts of one identity, or else of equal values.
 
     The identity does not depend on the values, so retraining leaves runs valid that used the prompt. Files of version
     0.1.0 have no identity.
@@ -380,6 +382,9 @@ _OTHER = "Use the backbone that the prompt was trained for, or train one for thi
 
 
 def weights_of(visual: StockModule, text: StockModule) -> str:
-    """Return a backbone's `fingerprint`: the one computed when it was loaded, else that of its current weights."""
+    """Return a backbone's `fingerprint`.
+
+    It is the one computed when it was loaded, else that of its current weights.
+    """
     known = getattr(text, "fingerprint", "")
     return known if known or not hasattr(text, "text_projection") else fingerprint(*projections(visual, text))

@@ -155,7 +155,9 @@ def _info_from_state(state: Mapping, epochs: int, dtype: str) -> BoostingInfo:
 
 
 def export_published(folder: str | Path, group: PromptGroup, info: BoostingInfo) -> Path:
-    """Write a boosting prompt in the published layout: `<folder>/CasPL/model.pth.tar-<epoch>` and `checkpoint`.
+    """Write a boosting prompt in the published layout.
+
+    It is `<folder>/CasPL/model.pth.tar-<epoch>` and `checkpoint`.
 
     The published code reads only the tensors that the file has, so the student's weights are left out.
 

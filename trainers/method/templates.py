@@ -133,7 +133,10 @@ def _plain(name: str) -> str:
 
 
 def described(template: str) -> str:
-    """Return a template as it is recorded in prompt files: of a JSON file, its name and the SHA-256 of its content."""
+    """Return a template as it is recorded in prompt files.
+
+    A JSON file is recorded by its name and the SHA-256 of its content.
+    """
     if not is_file(template):
         return template
     return f"{Path(template).name} (sha256 {hashlib.sha256(Path(template).read_bytes()).hexdigest()[:16]})"

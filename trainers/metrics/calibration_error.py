@@ -9,7 +9,10 @@ BINS = 15  # of equal width, as in Guo et al. (arXiv 1706.04599)
 
 
 class CalibrationError(Metric):
-    """The mean distance between confidence and accuracy over bins of confidence, weighted by their images."""
+    """The mean distance between confidence and accuracy over bins of confidence.
+
+    Bins are weighted by their images.
+    """
 
     name = "ece"
     title = "calibration error"

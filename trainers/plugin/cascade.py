@@ -196,7 +196,9 @@ def named(cfg: CfgNode, host: str) -> CfgNode:
 
 
 def cascade_under_own_name(base: type) -> None:
-    """Let trainers of a toolbox cascade under their own `--trainer` name when TRAINER.CASPL.CHECKPOINT is set.
+    """Let a toolbox's trainers cascade under their own `--trainer` name.
+
+    They do if TRAINER.CASPL.CHECKPOINT is set.
 
     Args:
         base: Dassl's `SimpleTrainer`, which all trainers derive from.

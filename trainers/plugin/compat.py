@@ -81,7 +81,9 @@ def _import_package(name: str, folder: Path) -> None:
 
 
 def patch_dassl(folder: Path) -> None:
-    """Patch Dassl 0.6.3, in `folder`, for a current PyTorch. The substitute only gets its reader of checkpoints.
+    """Patch Dassl 0.6.3, in `folder`, for a current PyTorch.
+
+    The substitute only gets its reader of checkpoints.
 
     Dassl was written for PyTorch 1: its schedulers pass `verbose`, which PyTorch has removed, and it saves whole objects,
     which `torch.load` rejects. Its import requires `wilds`, and it logs with `print`. Everything is patched in place, so
@@ -103,7 +105,10 @@ def patch_dassl(folder: Path) -> None:
 
 
 def show_log() -> None:
-    """Print this package's log where logging is not set up: Dassl prints, and copies what is printed to its log.txt."""
+    """Print this package's log where logging is not set up.
+
+    Dassl prints, and copies what is printed to its log.txt.
+    """
     package = logging.getLogger(__name__.partition(".")[0])
     package.setLevel(logging.INFO)
     if not any(isinstance(handler, _PrintingHandler) for handler in package.handlers):

@@ -147,7 +147,10 @@ class Injection:
 
 
 def check_ran(hooks: Sequence[TowerHooks], model: nn.Module, args: Any, output: Any) -> None:
-    """Raise `NeverRan` if the model gave a result without ever running a prompted tower, or only around its door."""
+    """Raise `NeverRan` if the model gave a result without running a prompted tower.
+
+    A tower that ran only around its door counts as not run.
+    """
     for each in hooks:
         kind = each.tower.kind
         passes, outside = each.seen

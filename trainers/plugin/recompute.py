@@ -17,7 +17,9 @@ def graph_task() -> int:
 
 
 class Memory:
-    """The progress of forward passes, by the tensors that a part of a tower got: a part that runs again gets the same ones.
+    """The progress of forward passes, by the tensors that a part of a tower got.
+
+    A part that runs again gets the same ones.
 
     A pass is kept for as long as its tensor lives. Its tokens are kept without their graph, which holds that tensor.
     """
@@ -62,7 +64,9 @@ class Memory:
             raise _unknown(tower, index)
 
     def resume_part(self, tower: Tower, state: State, index: int, tensor: Tensor, attends: bool) -> None:
-        """Restore the pass in a block up to its attention, if a part of the block runs again without the rest.
+        """Restore the pass in a block up to its attention.
+
+        This is for a part of the block that runs again without the rest.
 
         Args:
             tower: the tower.
@@ -91,7 +95,9 @@ class Memory:
 
 
 def check_gradients(tower: Tower, run: Pass) -> None:
-    """Reject reentrant checkpointing of a part of the tower, in whose forward pass the carried tokens get no gradients.
+    """Reject reentrant checkpointing of a part of the tower.
+
+    In its forward pass the carried tokens get no gradients.
 
     Args:
         tower: the tower.

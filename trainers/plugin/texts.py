@@ -82,7 +82,9 @@ def ends_in_padding(x: Tensor, table: Tensor, tokens: int) -> bool:
 
 
 def head_length(model: nn.Module) -> int:
-    """Return how many tokens the host has between SOS and the class name: its context, and fixed words after it.
+    """Return how many tokens the host has between SOS and the class name.
+
+    They are its context, and fixed words after it.
 
     Raises:
         HostError: the model does not keep it.

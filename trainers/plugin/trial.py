@@ -17,7 +17,9 @@ _NOISE = 0.02  # wakes adapters that start at zero
 
 
 def try_out(model: nn.Module, injection: Injection, size: tuple[int, int]) -> bool:
-    """Run copies of a prompted model in eval and train mode, and let the injection use the modes that they found.
+    """Run copies of a prompted model in eval and train mode.
+
+    The injection uses the modes that they found.
 
     The copies' learned parameters get noise, so that an adapter that starts at zero shows itself. The model, its buffers
     and all random number generators stay unchanged.

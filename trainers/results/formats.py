@@ -121,7 +121,10 @@ FORMATS = {"md": markdown, "csv": csv_text, "latex": latex, "json": json_text}
 
 
 def records(tables: list[Table]) -> list[dict]:
-    """One a cell. `metric` is base, new, hm or accuracy; `shots` is None where nothing was trained."""
+    """Return one record per cell.
+
+    `metric` is base, new, hm or accuracy; `shots` is None where nothing was trained.
+    """
     return [
         _record(table, row, column, cell)
         for table in tables
@@ -151,7 +154,7 @@ def title(table: Table) -> str:
 
 
 def legend(table: Table) -> str:
-    """How the table is to be read."""
+    """Return how the table is to be read."""
     interval = f", ± half of the {LEVEL} % confidence interval of the differences paired over seeds (Student's t)"
     text = LEGEND.format(
         seeds=f" ({table.seeds} unless n is given)", interval=interval if _any(table, "gain_interval") else ""

@@ -47,7 +47,9 @@ def check(methods: Sequence[str], runs: Sequence[Run], neighbours: Sequence[Neig
 
 
 def with_neighbours(table: Table, neighbours: Sequence[Neighbour], methods: Sequence[str]) -> Table:
-    """Return a table of base-to-new with 16 shots on the paper's datasets with the published averages of other methods.
+    """Return a base-to-new table with the published averages of other methods.
+
+    They are of 16 shots on the paper's datasets.
 
     Args:
         table: the table.

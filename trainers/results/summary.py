@@ -49,7 +49,10 @@ class Cell:
 
 @dataclass(frozen=True)
 class Row:
-    """A trainer on a dataset: a cell a column. `of_datasets`: how many datasets an average row should be over."""
+    """A trainer on a dataset, with a cell per column.
+
+    `of_datasets`: how many datasets an average row should be over.
+    """
 
     dataset: str
     trainer: str
@@ -310,7 +313,9 @@ def in_order(seen: set[str]) -> list[str]:
 
 
 def summarise(runs: list[Run], paper: dict, metrics: Sequence[str] = (ACCURACY,)) -> list[Table]:
-    """Return the tables of runs: one for each protocol, source, number of shots (few_shot: columns) and variant.
+    """Return the tables of runs.
+
+    There is one for each protocol, source, number of shots (few_shot: columns) and variant.
 
     The paper's datasets have separate tables.
 

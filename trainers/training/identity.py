@@ -134,7 +134,10 @@ def _read(identity: dict, key: str) -> bool:
 
 
 def differences_applied(ours: dict, theirs: dict) -> list[str]:
-    """Return what differs between an evaluation and the training of its checkpoint in what the trained prompt computes."""
+    """Return how an evaluation differs from the training of its checkpoint.
+
+    Only what changes the function of the trained prompt counts.
+    """
     changed = _changed(ours, theirs, ("trainer", "backbone", "boosting"))
 
     def applied(key: str) -> bool:
@@ -237,7 +240,9 @@ def read(folder: Path) -> dict:
 
 
 def recorded_weights(folder: Path) -> dict[str, str]:
-    """Return {key: SHA-256} of the weight files that the run in a folder was trained with; empty if they are unknown.
+    """Return {key: SHA-256} of the weight files that a run was trained with.
+
+    Empty if they are unknown.
 
     Raises:
         ConfigError: identity.json is damaged.
@@ -252,7 +257,10 @@ def moved_weights(cfg: CfgNode, folder: Path) -> set[str]:
 
 
 def recorded(folder: Path) -> Iterator[dict]:
-    """Yield the identities in a run's progress and last checkpoints, which know their run without its other files."""
+    """Yield the identities in a run's progress and last checkpoints.
+
+    They are there without the run's other files.
+    """
     latest = [latest_checkpoint(pointer.parent) for pointer in folder.glob(f"*/{LATEST}")]
     for path in (folder / PROGRESS, *latest):
         if path is None or not path.is_file():

@@ -133,7 +133,9 @@ class ShareOfEach:
 
 
 class EveryNth:
-    """The batches r, r + N, r + 2 N, ... of rank r of N: each batch is computed as a single process would.
+    """The batches r, r + N, r + 2 N, ... of rank r of N.
+
+    Each batch is computed as a single process would.
 
     Args:
         batches: the batches of indices, the same in all processes.

@@ -166,7 +166,9 @@ class _Loss(nn.Module):
 
 
 def shared_loss(trainer: Any, learner: nn.Module) -> Callable[[dict], tuple[Tensor, dict[str, Tensor]]] | None:
-    """Wrap `trainer.compute_loss` so that its backward pass averages the gradients over all ranks; None in one process.
+    """Wrap `trainer.compute_loss` so that its gradients are averaged over all ranks.
+
+    None in one process.
 
     The losses are means over the images, or do not depend on them, so the average over equal shares is the gradient of
     the global batch. A tower without prompts has a parameter without elements, which gets no gradient.

@@ -71,7 +71,9 @@ def write_evaluation(
 
 
 def evaluation_name(what: Mapping[str, Any]) -> str:
-    """Return the folder's name of an evaluation: <dataset>_<classes>, with split and epoch where they are chosen.
+    """Return the folder's name of an evaluation.
+
+    It is <dataset>_<classes>, with split and epoch where they are chosen.
 
     Args:
         what: "dataset", "classes", "split", and the chosen checkpoint's "epoch" or None.

@@ -12,7 +12,10 @@ import torch
 
 
 def get_rng_state() -> dict:
-    """Return the state of Python's, NumPy's and torch's generators (all GPUs') as numbers, tuples and tensors."""
+    """Return the state of Python's, NumPy's and torch's generators (all GPUs').
+
+    It consists of numbers, tuples and tensors.
+    """
     name, keys, *rest = np.random.get_state(legacy=True)
     state: dict[str, Any] = {
         "python": random.getstate(),
@@ -51,7 +54,10 @@ def drawing_from(*numbers: int) -> Iterator[None]:
 
 
 def be_deterministic() -> None:
-    """Make GPU results reproducible where PyTorch can, with a warning where it cannot. Call it before any GPU work."""
+    """Make GPU results reproducible where PyTorch can, with a warning where it cannot.
+
+    Call it before any GPU work.
+    """
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.backends.cudnn.benchmark = False
     torch.use_deterministic_algorithms(True, warn_only=True)

@@ -251,7 +251,10 @@ def _copies_prompt(folder: Path) -> bool:
 
 
 def remove_abandoned(folder: Path) -> None:
-    """Remove what a run without a finished epoch has left, so that the corrected command can use its folder."""
+    """Remove what a run without a finished epoch has left.
+
+    The corrected command can then use its folder.
+    """
     names = ["config.yaml", identity.FILE_NAME, provenance.FILE_NAME]
     for name in [*names, "boosting.safetensors"] if _copies_prompt(folder) else names:
         if (folder / name).is_file() and not (folder / name).is_symlink():
@@ -290,7 +293,10 @@ def check_labels(cfg: CfgNode, trainer: Any, trained: bool, tested: bool) -> Non
 
 
 def check_validation(cfg: CfgNode, trainer: Any) -> None:
-    """Raise `ConfigError` if validation images are needed and there are none, where Dassl would use the test images."""
+    """Raise `ConfigError` if validation images are needed and do not exist.
+
+    Dassl would use the test images.
+    """
     needed = {"TEST.FINAL_MODEL": cfg.TEST.FINAL_MODEL == "best_val", "TEST.SPLIT": cfg.TEST.SPLIT == "val"}
     for key, wanted in needed.items():
         if wanted and not cfg.TEST.NO_TEST and trainer.val_loader is None:
@@ -301,7 +307,10 @@ def check_validation(cfg: CfgNode, trainer: Any) -> None:
 
 
 def check_device(cfg: CfgNode) -> None:
-    """Raise `ConfigError` if a GPU was asked for and only a CPU is available, where hours would turn into weeks."""
+    """Raise `ConfigError` if a GPU was asked for and only a CPU is available.
+
+    Hours would turn into weeks.
+    """
     wanted = os.environ.get("CUDA_VISIBLE_DEVICES", "")
     if cfg.USE_CUDA and not torch.cuda.is_available() and wanted[:1].isdigit():
         raise ConfigError(

@@ -24,7 +24,7 @@ class _SumOverRanks(torch.autograd.Function):
 
 
 class SharedBatchNorm(nn.BatchNorm1d):
-    """`BatchNorm1d` whose statistics in training are those of all ranks' shares together, as in one process.
+    """`BatchNorm1d` with the statistics of all ranks' shares together, as in one process.
 
     PyTorch's `SyncBatchNorm` computes the same on GPUs only.
     """

@@ -24,7 +24,9 @@ logger = logging.getLogger(__name__)
 
 
 class SimpleTrainer(TrainerBase):
-    """A trainer for `cfg`. A subclass builds and registers its model in `build_model`.
+    """A trainer for `cfg`.
+
+    A subclass builds and registers its model in `build_model`.
 
     Args:
         cfg: the whole configuration.

@@ -21,7 +21,10 @@ def describe_choices(requested: str, available: Iterable[str]) -> str:
 
 
 def check_availability(requested: str, available: Iterable[str]) -> None:
-    """Raise ValueError with the known names and the most similar one unless `requested` is in `available`."""
+    """Raise ValueError unless `requested` is in `available`.
+
+    The message has the known names and the most similar one.
+    """
     known = list(available)
     if requested not in known:
         raise ValueError(describe_choices(requested, known))

@@ -25,7 +25,9 @@ TEXTS_AT_A_TIME = 64
 
 
 class OpenClipTeacher(Teacher, prefix=PREFIX):
-    """Any CLIP of open_clip. A sigmoid model's bias is left out: the softmax over the classes does not depend on it.
+    """Any CLIP of open_clip.
+
+    A sigmoid model's bias is left out: the softmax over the classes does not depend on it.
 
     Args:
         name: "open_clip:<architecture>/<tag or file>".
