@@ -132,6 +132,18 @@ def test_other_boosting_prompt_is_rejected(collections, output, capsys):
     line = [*SMALL, "TRAINER.CASPL.TEMPERATURE", "2.0"]
     assert few_shot(collections / "one", output, *line[len(SMALL) :]) == 2
     assert "another boosting prompt" in capsys.readouterr().err
+    assert not (output / "boosting").exists(), "phase 1 was trained first"
+
+
+@pytest.mark.parametrize("damage", ["emptied", "removed"])
+def test_settings_of_boosting_prompt_are_compared_without_config_yaml(collections, output, capsys, damage):
+    kept = output / "boosting" / "image_folder" / "config.yaml"
+    kept.write_text("") if damage == "emptied" else kept.unlink()
+    assert few_shot(collections / "one", output) == 0
+    capsys.readouterr()
+    assert few_shot(collections / "one", output, "TRAINER.CASPL.TEMPERATURE", "2.0") == 2
+    error = capsys.readouterr().err
+    assert "its config.yaml is missing or empty" in error and "TRAINER.CASPL.TEMPERATURE 2.0" in error
 
 
 def with_weights(collections, output, student, teacher):
@@ -388,6 +400,9 @@ def test_edited_template_file_is_another_phase_1(collections, output, tmp_path, 
     template = ["DATASET.TEMPLATE", str(texts)]
     assert boost.main([*line, *template]) == 0
     assert boost.main([*line, *template]) == 0
+    (tmp_path / "moved").mkdir()
+    moved = ["DATASET.TEMPLATE", str(shutil.copy(texts, tmp_path / "moved"))]
+    assert boost.main([*line, *moved]) == 0
     texts.write_text(json.dumps(["a photo of a {}."]))
     assert boost.main([*line, *template]) == 2
     assert "texts.json" in capsys.readouterr().err

@@ -1,5 +1,7 @@
 """A finished run as the teacher: its logits, phase 1 with it, and runs that cannot be one."""
 
+import shutil
+
 import pytest
 import torch
 import toy
@@ -143,6 +145,45 @@ def test_missing_run_is_rejected_by_key(root, tmp_path, capsys, run):
     error = capsys.readouterr().err.splitlines()[-1]
     assert error.startswith(f"error: TRAINER.CASPL.TEACHER.RUN: {run}; expected the folder of a finished run")
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("others", "message"),
+    [
+        (["{root}/PromptSRC"], "are the same teacher; expected each once"),
+        (["run:PromptSRC/../PromptSRC"], "are the same teacher; expected each once"),
+        (["copy"], "are the same teacher; expected each once"),
+        (["~/PromptSRC"], "are the same teacher; expected each once"),
+        (["{root}/teacher.pt", "teacher.pt"], "are the same teacher; expected each once"),
+        (["hf-hub:a/b", "hf-hub:a/b"], "are the same teacher; expected each once"),
+        (["toy"], "TEACHER.RUNS: toy; expected the folder of a finished run"),
+        ([""], "TEACHER.RUNS: ''; expected the folder of a finished run"),
+        ([" "], "TEACHER.RUNS: ' '; expected the folder of a finished run"),
+        (["~"], "TEACHER.RUNS: ~; expected the folder of a finished run"),
+        (["run:nowhere"], "TEACHER.RUNS: run:nowhere; expected the folder of a finished run"),
+    ],
+)
+def test_list_of_teachers_is_checked(root, tmp_path, capsys, others, message, monkeypatch):
+    monkeypatch.chdir(root)
+    monkeypatch.setenv("HOME", str(root if others != ["~"] else tmp_path))
+    if others == ["copy"]:
+        shutil.copytree(root / "PromptSRC", tmp_path / "copy")
+        others = [str(tmp_path / "copy")]
+    names = [str(root / "PromptSRC"), *(other.format(root=root) for other in others)]
+    pairs = ["TRAINER.CASPL.TEACHER.RUNS", repr(names)]
+    assert train.main([*toy.command(root, "CasPL", tmp_path / "run"), *pairs]) == 2
+    assert message in capsys.readouterr().err and not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("key", ["RUN", "RUNS"])
+def test_moved_run_is_the_same_teacher(root, tmp_path, capsys, key):
+    first, other = (shutil.copytree(root / run, tmp_path / run) for run in ("PromptSRC", "CasPL_MaPLe"))
+    line = [*toy.command(root, "CasPL", tmp_path / "run"), f"TRAINER.CASPL.TEACHER.{key}"]
+    train.run([*line, str(first)])
+    moved = shutil.move(first, tmp_path / "moved")
+    assert train.main([*line, str(moved)]) == 0
+    assert train.main([*line, str(other)]) == 2
+    assert f"TRAINER.CASPL.TEACHER.{key}: " in capsys.readouterr().err
 
 
 def test_key_of_a_run_equals_its_prefix(root, tmp_path):

@@ -102,6 +102,13 @@ def test_moved_backbone_is_the_same_run(root, tmp_path, capsys):
     assert "MODEL.BACKBONE.NAME: " in error
 
 
+def test_moved_first_weights_are_the_same_run(root, tmp_path):
+    first = shutil.copy(root / "run" / "prompt_learner" / "model.pth.tar-2", tmp_path / "first.tar")
+    train.run(line(root, tmp_path / "run", MODEL__INIT_WEIGHTS=first))
+    moved = shutil.move(first, tmp_path / "moved.tar")
+    assert train.main(line(root, tmp_path / "run", MODEL__INIT_WEIGHTS=moved)) == 0
+
+
 def test_other_first_weights_are_named(root, tmp_path, monkeypatch, capsys):
     first = shutil.copy(root / "run" / "prompt_learner" / "model.pth.tar-2", tmp_path / "first.tar")
     unfinished(root, tmp_path / "run", monkeypatch, MODEL__INIT_WEIGHTS=first)

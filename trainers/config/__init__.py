@@ -4,7 +4,7 @@ Nothing here imports torch or Dassl before a value is checked against names that
 """
 
 from .backbone import backbone_problems, check_backbone, image_keys
-from .checks import boosting_tokens, check_cfg, out_of_range, problems, unused
+from .checks import boosting_tokens, check_cfg, is_run, out_of_range, problems, unused
 from .errors import ConfigError, check_choice, nearest
 from .fields import Field, OnlyWith, put, shown, value_of
 from .kept import check_kept, compare_recorded, differences, differing, keep_config, used, with_defaults
@@ -35,6 +35,7 @@ __all__ = [
     "image_keys",
     "is_own",
     "is_place",
+    "is_run",
     "keep_config",
     "leaves",
     "merge_file",

@@ -167,14 +167,35 @@ def _teachers(cfg: CfgNode) -> str:
     node = cfg.TRAINER.CASPL.TEACHER
     if node.RUN and node.RUNS:
         return f"TRAINER.CASPL.TEACHER.RUN: {node.RUN}, next to RUNS; expected one of them. Move it into RUNS"
-    if node.RUN and not node.RUN.startswith("hf-hub:") and not _is_run(node.RUN):
-        return f"TRAINER.CASPL.TEACHER.RUN: {node.RUN}; expected the folder of a finished run, which has a config.yaml"
+    for key, name in [("RUN", node.RUN)] * bool(node.RUN) + [("RUNS", name) for name in node.RUNS]:
+        if (key == "RUN" or _denotes_run(name)) and "hf-hub:" not in name and not is_run(name):
+            found = name if name.strip() else repr(name)
+            return (
+                f"TRAINER.CASPL.TEACHER.{key}: {found}; expected the folder of a finished run, which has a config.yaml"
+            )
     return ""
 
 
-def _is_run(name: str) -> bool:
+def _denotes_run(name: str) -> bool:
+    """Return whether a member of `TEACHER.RUNS` can only be a run.
+
+    It is empty, or a folder that is not a Hugging Face CLIP.
+    """
+    folder = Path(name).expanduser()
+    return (
+        name.strip() in ("", ".")
+        or name.startswith(_RUN)
+        or (folder.is_dir() and not (folder / "config.json").is_file())
+    )
+
+
+_RUN = ("run:", "local-dir:", "~")
+
+
+def is_run(name: str) -> bool:
+    """Return whether a name of a run denotes a folder with a config.yaml."""
     folder = name.removeprefix("run:").removeprefix("local-dir:")
-    return (Path(folder).expanduser() / "config.yaml").is_file()
+    return bool(folder) and (Path(folder).expanduser() / "config.yaml").is_file()
 
 
 def _boosting_classes(cfg: CfgNode) -> str:

@@ -1,6 +1,7 @@
 """What a finished run was made with, compared with what is asked for now."""
 
 import dataclasses
+import logging
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,8 @@ from ..storage.atomic import sha256
 from ..training.identity import recorded_weights
 from .result import FILE_NAME, Result
 from .setting import Data, Setting
+
+logger = logging.getLogger(__name__)
 
 
 def check_boosting_data(folder: Path, info: prompt_file.BoostingInfo, data: Data) -> None:
@@ -95,17 +98,51 @@ def compare_boosting(recipe: CfgNode, kept_file: Path, options: list[str], same:
     return config.differences(config.used(kept), recipe)
 
 
-def check_boosting_texts(folder: Path, info: prompt_file.BoostingInfo, asked: CfgNode) -> None:
-    """Raise `ConfigError` if phase 1 was trained with another content of the asked file of templates."""
+def is_kept(config_file: Path) -> bool:
+    """Return whether a run's configuration exists and was not emptied."""
+    return config_file.is_file() and bool(config.read_yaml(config_file))
+
+
+def check_boosting_identity(
+    setting: Setting, folder: Path, info: prompt_file.BoostingInfo, options: Sequence[str], compare_data: bool
+) -> None:
+    """Compare options with a boosting prompt whose configuration is lost.
+
+    Without options, or in a file that records no identity (imported, or of 0.1.0), nothing can differ or be compared.
+
+    Raises:
+        ConfigError: phase 1 with these options is another one.
+    """
+    if not options or not compare_data:
+        return
+    if not info.identity:
+        logger.warning("%s: no config.yaml and no identity; the settings of phase 1 are not compared", folder)
+    elif (planned := setting.boosting_identity()) and planned != info.identity:
+        raise config.ConfigError(
+            f"{folder}: its config.yaml is missing or empty, and the boosting prompt was trained with other settings than "
+            f"{' '.join(options)[:500]}; expected the same. Remove the folder to train it again, or give another --output"
+        )
+
+
+def check_boosting_texts(folder: Path, info: prompt_file.BoostingInfo, asked: CfgNode) -> set[str]:
+    """Compare the asked file of templates with the one of phase 1.
+
+    Returns:
+        The key of the file, wherever it is now; empty without a file.
+
+    Raises:
+        ConfigError: it has other content.
+    """
     template = asked.TRAINER.CASPL.TEACHER.TEMPLATE or asked.DATASET.TEMPLATE
     if not templates.is_file(template):
-        return
+        return set()
     templates.check_template("DATASET.TEMPLATE", template)
     if info.template != templates.described(template):
         raise config.ConfigError(
             f"{folder}: the boosting prompt was trained with the texts {info.template}, but {templates.described(template)} "
             "is given; expected the same. Remove the folder to train it again, or give another --output"
         )
+    return {"TRAINER.CASPL.TEACHER.TEMPLATE" if asked.TRAINER.CASPL.TEACHER.TEMPLATE else "DATASET.TEMPLATE"}
 
 
 def boosting_record(path: Path) -> dict[str, Any]:
@@ -133,7 +170,7 @@ def boosting_record(path: Path) -> dict[str, Any]:
     return {"file": path.name, "sha256": sha256(path), "identity": kept.get("identity", "")} | sizes | record
 
 
-def same_boosting(kept: Result, folder: Path, boosting: Path) -> bool:
+def same_boosting(kept: Result, folder: Path, boosting: Path, setting: Setting, compare_data: bool = True) -> bool:
     """Return whether a result was made with a boosting prompt.
 
     That is, with one of the same recipe, data and weights.
@@ -141,9 +178,15 @@ def same_boosting(kept: Result, folder: Path, boosting: Path) -> bool:
     Args:
         kept: the result.
         folder: its folder, which has a copy of the prompt if there is a phase 2; version 0.1.0 recorded no identity.
-        boosting: the file of the boosting prompt.
+        boosting: the file of the boosting prompt; where it does not exist, the prompt that phase 1 would learn.
+        setting: the protocol and the dataset.
+        compare_data: whether the data may be read, which an identity that is not recorded needs.
     """
-    theirs, ours = dict(kept.boosting or {}), boosting_record(boosting)
+    theirs = dict(kept.boosting or {})
+    if not boosting.is_file():
+        planned = setting.boosting_identity() if compare_data and theirs.get("identity") else ""
+        return not planned or planned == theirs["identity"]
+    ours = boosting_record(boosting)
     if theirs.get("identity") and ours["identity"]:
         return theirs["identity"] == ours["identity"]
     if theirs.get("sha256") == ours["sha256"]:
@@ -178,6 +221,8 @@ def changed_settings(asked: CfgNode, kept: Result, folder: Path) -> tuple[set[st
         The keys of files with the same content, also under another name, and what differs, as "KEY: theirs -> ours".
     """
     same, changed = compare_weights(asked, _weights_of(kept, folder))
+    if kept.template and _same_texts(kept, asked):
+        same.add("DATASET.TEMPLATE")
     if kept.version == 1 and not kept.configuration:  # of version 0.1.0, whose config.yaml is compared
         return same, changed
     changed += config.compare_recorded(asked, kept.configuration, str(folder / FILE_NAME), same)
@@ -192,7 +237,7 @@ def unchanged(setting: Setting, kept: Result, asked: CfgNode, boosting: Path | N
     The data are compared, too, if they are given.
     """
     folder = setting.folder(kept.trainer)
-    same_prompt = boosting is None or same_boosting(kept, folder, boosting)
+    same_prompt = boosting is None or same_boosting(kept, folder, boosting, setting, compare_data)
     other = compare_data and other_data(setting, kept)
     return same_prompt and not other and not changed_settings(asked, kept, folder)[1] and _same_texts(kept, asked)
 

@@ -102,17 +102,13 @@ def _state_of_run(job: Job, compare_data: bool) -> str:
             return NEW
         asked, _, boosting = runs.untrained_configuration(setting, job.trainer)
         folder = setting.folder(job.trainer)
-        kept = runs.measured(setting, folder, asked, _existing(boosting), compare_data)
+        kept = runs.measured(setting, folder, asked, boosting, compare_data)
         return FINISHED if kept is not None else NEW
     asked, folder, boosting = runs.host_configuration(setting, job.trainer, job.seed, job.shots)
-    found = runs.finished(setting, asked, folder, _existing(boosting), compare_data)
+    found = runs.finished(setting, asked, folder, boosting, compare_data)
     if found is not None and runs.complete(setting, found):
         return FINISHED
     return _unfinished(asked, folder)
-
-
-def _existing(path: Path | None) -> Path | None:
-    return path if path is not None and path.is_file() else None
 
 
 def _unfinished(cfg: CfgNode, folder: Path) -> str:

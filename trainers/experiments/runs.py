@@ -26,10 +26,12 @@ from .comparison import (
     changed_settings,
     check_added_images,
     check_boosting_data,
+    check_boosting_identity,
     check_boosting_texts,
     check_boosting_weights,
     compare_boosting,
     described_template,
+    is_kept,
     other_data,
     reject_data,
     same_boosting,
@@ -92,9 +94,9 @@ def check_boosting(setting: Setting, compare_data: bool = True) -> list[str]:
     if compare_data:
         check_boosting_data(folder, info, setting.data_of())
         check_added_images(folder, info, asked.TRAINER.CASPL.IMAGES)
-    check_boosting_texts(folder, info, asked)
-    same = check_boosting_weights(folder, info, asked)
-    if not (folder / "config.yaml").is_file():
+    same = check_boosting_texts(folder, info, asked) | check_boosting_weights(folder, info, asked)
+    if not is_kept(folder / "config.yaml"):
+        check_boosting_identity(setting, folder, info, options, compare_data)
         return []
     recipe = setting.configuration("CasPL", BOOSTING_SEED, folder)
     return compare_boosting(recipe, folder / "config.yaml", options, same)
@@ -245,7 +247,7 @@ def finished(
         )
     if compare_data and (images := other_data(setting, kept)):
         reject_data(folder, f"other images of {images}", f"{setting.data} is given")
-    if boosting is not None and not same_boosting(kept, folder, boosting):
+    if boosting is not None and not same_boosting(kept, folder, boosting, setting, compare_data):
         raise config.ConfigError(
             f"{folder}: made with another boosting prompt than {boosting}; expected the same. Remove the folder to make the "
             "run again, or give another --output"

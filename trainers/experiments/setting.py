@@ -10,7 +10,7 @@ from yacs.config import CfgNode
 
 from .. import config
 from ..method import prompt_file
-from ..method.identity import data_fingerprint
+from ..method.identity import data_fingerprint, planned_identity
 from . import variations
 from .places import dataset_files, trainer_file
 from .protocols import PROTOCOLS, Protocol, is_miniature, targets_of
@@ -84,6 +84,7 @@ class Setting:
     varied: Variation = ()
     teachers: bool = False
     _data: dict[str, Data] = field(default_factory=dict, repr=False, compare=False)
+    _planned: str | None = field(default=None, init=False, repr=False, compare=False)
 
     @property
     def rules(self) -> Protocol:
@@ -222,6 +223,16 @@ class Setting:
         named += self.kept_features(trainer)
         recipe = [] if large or self.recipe == "shapes" else changes(self.protocol, self.dataset, trainer)
         return assemble(files, [*named, *recipe, *options])
+
+    def boosting_identity(self) -> str:
+        """Return the identity of the prompt that phase 1 would learn.
+
+        It is empty if it cannot be known before.
+        """
+        if self._planned is None:
+            cfg = self.configuration("CasPL", BOOSTING_SEED, self.boosting_dir, self.options_for("CasPL"))
+            self._planned = planned_identity(cfg, self.data_of().fingerprint)
+        return self._planned
 
     def data_of(self, dataset: str = "") -> Data:
         """Read the list of images of a dataset, rendering the embedded ones, and return its identity.

@@ -32,10 +32,12 @@ from ..training.provenance import training_item
 from ..training.trainer import PromptTrainer
 from . import unlabelled
 from .identity import (
+    TEACHERS,
     backbone_fingerprint,
     boosting_identity,
     data_fingerprint,
     image_settings,
+    repeated_teacher,
     weights_fingerprint,
 )
 from .losses import LOSSES
@@ -119,6 +121,12 @@ class CasPL(Taught, PromptTrainer):
         config.check_cfg(cfg)
         if problem := config.boosting_tokens(cfg):
             raise config.ConfigError(problem)
+
+    @classmethod
+    def node_problems(cls, cfg: CfgNode, training: bool = True) -> list[str]:
+        """Reject a teacher that `TEACHER.RUNS` has twice."""
+        found = repeated_teacher(cfg) if training else None
+        return [f"{TEACHERS[2]}: {found[0]} and {found[1]} are the same teacher; expected each once"] if found else []
 
     def build_data_loader(self) -> None:
         """Load the classes of `TRAINER.CASPL.CLASSES`, unless another subset is set, and add unlabelled images.

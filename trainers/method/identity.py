@@ -8,18 +8,23 @@ import functools
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from yacs.config import CfgNode
 
-from ..backbones import BUILT_IN, files_of, find_weights, published_hashes, source_of
+from ..backbones import BUILT_IN, find_weights, published_hashes, source_of
 from ..config import fields_of, leaves
 from ..storage.fingerprints import file_fingerprint
+from ..storage.hub import HUB
+from .teachers import teacher_files, teacher_names
 from .templates import described
+from .unlabelled import fingerprint, list_images
 
-STUDENT, TEACHER = "MODEL.BACKBONE.NAME", "TRAINER.CASPL.TEACHER.BACKBONE"  # keys that name weight files
+# Keys that name weight files; a teacher is recorded under the first of the keys that name one.
+STUDENT, TEACHER, FIRST = "MODEL.BACKBONE.NAME", "TRAINER.CASPL.TEACHER.BACKBONE", "MODEL.INIT_WEIGHTS"
+TEACHERS = (TEACHER, "TRAINER.CASPL.TEACHER.RUN", "TRAINER.CASPL.TEACHER.RUNS")
 
 # Sections and keys of the configuration that determine phase 1's numbers.
 _READ = (
@@ -97,20 +102,73 @@ def backbone_fingerprint(name: str) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
+_UNKNOWN = (ValueError, OSError, KeyError, TypeError)  # files that are not here, another toolbox's, or a damaged run's
+
+
+def planned_identity(cfg: CfgNode, data: str) -> str:
+    """Return the identity of the prompt that phase 1 would learn.
+
+    It is empty if it cannot be known before.
+
+    Args:
+        cfg: the configuration of phase 1.
+        data: fingerprint of the data.
+    """
+    weights = local_weights(cfg)
+    if not weights.get(TEACHER) or not weights.get(STUDENT):
+        return ""
+    folders = cfg.TRAINER.CASPL.IMAGES
+    added = fingerprint(list_images(folders), folders) if folders else ""
+    return boosting_identity(cfg, data, weights[TEACHER], weights[STUDENT], added)
+
+
 def local_weights(cfg: CfgNode) -> dict[str, str]:
     """Return {key: SHA-256} of existing weight files that a configuration names.
 
     Nothing is downloaded.
     """
-    names = {STUDENT: cfg.MODEL.BACKBONE.NAME}
-    if cfg.TRAINER.NAME == "CasPL" and not cfg.TRAINER.CASPL.TEACHER.RUN and not cfg.TRAINER.CASPL.TEACHER.RUNS:
-        names[TEACHER] = cfg.TRAINER.CASPL.TEACHER.BACKBONE
+    made: dict[str, Callable[[], str]] = {STUDENT: lambda: backbone_fingerprint(_local(cfg.MODEL.BACKBONE.NAME))}
+    if cfg.TRAINER.NAME == "CasPL":
+        made[TEACHER] = lambda: weights_fingerprint(*_teacher_files(cfg))
+    if cfg.MODEL.INIT_WEIGHTS:
+        made[FIRST] = lambda: weights_fingerprint(Path(cfg.MODEL.INIT_WEIGHTS))
     found = {}
-    for key, name in names.items():
-        with contextlib.suppress(ValueError, OSError):  # not available, or another toolbox's
-            if _is_local(name):
-                found[key] = backbone_fingerprint(name) if key == STUDENT else weights_fingerprint(*files_of(name))
+    for key, make in made.items():
+        with contextlib.suppress(*_UNKNOWN):
+            found[key] = make()
     return found
+
+
+def _teacher_files(cfg: CfgNode) -> list[Path]:
+    names = teacher_names(cfg.TRAINER.CASPL.TEACHER)
+    return [path for name in names for path in teacher_files(_local(name))]
+
+
+def repeated_teacher(cfg: CfgNode) -> tuple[str, str] | None:
+    """Return two of phase 1's teachers that are the same one; else None.
+
+    They are compared by content where it is available.
+    """
+    seen: dict[Any, str] = {}
+    for name, shown in zip(teacher_names(cfg.TRAINER.CASPL.TEACHER), cfg.TRAINER.CASPL.TEACHER.RUNS, strict=False):
+        content: Any = name
+        with contextlib.suppress(*_UNKNOWN):
+            content = weights_fingerprint(*teacher_files(_local(name)))
+        if content in seen:
+            return seen[content], shown
+        seen[content] = shown
+    return None
+
+
+def _local(name: str) -> str:
+    """Return a name.
+
+    Raises:
+        FileNotFoundError: its files would have to be downloaded.
+    """
+    if HUB in name or not _is_local(name):
+        raise FileNotFoundError(name)
+    return name
 
 
 def _is_local(name: str) -> bool:
@@ -131,9 +189,10 @@ def compare_weights(cfg: CfgNode, recorded: Mapping[str, str]) -> tuple[set[str]
     ours = local_weights(cfg)
     compared = [key for key in ours if recorded.get(key)]
     same = {key for key in compared if ours[key] == recorded[key]}
-    return same, [
+    lines = [
         f"{key}: a file with the sha256 {recorded[key][:12]} -> {ours[key][:12]}" for key in compared if key not in same
     ]
+    return same | ({*TEACHERS} if TEACHER in same else set()), lines
 
 
 def image_settings(cfg: CfgNode) -> dict[str, Any]:

@@ -14,9 +14,10 @@ from typing import Any
 
 from yacs.config import CfgNode
 
-from ..config import FIELDS, ConfigError, is_place, leaves, used
+from ..config import FIELDS, ConfigError, is_place, leaves, used, value_of
 from ..config.yaml_files import read_yaml
 from ..method.identity import (
+    FIRST,
     STUDENT,
     TEACHER,
     backbone_fingerprint,
@@ -248,12 +249,24 @@ def recorded_weights(folder: Path) -> dict[str, str]:
         ConfigError: identity.json is damaged.
     """
     content = read(folder) if (folder / FILE_NAME).is_file() else {}
-    return {STUDENT: content.get("backbone", ""), TEACHER: content.get("teacher", "")}
+    return {
+        STUDENT: content.get("backbone", ""),
+        TEACHER: content.get("teacher", ""),
+        FIRST: content.get("first weights", ""),
+    }
 
 
 def moved_weights(cfg: CfgNode, folder: Path) -> set[str]:
-    """Return the keys whose weight files are those of the run in a folder, wherever they are now."""
-    return compare_weights(cfg, recorded_weights(folder))[0]
+    """Return the keys whose files have the content of the run's.
+
+    They are files of weights or texts, wherever they are now.
+    """
+    kept = read(folder) if (folder / FILE_NAME).is_file() else {}
+    ours, theirs = settings(cfg), kept.get("settings", {})
+    texts = {
+        key for key in _TEMPLATES if ours.get(key) and is_file(str(value_of(cfg, key))) and ours[key] == theirs.get(key)
+    }
+    return texts | compare_weights(cfg, recorded_weights(folder))[0]
 
 
 def recorded(folder: Path) -> Iterator[dict]:

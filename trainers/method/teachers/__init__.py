@@ -7,6 +7,7 @@ from pathlib import Path
 
 from yacs.config import CfgNode
 
+from ...config import is_run
 from ...engine.precision import Precision
 from ..templates import check_template
 from .base import KEY, Teacher, kinds
@@ -17,7 +18,17 @@ from .transform import TeacherTransform
 for _module in pkgutil.iter_modules(__path__):
     importlib.import_module(f"{__name__}.{_module.name}")
 
-__all__ = ["KEY", "MEANS", "Ensemble", "Teacher", "TeacherTransform", "load_teacher", "load_teachers", "teacher_names"]
+__all__ = [
+    "KEY",
+    "MEANS",
+    "Ensemble",
+    "Teacher",
+    "TeacherTransform",
+    "load_teacher",
+    "load_teachers",
+    "teacher_files",
+    "teacher_names",
+]
 
 
 def teacher_names(node: CfgNode) -> list[str]:
@@ -27,7 +38,9 @@ def teacher_names(node: CfgNode) -> list[str]:
         node: `TRAINER.CASPL.TEACHER`; RUNS precede RUN, which precedes BACKBONE.
     """
     if node.RUNS:
-        return [_of_run(name) if name.startswith("hf-hub:") or Path(name).is_dir() else name for name in node.RUNS]
+        return [
+            _of_run(name) if name.startswith(("hf-hub:", "local-dir:")) or is_run(name) else name for name in node.RUNS
+        ]
     return [_of_run(node.RUN) if node.RUN else node.BACKBONE]
 
 
@@ -64,6 +77,18 @@ def load_teacher(name: str, names: Sequence[str], template: str, precision: Prec
         BackboneError: the weights cannot be loaded.
     """
     check_template("TRAINER.CASPL.TEACHER.TEMPLATE", template)
+    return _kind(name)(name, names, template, precision).requires_grad_(False).eval()
+
+
+def teacher_files(name: str) -> tuple[Path, ...]:
+    """Return the files that determine a teacher, without loading it.
+
+    Raises:
+        OSError, ValueError: they cannot be found.
+    """
+    return _kind(name).files(name)
+
+
+def _kind(name: str) -> type[Teacher]:
     prefix = name.partition(":")[0]
-    kind = kinds.get(prefix if ":" in name else "", kinds[""])
-    return kind(name, names, template, precision).requires_grad_(False).eval()
+    return kinds.get(prefix if ":" in name else "", kinds[""])

@@ -7,6 +7,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from ...backbones import files_of
+
 KEY = "TRAINER.CASPL.TEACHER.BACKBONE"
 
 kinds: dict[str, type["Teacher"]] = {}  # by the prefix of their names
@@ -40,6 +42,15 @@ class Teacher(nn.Module):
     def __init__(self, *args):
         super().__init__()
         self.register_buffer("_classes", None, persistent=False)  # moves with the weights; not in the fingerprint
+
+    @classmethod
+    def files(cls, name: str) -> tuple[Path, ...]:
+        """Return the files that determine a teacher, without loading it.
+
+        Raises:
+            OSError, ValueError: they cannot be found.
+        """
+        return files_of(name)
 
     @property
     def members(self) -> Sequence["Teacher"]:

@@ -59,6 +59,10 @@ class OpenClipTeacher(Teacher, prefix=PREFIX):
         self.interpolation = "bilinear" if preprocessing["interpolation"] == "bilinear" else "bicubic"
         self.dtype = precision.weights
 
+    @classmethod
+    def files(cls, name: str) -> tuple[Path, ...]:
+        return (weights_of(name),)
+
     def image_features(self, image: Tensor) -> Tensor:
         return F.normalize(at_least_float32(self.model.encode_image(image.to(self.dtype))), dim=-1)
 

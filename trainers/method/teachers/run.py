@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Sequence
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -53,10 +54,19 @@ class RunTeacher(Teacher, prefix=PREFIX):
         if "normalize" in kept["INPUT"]["TRANSFORMS"]:
             self.statistics = tuple(kept["INPUT"]["PIXEL_MEAN"]), tuple(kept["INPUT"]["PIXEL_STD"])
         self.interpolation = "bilinear" if kept["INPUT"]["INTERPOLATION"] == "bilinear" else "bicubic"
-        learned = sorted(path for path in folder.rglob("*") if path.suffix == ".safetensors" or "model" in path.name)
-        self.paths = (*files_of(kept["MODEL"]["BACKBONE"]["NAME"]), *filter(lambda path: path.is_file(), learned))
+        self.paths = self.files(name)
         cast_clip(self.model.clip, precision.weights)
         logger.info("Teacher: %s from %s", kept["TRAINER"]["NAME"], folder)
+
+    @classmethod
+    def files(cls, name: str) -> tuple[Path, ...]:
+        """Return the files of the run's CLIP and of what it learned."""
+        from ...deploy.source import local_folder
+
+        folder = local_folder(name.removeprefix(f"{PREFIX}:"))
+        backbone = read_yaml(folder / "config.yaml")["MODEL"]["BACKBONE"]["NAME"]
+        learned = sorted(path for path in folder.rglob("*") if path.suffix == ".safetensors" or "model" in path.name)
+        return (*files_of(backbone), *filter(lambda path: path.is_file(), learned))
 
     def image_features(self, image: Tensor) -> Tensor:
         return self.model.image_features(image)
