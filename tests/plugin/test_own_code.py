@@ -254,7 +254,10 @@ def test_snippet_of_the_page_for_authors_runs(clip_model, tmp_path, monkeypatch,
     save_boosting(tmp_path / "boosting.safetensors", boosting(2, 1), BoostingInfo())
     monkeypatch.chdir(tmp_path)
     monkeypatch.setitem(sys.modules, "caspl", trainers)
-    exec(section.split("```python\n")[1].split("```")[0], {"model": Host(clip_model).train(), "images": IMAGES})
+    exec(
+        section.split("```python")[1].split("\n", 1)[1].split("```")[0],
+        {"model": Host(clip_model).train(), "images": IMAGES},
+    )
     towers, effect = capsys.readouterr().out.splitlines()
     assert "1 x 3 vision tokens" in towers and "2 x 5 text tokens" in towers
     assert float(effect.removeprefix("tensor(").split(",")[0].rstrip(")")) > 1

@@ -5,15 +5,16 @@ host's indices stay valid. Tokens that the next block does not replace are carri
 through the rest of the block. Two modes, for each block:
 
 - `KEYS`: the rest of the block is taken to be `x + attn(norm_1(x))`, then `x + mlp(norm_2(x))`. It is checked against
-  the block's own tensors (`checks.difference`) in passes 0, 1, 2, 4, 8, ... of the tower.
+  the block's own tensors (`checks.difference`) in passes 0, 1, 2, 4, 8, ... of the tower, counted apart in training
+  and evaluation, with and without gradients.
 - `ROWS`: the tokens are rows of the block's sequence, so the block computes them as it computes its own. In the same
   passes a copy of the block is run with the tokens hidden, which must leave the host's rows unchanged.
 """
 
-import contextlib
 import copy
 import logging
 import threading
+from collections import Counter
 from collections.abc import Iterator
 from functools import partial
 
@@ -23,7 +24,7 @@ from torch.utils.hooks import RemovableHandle
 
 from .attention import AttentionCall, Place, cut, first, on_sequence, sequence
 from .axes import token_axis
-from .checks import close, difference
+from .checks import close, difference, mixing, rows_differ
 from .randomness import same_randomness
 from .recompute import Memory, check_gradients, graph_task
 from .state import Pass, State
@@ -54,6 +55,7 @@ class TowerHooks:
         self.layers = len(tower.blocks)
         self.modes = [KEYS] * self.layers
         self.passes = 0  # complete ones
+        self.verified: Counter[tuple[bool, bool]] = Counter()  # the same, in training or not, with gradients or not
         self.outside = 0  # passes through the blocks that did not come through the door
         self._stack = tokens
         self.checked = False  # whether all texts are known to be short enough
@@ -150,6 +152,8 @@ class TowerHooks:
         if run.rows:
             args, kwargs = self._append(block, args, kwargs, run.tokens)
         x = sequence(args, kwargs)
+        if run.checking:
+            run.trace.note("block", x, None)
         self.memory.keep(run, *((given,) if x is given else (given, x)))
         return args, kwargs
 
@@ -166,11 +170,13 @@ class TowerHooks:
             )
         else:
             tokens = state.entry.forward(tokens.to(state.given))
-        start = (state.door, state.entry, state.given)
-        return Pass(tokens, self._verifies(), grad=state.grad, task=graph_task(), start=start)
+        start, kind = (state.door, state.entry, state.given), (block.training, state.grad)
+        checking = graph_task() == -1 and self.verified[kind].bit_count() < 2  # 0, 1, 2, 4, 8, ...
+        return Pass(tokens, checking, kind=kind, grad=state.grad, task=graph_task(), start=start)
 
-    def _verifies(self) -> bool:
-        return self.passes.bit_count() < 2 and graph_task() == -1  # 0, 1, 2, 4, 8, ...
+    @property
+    def _checks(self) -> bool:
+        return self._state.run is not None and self._state.run.checking
 
     def _move(self, block: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
         """Text: give the host's tokens after the boosting tokens the positions where they now are."""
@@ -179,7 +185,7 @@ class TowerHooks:
             return on_sequence(
                 args, kwargs, lambda x: self._moved(x) if axis == 0 else self._moved(x.transpose(0, 1)).transpose(0, 1)
             )
-        if self._verifies():
+        if self._checks:
             self._check_entered(sequence(args, kwargs))
         return args, kwargs
 
@@ -191,7 +197,7 @@ class TowerHooks:
         table, n, embedding = self.tower.table(self._state.door).to(x.device), self.tokens, self.tower.embedding
         eot = None if embedding is None else eot_rows(x, table, embedding)
         if len(x) + n > len(table):
-            if self._verifies() or x.shape[:2] not in self._fitting:
+            if self._checks or x.shape[:2] not in self._fitting:
                 self._check_fits(x, table, eot)
                 self._fitting.add(x.shape[:2])
             if eot is not None:  # an unseen text without room makes the loss NaN; a comparison would wait for it
@@ -266,7 +272,7 @@ class TowerHooks:
         if run.checking:
             run.trace.note("attn", call.query, None)
         run.tokens = run.tokens.to(call.query.dtype)
-        with _own(run):
+        with run.through_host():
             tokens = getattr(run.block, self.tower.names.norm_1)(run.tokens)
         call.extend(tokens, self._carries(run.index), place)
         return call.arguments()
@@ -292,16 +298,16 @@ class TowerHooks:
 
     def _finish(self, run: Pass, block: nn.Module, args: tuple, kwargs: dict, output):
         """Return the host's part of a block's output."""
-        index, carries = run.index, self._carries(run.index)
+        index = run.index
         run.inside = False
         if run.rows:
             output, run.tokens = self._split(block, output)
             if run.checking:
                 self._check_rows(index, block, *self._without(block, args, kwargs))
-        elif run.checking and (fault := difference(run.trace, first(output) if carries else None, carries)):
+        elif run.checking and (fault := self._difference(run, output)):
             output = self._switch(index, block, args, kwargs, fault)
         elif run.attended is not None:
-            with _own(run):
+            with run.through_host():
                 tokens = run.tokens + run.attended
                 run.tokens = tokens + getattr(block, self.tower.names.mlp)(
                     getattr(block, self.tower.names.norm_2)(tokens)
@@ -309,7 +315,18 @@ class TowerHooks:
         if index + 1 == self.layers:
             self._state.run = None
             self.passes += graph_task() == -1
+            self.verified[run.kind] += graph_task() == -1
         return output
+
+    def _difference(self, run: Pass, output) -> str:
+        """Return what a block does differently from a stock block, "" if nothing."""
+        block, carries = self.tower.blocks[run.index], self._carries(run.index)
+        parts = {"norm_1": getattr(block, self.tower.names.norm_1)}
+        if carries:
+            parts |= {"norm_2": getattr(block, self.tower.names.norm_2), "mlp": getattr(block, self.tower.names.mlp)}
+        axis = self._axis(block)
+        fault = difference(run.trace, first(output) if carries else None, carries, axis)
+        return fault or mixing(run.trace, parts, axis, {id(self): self})
 
     def _switch(self, index: int, block: nn.Module, args: tuple, kwargs: dict, fault: str):
         """Let the tokens be rows of a block's sequence from now on; returns the host's part of its output."""
@@ -344,7 +361,7 @@ class TowerHooks:
                 state.run = Pass(run.tokens, False, index, twin, inside=True, rows=True, hidden=True)
                 longer, longer_kwargs = self._append(twin, args, kwargs, run.tokens)
                 host = first(self._split(twin, twin.forward(*longer, **longer_kwargs))[0])
-            apart = _apart(host, alone)
+            apart = rows_differ(host, alone)
         except Exception as error:  # of the host's own code
             apart = f"it fails with {type(error).__name__}: {error}"
         finally:
@@ -374,19 +391,3 @@ class TowerHooks:
         attn = getattr(block, self.tower.names.attn)
         if (type(block), type(attn)) not in self._axes:
             self._axes[type(block), type(attn)] = token_axis(block, attn, args, kwargs, {id(self): self})
-
-
-def _apart(host: Tensor, alone: Tensor) -> str:
-    """Return how the host's rows differ from those of the block alone, "" if they do not."""
-    if host.shape != alone.shape:
-        return "its other rows change in number"
-    return "" if close(host, alone, 512) else f"its other rows change by {float((host - alone).abs().max()):.2g}"
-
-
-@contextlib.contextmanager
-def _own(run: Pass) -> Iterator[None]:
-    run.own = True
-    try:
-        yield
-    finally:
-        run.own = False

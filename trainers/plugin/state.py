@@ -1,5 +1,7 @@
 """The state of a tower's forward passes."""
 
+import contextlib
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import torch
@@ -15,6 +17,7 @@ class Pass:
     Attributes:
         tokens: the boosting tokens at the current block's input, (n, 1 or N, d).
         checking: whether this pass is verified.
+        kind: whether the block trains, and whether the pass has gradients; each kind is verified.
         index: the current block, -1 before the first; block: that block.
         inside: whether the block is running.
         rows: whether the tokens are rows of its sequence.
@@ -41,8 +44,18 @@ class Pass:
     grad: bool = False
     task: int = -1
     part: bool = False
+    kind: tuple[bool, bool] = (False, False)
     start: tuple = ()
     trace: Trace = field(default_factory=Trace)
+
+    @contextlib.contextmanager
+    def through_host(self) -> Iterator[None]:
+        """Let the tokens pass through the host's modules without effect of the hooks on these."""
+        self.own = True
+        try:
+            yield
+        finally:
+            self.own = False
 
 
 @dataclass
