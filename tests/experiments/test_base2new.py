@@ -63,6 +63,9 @@ def test_result_records_its_origin(first, places):
     sizes = {"text_depth": 2, "text_tokens": 4, "vision_depth": 3, "vision_tokens": 8}
     assert {key: result["boosting"][key] for key in sizes} == sizes and result["boosting"]["seed"] == 1
     assert result["boosting"]["teacher"] == "shapes-teacher" and len(result["data"]["shapes"]["fingerprint"]) == 64
+    assert result["weights"].keys() == {"MODEL.BACKBONE.NAME"}  # the teacher is phase 1's
+    assert result["configuration"]["TRAINER"].keys() == {"NAME", "COOP", "CASPL"}
+    assert result["configuration"]["TRAINER"]["CASPL"].keys() == {"CHECKPOINT", "JOINT", "TEXT_ORDER"}
     assert result["configuration"]["TRAINER"]["COOP"]["N_CTX"] == 4 and "torch" in result["versions"]
     assert {"accuracy", "macro_f1"} <= set(result["evaluations"]["new"])
     log = (folder / "log.txt").read_text()

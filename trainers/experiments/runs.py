@@ -321,6 +321,7 @@ def _save(
     else:
         kept = yaml.safe_load(configuration.dump())
         ledger = [] if boosting is None else [prompt_file.boosting_item(prompt_file.read_info(boosting))]
+    weights = recorded_weights(folder) if configuration is None else local_weights(configuration)
     made = Result(
         protocol=setting.protocol,
         dataset=setting.dataset,
@@ -331,7 +332,7 @@ def _save(
         seconds=seconds,
         boosting=None if boosting is None else boosting_record(boosting),
         data={name: setting.data_of(name).record for name in (setting.dataset, *setting.tested_datasets)},
-        weights=recorded_weights(folder) if configuration is None else local_weights(configuration),
+        weights={key: fingerprint for key, fingerprint in weights.items() if fingerprint not in ("", "none")},
         configuration=kept,
         ledger=ledger,
         template="" if configuration is None else described_template(configuration),
