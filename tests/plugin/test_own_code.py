@@ -215,6 +215,42 @@ def test_mask_that_is_an_attribute_is_rejected_for_texts_only(clip_model):
         host(IMAGES)
 
 
+class Biased(OwnAttention):
+    """Has a bias for each pair of the host's tokens."""
+
+    def __init__(self, stock):
+        super().__init__(stock)
+        self.bias = nn.Parameter(torch.zeros(5, 5))
+
+    def forward(self, query, key, value, attn_mask=None):
+        mask = self.bias if attn_mask is None else attn_mask
+        return super().forward(query, key, value, attn_mask=mask)[0]
+
+
+def test_attention_for_one_length_is_named_before_training(clip_model):
+    host = with_blocks(blocks_with(Biased, lambda block, x: block.attn(x, x, x, block.attn_mask)))(clip_model)
+    assert host(IMAGES).isfinite().all()
+    injection = inject(host, boosting(0, 2))
+    with pytest.raises(
+        HostError, match=r"block 0 \(Own\) fails with the boosting tokens \(RuntimeError.*DEPTH_VISION 0"
+    ):
+        try_out(host, injection, (SIZES.image, SIZES.image))
+
+
+def test_functional_calls_are_boosted(clip_model):
+    """Also where they are verified: tensors of torch.func cannot be copied."""
+    host, other = Host(copy.deepcopy(clip_model)), Host(clip_model)
+    inject(host, boosting(1, 2))
+    inject(other, boosting(1, 2))
+    expected = other(IMAGES)
+    expected.sum().backward()
+    parameters = {name: parameter.clone() for name, parameter in host.named_parameters()}
+    torch.testing.assert_close(torch.func.functional_call(host, parameters, (IMAGES,)), expected, atol=LOGITS, rtol=0)
+    gradients = torch.func.grad(lambda p: torch.func.functional_call(host, p, (IMAGES,)).sum())(parameters)
+    context = other.prompt_learner.ctx.grad
+    assert (gradients["prompt_learner.ctx"] - context).norm() <= 1e-5 * context.norm()
+
+
 class TwoEntrances(Host):
     """Calls its text encoder in evaluation, and around it in training."""
 

@@ -93,8 +93,8 @@ def mixing(trace: Trace, parts: dict[str, nn.Module], axis: int, memo: dict) -> 
 def _mixes(part: nn.Module, x: Tensor, axis: int, memo: dict) -> bool:
     half = x.shape[axis] // 2
     try:
-        twin = copy.deepcopy(part, memo)
-    except RuntimeError:  # it keeps tensors of a graph
+        twin = copy.deepcopy(part, dict(memo))
+    except RuntimeError:  # its tensors belong to a graph (torch.func, caches)
         return False
     for module in twin.modules():
         module._forward_hooks.clear()

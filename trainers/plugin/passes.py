@@ -64,6 +64,7 @@ class TowerHooks:
         self.ran_in: set[bool] = set()  # `training` of the model's forward passes that used the door
         self.seen = (0, 0)  # `passes` and `outside` after the last one
         self.memory = Memory()
+        self.failed = -1  # block of the last pass that ended in an exception
         self._axes: dict[tuple[type, type], int] = {}  # of blocks with an attention, by their types
 
     def attach(self) -> Iterator[RemovableHandle]:
@@ -109,6 +110,8 @@ class TowerHooks:
     def _close(self, door: nn.Module, args, output) -> None:
         state = self._state
         state.open -= 1
+        if state.run is not None:  # an exception
+            self.failed = state.run.index
         state.run = state.entry = state.entered = None
 
     def _note_entry(self, entry: nn.Module, args, output: Tensor) -> None:

@@ -38,17 +38,22 @@ def try_out(model: nn.Module, injection: Injection, size: tuple[int, int]) -> bo
     """
     tried = False
     for training in (False, True):
-        try:
-            with same_randomness():
+        with same_randomness():
+            try:
                 twin, again = copy.deepcopy((unwrap(model), injection))
-                _add_noise(twin.train(training))
-                device = next(model.parameters()).device
-                ran = _forward(twin, torch.randn(2, 3, *size, device=device), training)
-        except HostError:
-            raise
-        except Exception as error:  # the host's own code, with made-up images
-            logger.debug("%s could not be tried on a copy: %s", type(unwrap(model)).__name__, error)
-            continue
+            except Exception as error:
+                logger.debug("%s could not be copied: %s", type(unwrap(model)).__name__, error)
+                continue
+            _add_noise(twin.train(training))
+            images = torch.randn(2, 3, *size, device=next(model.parameters()).device)
+            try:
+                ran = _forward(twin, images, training)
+            except HostError:
+                raise
+            except Exception as error:  # the host's own code, with made-up images
+                _check_that_it_fails_alone(twin, again, images, training, error)
+                logger.debug("%s could not be tried on a copy: %s", type(unwrap(model)).__name__, error)
+                continue
         tried = tried or ran
         for ours, theirs in zip(injection.hooks, again.hooks, strict=True):
             if ran and not theirs.passes and (theirs.outside or not training):
@@ -56,6 +61,25 @@ def try_out(model: nn.Module, injection: Injection, size: tuple[int, int]) -> bo
                 return try_out(model, injection, size)
             ours.modes, ours.tried = list(theirs.modes), ours.tried or theirs.passes > 0
     return tried
+
+
+def _check_that_it_fails_alone(
+    twin: nn.Module, injection: Injection, images: Tensor, training: bool, error: Exception
+) -> None:
+    """Raise `HostError` if a copy of the model failed in a prompted block, and does not fail without the tokens."""
+    failed = [hooks for hooks in injection.hooks if hooks.failed >= 0]
+    injection.remove()
+    try:
+        _forward(twin, images, training)
+    except Exception:
+        return
+    if failed:
+        tower, index = failed[0].tower, failed[0].failed
+        raise HostError(
+            f"{tower.path}: block {index} ({type(tower.blocks[index]).__name__}) fails with the boosting tokens "
+            f"({type(error).__name__}: {error}); expected an attention that takes more tokens. Use a boosting prompt without "
+            f"{tower.kind} tokens (DEPTH_{tower.kind.upper()} 0)"
+        ) from error
 
 
 def _use_inner_door(model: nn.Module, injection: Injection, ours, theirs) -> None:
