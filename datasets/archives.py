@@ -52,7 +52,9 @@ def _extract(file: zipfile.ZipFile, info: zipfile.ZipInfo, path: Path) -> None:
 
 
 def unpack_inner(folder: Path) -> None:
-    """Unpack the ZIP archives in a folder, each into a folder of its name next to it, and delete them.
+    """Unpack the ZIP archives in a folder, and delete them.
+
+    Each goes into a folder of its name next to it.
 
     Raises:
         OSError: as `unpack_zip` does.

@@ -35,7 +35,9 @@ class Skipped:
 
 
 def list_classes(folder: str | os.PathLike[str], skip: Collection[str] = ()) -> list[str]:
-    """Return the sorted names of the class folders in `folder`, without hidden ones and those in `skip`.
+    """Return the sorted names of the class folders in `folder`.
+
+    Hidden ones and those in `skip` are left out.
 
     Raises:
         DatasetError: no class folder exists.

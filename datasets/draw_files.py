@@ -24,7 +24,10 @@ Picks = dict[str, list[tuple[str, int]]]  # part -> (path, label)
 
 
 def draw_name(shots: int, seed: int) -> str:
-    """Return the family's file name of a draw, relative to the dataset's folder and without its ending."""
+    """Return the family's file name of a draw.
+
+    It is relative to the dataset's folder and has no ending.
+    """
     return f"split_fewshot/shot_{shots}-seed_{seed}"
 
 

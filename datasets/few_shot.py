@@ -55,7 +55,9 @@ def warn_shortage(part: str, drawn: Iterable[Datum], shots: int) -> None:
 
 
 def select_classes(parts: Sequence[list[Datum] | None], subsample: str) -> list[list[Datum] | None]:
-    """Keep the base classes (the first ceil(n/2) labels) or the new classes (the rest), relabelled from 0.
+    """Keep the base classes or the new classes, relabelled from 0.
+
+    Base classes are the first ceil(n/2) labels, new ones the rest.
 
     Args:
         parts: (train, val, test); the labels are those of train; val may be None.

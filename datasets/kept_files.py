@@ -23,7 +23,9 @@ replacing: Callable[[Path], AbstractContextManager[Path]] = _in_place
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Write a JSON file: in the programs, concurrent readers see the old or the new file, never a part.
+    """Write a JSON file.
+
+    In the programs, concurrent readers see the old or the new file, never a part.
 
     Raises:
         OSError: the file cannot be written, or (in the programs) `path` exists and is not a regular file; the old file is

@@ -67,7 +67,10 @@ def find_layout(top: Path, wanted: Sequence[str]) -> Path | None:
 
 
 def paths_of_layout(layout: Sequence[str]) -> list[str]:
-    """Return the files and folders that lines of a layout begin with, without placeholders such as <class>."""
+    """Return the files and folders that lines of a layout begin with.
+
+    Placeholders such as <class> are left out.
+    """
     first = [line.split(" ")[0].split("<")[0].rstrip("/") for line in layout]
     return [path for path in first if path]
 

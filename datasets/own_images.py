@@ -15,7 +15,9 @@ _DEEPEST = 3  # folder levels that are searched for images to explain a wrong --
 
 
 class OwnImages(ListedDataset):
-    """A user's own images: their folder is not written to, and they are shown upright (EXIF orientation).
+    """A user's own images.
+
+    Their folder is not written to, and they are shown upright (EXIF orientation).
 
     Splits and few-shot draws depend only on the images and the seed; they are saved in the output folder. Files of an
     earlier version next to the images are still read.

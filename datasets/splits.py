@@ -100,7 +100,9 @@ def _check_names(entries: list[Entry], names: dict[int, str], source: str | os.P
 
 
 class ImageFiles:
-    """The files that a split lists, looked up with one listing per folder instead of a test per image.
+    """The files that a split lists.
+
+    They are looked up with one listing per folder instead of a test per image.
 
     Args:
         parts: a split.

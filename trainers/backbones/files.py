@@ -91,7 +91,10 @@ def _urls() -> dict[str, str]:
 
 
 def published_hashes() -> dict[str, tuple[Path, str]]:
-    """Return {OpenAI's name: (the file that a download writes, the SHA-256 in its published address)}."""
+    """Return {OpenAI's name: (file, SHA-256)}.
+
+    The file is what a download writes, the hash that in its published address.
+    """
     parts = {name: url.split("/")[-2:] for name, url in _urls().items()}
     return {name: (Path(CACHE).expanduser() / file, digest) for name, (digest, file) in parts.items()}
 

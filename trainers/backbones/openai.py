@@ -231,7 +231,10 @@ def projections(visual: StockModule, text: StockModule) -> tuple[Tensor, Tensor]
 
 
 def fingerprint(visual_projection: Tensor, text_projection: Tensor) -> str:
-    """Return the SHA-256 of a CLIP's two projections in float16, the dtype in which OpenAI publishes its weights."""
+    """Return the SHA-256 of a CLIP's two projections in float16.
+
+    OpenAI publishes its weights in this dtype.
+    """
     digest = hashlib.sha256()
     for weights in (visual_projection, text_projection):
         digest.update(weights.detach().to("cpu", torch.float16).contiguous().numpy().tobytes())

@@ -20,7 +20,10 @@ def help_text() -> str:
 
 
 def reference() -> str:
-    """Return the manual's page of all declared keys in Markdown: a table for each node of the configuration."""
+    """Return the manual's page of all declared keys in Markdown.
+
+    It has a table for each node of the configuration.
+    """
     nodes: dict[str, list[Field]] = {}
     for field in FIELDS.values():
         nodes.setdefault(_node(field), []).append(field)

@@ -19,7 +19,10 @@ CASCADE, ZERO_SHOT = "cascade", "zero-shot"
 
 @dataclass(frozen=True)
 class OnlyWith:
-    """A condition: a key is read only while another key has (or, for a list, contains) one of these values."""
+    """A condition: a key is read only with certain values of another key.
+
+    A list must contain one of these values.
+    """
 
     key: str
     values: tuple

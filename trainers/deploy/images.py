@@ -36,7 +36,9 @@ class Batch:
 
 
 def open_image(path: str | Path) -> Image.Image:
-    """Decode an image file as in evaluation of a user's own images: RGB, upright, more than 8 bits scaled.
+    """Decode an image file as in evaluation of a user's own images.
+
+    The image is RGB and upright; more than 8 bits are scaled.
 
     Raises:
         ImageError: it is missing or unreadable, or the range of its values is not defined.

@@ -35,7 +35,10 @@ def queries_keys_values(block: StockModule, x: Tensor) -> tuple[Tensor, Tensor, 
 
 
 def keys_values(block: StockModule, x: Tensor) -> tuple[Tensor, Tensor]:
-    """Project tokens (..., T, d) that are not read after this block to keys and values only, (..., H, T, e) each."""
+    """Project tokens (..., T, d) to keys and values only, (..., H, T, e) each.
+
+    They are not read after this block.
+    """
     attn, width = block.attn, x.shape[-1]
     projected = linear(block.ln_1(x), attn.in_proj_weight[width:], attn.in_proj_bias[width:])  # (..., T, 2 d)
     k, v = projected.chunk(2, dim=-1)  # (..., T, d) each

@@ -51,7 +51,9 @@ def cast_stack(stack: TextStack, dtype: torch.dtype) -> list[Any]:
 
 
 class Block(NamedTuple):
-    """A transformer block's parameters as plain tensors, so that one compiled function computes all blocks.
+    """A transformer block's parameters as plain tensors.
+
+    One compiled function can then compute all blocks.
 
     Attributes:
         norm_1, norm_2: its LayerNorms.

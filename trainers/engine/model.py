@@ -132,7 +132,10 @@ class PromptedCLIP(nn.Module):
         return not len(self.prompt_learner.vision_stack()) and (joined is None or not joined.vision.numel())
 
     def encode(self, image: Tensor) -> Tensor:
-        """Return image features (B, E) of images (B, 3, R, R), not normalised, in the dtype that computes."""
+        """Return image features (B, E) of images (B, 3, R, R).
+
+        They are not normalised, in the dtype that computes.
+        """
         return encode_image(self.clip.visual, image, self.vision_stacks())
 
     def image_features(self, image: Tensor | Encoded) -> Tensor:

@@ -34,7 +34,9 @@ class Filled(NamedTuple):
 
 
 class Passing(NamedTuple):
-    """Tokens of one prompt group in the prefix that the next block replaces, so that they need no row.
+    """Tokens of one prompt group in the prefix that need no row.
+
+    The next block replaces them.
 
     Attributes:
         group: the prompt group.

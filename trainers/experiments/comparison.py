@@ -146,7 +146,10 @@ def check_boosting_texts(folder: Path, info: prompt_file.BoostingInfo, asked: Cf
 
 
 def boosting_record(path: Path) -> dict[str, Any]:
-    """Return what is kept of a boosting prompt with a result: its real sizes, its origin and its identity."""
+    """Return what is kept of a boosting prompt with a result.
+
+    That is its real sizes, its origin and its identity.
+    """
     group, info = prompt_file.load_boosting(path)
     sizes = {
         f"{tower}_{what}": stack.shape[axis]

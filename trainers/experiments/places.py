@@ -16,7 +16,10 @@ ROOT = _CHECKOUT if CONFIGS.parent == _CHECKOUT else Path.cwd()  # of the defaul
 
 
 def datasets_package() -> str:
-    """Return the name of this project's datasets package: `caspl.datasets`, or a checkout's `datasets`."""
+    """Return the name of this project's datasets package.
+
+    It is `caspl.datasets`, or a checkout's `datasets`.
+    """
     installed = f"{PACKAGE}.datasets"
     return installed if importlib.util.find_spec(installed) else "datasets"
 

@@ -28,7 +28,10 @@ def is_miniature(dataset: str) -> bool:
 
 
 def targets_of(source: str) -> list[str]:
-    """Return the datasets that a run on `source` is tested on: the other sources, then the shifted ones."""
+    """Return the datasets that a run on `source` is tested on.
+
+    They are the other sources, then the shifted ones.
+    """
     family = MINIATURE + MINIATURE_SHIFTED if is_miniature(source) else ELEVEN + SHIFTED
     return [dataset for dataset in family if dataset != source]
 

@@ -58,7 +58,9 @@ _BY_DATASET: dict[tuple[str, str, str], dict[str, object]] = {
 
 
 def changes(protocol: str, dataset: str, trainer: str) -> list[str]:
-    """Return the KEY VALUE pairs by which a trainer's base-to-new recipe changes in a protocol, on a dataset.
+    """Return the KEY VALUE pairs by which a protocol changes a trainer's recipe.
+
+    The recipe is that of base-to-new; some pairs depend on the dataset.
 
     Args:
         protocol: its name.

@@ -83,7 +83,10 @@ class Result:
         return self.rules.figures(self.evaluations)
 
     def write(self, folder: Path) -> None:
-        """Write `result.json` to a run's folder, with the headline figures at its top level, as in version 0.1.0."""
+        """Write `result.json` to a run's folder.
+
+        The headline figures are at its top level, as in version 0.1.0.
+        """
         values = {"version": self.version} | dataclasses.asdict(self) | {"host": self.host} | self.figures
         if self.rules.target_options is not None:
             values["targets"] = {name: metrics[ACCURACY] for name, metrics in self.targets.items()}

@@ -76,7 +76,9 @@ def boost(setting: Setting) -> Path:
 
 
 def check_boosting(setting: Setting, compare_data: bool = True) -> list[str]:
-    """Check that a setting's boosting prompt was trained with its settings and texts, and on its data.
+    """Check that a setting's boosting prompt was trained as the setting asks.
+
+    Settings, texts and data are compared.
 
     Args:
         setting: the protocol and the dataset.

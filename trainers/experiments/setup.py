@@ -161,7 +161,10 @@ def check(cfg: CfgNode, given: Sequence[str] = (), training: bool = True) -> Non
 
 @functools.cache
 def warn(line: str) -> None:
-    """Log a warning about a setting, once per process: a protocol assembles configurations several times."""
+    """Log a warning about a setting, once per process.
+
+    A protocol assembles configurations several times.
+    """
     logger.warning("Warning: %s", line)
 
 

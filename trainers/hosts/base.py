@@ -22,7 +22,9 @@ PREC = Field("PREC", "fp16", "precision", choices=precisions)
 
 
 def context_fields(node: str, tokens: int = 16, words: str = "") -> tuple[Field, Field]:
-    """Return the keys of a context of N_CTX tokens, or of as many as CTX_INIT has words (CoOp, CoCoOp).
+    """Return the keys of a context of N_CTX tokens, or of CTX_INIT's words.
+
+    CoOp and CoCoOp have them.
 
     Args:
         node: the host's node.
@@ -56,7 +58,9 @@ def class_specific(node: str) -> Field:
 
 
 def initial_words(node: str, tokens: str) -> Field:
-    """Return the key of the words that the first layer starts from, for at most 4 tokens (MaPLe, PromptSRC).
+    """Return the key of the words that the first layer starts from.
+
+    They have at most 4 tokens (MaPLe, PromptSRC).
 
     Args:
         tokens: the node's key with the number of tokens.
@@ -227,7 +231,10 @@ class HostTrainer(PromptTrainer):
         return self.model.loss_terms(image, batch["label"])
 
     def compute_loss(self, batch: dict) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return the sum of the model's loss terms, and the accuracy with the terms, if there are several."""
+        """Return the sum of the model's loss terms, and the accuracy.
+
+        The terms follow, if there are several.
+        """
         batch = super().on_device(batch)
         label = batch["label"]
         terms, logits = self.loss_terms(batch)

@@ -49,7 +49,9 @@ def context_of(
     ctx_init: str,
     class_token_position: str = "end",
 ) -> tuple[Context, list[ClassText], list[int]]:
-    """Return a context, the text sequences of all classes, and the groups with separate tokens per class.
+    """Return a context and the text sequences of all classes.
+
+    The third item lists the groups with separate tokens per class.
 
     Args:
         clip_model: a frozen stock CLIP.

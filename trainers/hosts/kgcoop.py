@@ -48,7 +48,10 @@ class GuidedModel(PromptedCLIP):
         self.weight = weight
 
     def loss_terms(self, image: Tensor | Encoded, label: Tensor) -> tuple[dict[str, Tensor], Tensor]:
-        """Compute the cross-entropy, and the distance to the zero-shot class vectors (equation 5 of the paper)."""
+        """Compute the cross-entropy, and the distance to the zero-shot class vectors.
+
+        The latter is equation 5 of the paper.
+        """
         classes = self.class_features()  # (C, E)
         logits = self.clip.logit_scale.exp() * self.image_features(image) @ classes.t()
         similarity = (classes * self.zero_shot).sum(dim=-1)  # (C,), of normalised vectors

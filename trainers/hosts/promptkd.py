@@ -255,7 +255,10 @@ class PromptKD(Taught, HostTrainer):
         self.train_loader_x.dataset.views = cfg.TRAINER[self.node].VIEWS or cfg.TRAIN.VIEWS
 
     def data_seen(self) -> list[dict]:
-        """Return the provenance: the images of all classes, without labels unless an epoch is selected by them."""
+        """Return the provenance: the images of all classes.
+
+        Labels count only if an epoch is selected by them.
+        """
         images, labels = len(self.train_loader_x.dataset), self.cfg.TEST.FINAL_MODEL == "best_val"
         return [provenance.item("adapting", self.cfg.DATASET.NAME, images, labels, "all", self.all_names)]
 

@@ -35,7 +35,9 @@ from .base import PREC, HostTrainer, initial_words
 
 
 class IndependentPrompts(Learner):
-    """Prompts for each tower, and their weighted sum over the epochs so far (Gaussian prompt aggregation).
+    """Prompts for each tower, and their weighted sum over the epochs so far.
+
+    The sum is Gaussian prompt aggregation.
 
     Args:
         text: (depth_t, n_t, d_t).
@@ -128,7 +130,9 @@ class SelfRegulatedModel(PromptedCLIP):
     def loss_terms(
         self, image: Tensor | Encoded, label: Tensor, frozen: Tensor | Encoded | None = None
     ) -> tuple[dict[str, Tensor], Tensor]:
-        """Compute the cross-entropy, and the distances to frozen CLIP's text features, image features and logits.
+        """Compute the cross-entropy and the distances to frozen CLIP.
+
+        They are those of text features, image features and logits.
 
         The regularisation of section 3.2 of the paper.
 

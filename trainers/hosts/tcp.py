@@ -80,7 +80,10 @@ class ClassAwareContext(Learner):
         return self.meta_net(self.zero_shot).unflatten(-1, self.ctx.shape)
 
     def text_stack(self) -> TextStack:
-        """Return the context (n, d), carried up to the block `layer`, where the class tokens (1, C, n, d) replace it."""
+        """Return the context (n, d), carried up to the block `layer`.
+
+        There the class tokens (1, C, n, d) replace it.
+        """
         return [self.ctx, *[None] * (self.layer - 1), self.class_tokens()[None]]
 
 

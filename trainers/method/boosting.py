@@ -129,7 +129,9 @@ class CasPL(Taught, PromptTrainer):
         return [f"{TEACHERS[2]}: {found[0]} and {found[1]} are the same teacher; expected each once"] if found else []
 
     def build_data_loader(self) -> None:
-        """Load the classes of `TRAINER.CASPL.CLASSES`, unless another subset is set, and add unlabelled images.
+        """Load the classes of `TRAINER.CASPL.CLASSES`, and add unlabelled images.
+
+        Another subset is loaded if it is set.
 
         Raises:
             ConfigError: a folder of unlabelled images does not exist or has no images.

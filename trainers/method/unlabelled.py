@@ -43,7 +43,9 @@ def share(items: Sequence[Datum], part: float, seed: int) -> list[Datum]:
 
 
 def list_images(folders: Sequence[str]) -> list[Datum]:
-    """List the images in folders and all folders below them, sorted by their paths within each folder.
+    """List the images in folders and all folders below them.
+
+    They are sorted by their paths within each folder.
 
     Raises:
         ConfigError: a folder does not exist or has no images, or an image occurs twice.
@@ -70,7 +72,9 @@ def list_images(folders: Sequence[str]) -> list[Datum]:
 
 
 def check_images(items: Sequence[Datum], dataset: Sequence[Datum]) -> None:
-    """Check the headers of added images, and that none of them is one of the dataset's, before training.
+    """Check the headers of added images before training.
+
+    None of them may be one of the dataset's.
 
     Raises:
         ConfigError: an image of the dataset is among them.

@@ -60,7 +60,9 @@ class Pass:
 
 @dataclass
 class State:
-    """A thread's state of a tower: `nn.DataParallel` runs replicas of the modules in threads, with the same hooks.
+    """A thread's state of a tower.
+
+    `nn.DataParallel` runs replicas of the modules in threads, with the same hooks.
 
     Attributes:
         open: forward passes of the door that have begun and not ended; door: the door of the last one.

@@ -104,7 +104,10 @@ class Tower:
         return getattr(self.blocks[0], self.names.norm_1).weight.shape[0]
 
     def table(self, door: nn.Module | None = None) -> Tensor:
-        """Return the table of positions (T, d) of a text tower, of the replica that `door` belongs to if it is given."""
+        """Return the table of positions (T, d) of a text tower.
+
+        It is that of the replica that `door` belongs to, if it is given.
+        """
         if door is None or self.inside is None:
             return look_up(self.owner, self.positions)
         return look_up(door, f"{self.inside}.{self.positions}".lstrip("."))

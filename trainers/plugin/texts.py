@@ -74,7 +74,10 @@ def eot_rows(x: Tensor, table: Tensor, embedding: nn.Embedding) -> Tensor:
 
 
 def ends_in_padding(x: Tensor, table: Tensor, tokens: int) -> bool:
-    """Whether the last `tokens` rows of embedded texts (T, N, d) hold the same token, as padding does."""
+    """Check whether embedded texts (T, N, d) end in the same token, as padding does.
+
+    The last `tokens` rows are compared.
+    """
     with torch.no_grad():
         words = x.detach() - table[: len(x), None].to(x.dtype)
         last = words[-max(tokens, 2) :]

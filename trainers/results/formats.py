@@ -145,7 +145,10 @@ def _record(table: Table, row: Row, column: str, cell: Cell) -> dict:
 
 
 def title(table: Table) -> str:
-    """Return a table's title: protocol, source, number of shots, and the settings that distinguish it."""
+    """Return a table's title.
+
+    It has the protocol, source, number of shots, and the settings that distinguish it.
+    """
     source = f" from {table.source}" if table.source else ""
     shots = f", {table.shots} shot{'s' * (table.shots != 1)}" if table.shots else ""
     other = "" if table.of_paper or table.source else " (not the paper's datasets)"

@@ -254,7 +254,10 @@ def read_neighbours(folder: Path = PAPER) -> list[Neighbour]:
 
 
 def published(folder: Path = PAPER) -> dict[tuple[str, str, str, str], float]:
-    """Return the paper's figures, and the neighbours' averages for trainers that the paper does not have."""
+    """Return the paper's figures, and the neighbours' averages.
+
+    The latter are those of trainers that the paper does not have.
+    """
     found = {
         ("base2new", "Average", neighbour.trainer, column): figure
         for neighbour in read_neighbours(folder)

@@ -305,7 +305,10 @@ def plain(trainer: str) -> str:
 
 
 def in_order(seen: set[str]) -> list[str]:
-    """Untrained CLIP first, then each host and its cascaded one, also where one of the two is missing."""
+    """Sort trainers: untrained CLIP first, then each host and its cascaded one.
+
+    One of the two may be missing.
+    """
     hosts = {plain(trainer) for trainer in seen} - {"ZeroshotCLIP"}
     known = [host for host in PAPER_HOSTS if host in hosts]
     pairs = [name for host in (*known, *sorted(hosts - set(known))) for name in (host, f"CasPL_{host}")]

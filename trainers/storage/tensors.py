@@ -107,7 +107,9 @@ def has_placeholders(content: Any) -> bool:
 
 
 def read_weights(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Read the weights of a model: a state dict that `torch.save` has written, or a TorchScript archive.
+    """Read the weights of a model.
+
+    The file is a state dict that `torch.save` has written, or a TorchScript archive.
 
     A state dict may be wrapped as `{"state_dict": ..., ...}`. A TorchScript archive's tensors are named by the path of
     the attributes to them, as in its own state dict; none of its code is executed.

@@ -81,7 +81,9 @@ def find_checkpoint(folder: Path, epoch: int | None) -> Path:
 
 
 def load_learner(learner: nn.Module, path: str | Path, rows: Sequence[int] | None = None) -> None:
-    """Load a learner's parameters from a checkpoint in Dassl's layout, ours or the original repository's.
+    """Load a learner's parameters from a checkpoint in Dassl's layout.
+
+    It may be ours or the original repository's.
 
     Args:
         learner: the learner.

@@ -149,7 +149,10 @@ def graphs(cfg: CfgNode, device: torch.device) -> tuple[bool, str]:
 
 
 def accelerated(trainer: Any, step: Step, learner: nn.Module) -> Step:
-    """Return a trainer's step as `TRAIN.COMPILE` and `TRAIN.CUDA_GRAPH` ask for it, and log the choice."""
+    """Return a trainer's step as `TRAIN.COMPILE` and `TRAIN.CUDA_GRAPH` ask for it.
+
+    The choice is logged.
+    """
     cfg, device = trainer.cfg, trainer.device
     compiled, why = compiles(cfg, device)
     logger.info("Compiled blocks: %s (TRAIN.COMPILE %s)", "yes" if compiled else "no", why)

@@ -188,7 +188,9 @@ def check_same(ours: dict, theirs: dict, where: Path, remedy: str) -> None:
 
 
 def class_rows(names: list[str], theirs: dict, folder: Path) -> list[int] | None:
-    """Return which of the trained class-specific contexts belong to the current classes, found by name.
+    """Return which trained class-specific contexts the current classes have.
+
+    They are found by name.
 
     Args:
         names: the current class names.

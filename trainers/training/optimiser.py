@@ -27,7 +27,10 @@ def fused(optimizer: torch.optim.Optimizer, device: torch.device) -> torch.optim
 
 
 def with_kernels_of(optimizer: torch.optim.Optimizer, state: Any) -> Any:
-    """Return a state to load with the optimiser's own kernels, which depend on the device and not on the run."""
+    """Return a state to load with the optimiser's own kernels.
+
+    They depend on the device and not on the run.
+    """
     if not isinstance(state, dict) or not isinstance(state.get("param_groups"), list | tuple):
         return state
     groups = []

@@ -58,7 +58,9 @@ def cores() -> int:
 
 @contextlib.contextmanager
 def processes(cuda: bool) -> Iterator[None]:
-    """Form the process group of torchrun while the block runs (NCCL with one GPU per rank, else gloo).
+    """Form the process group of torchrun while the block runs.
+
+    It uses NCCL with one GPU per rank, else gloo.
 
     A rank that leaves the block with an error does not wait for the others: it ends, and torchrun ends them.
 

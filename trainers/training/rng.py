@@ -28,7 +28,10 @@ def get_rng_state() -> dict:
 
 
 def set_rng_state(state: dict) -> None:
-    """Restore what `get_rng_state` returned (the GPUs' generators only if the number of GPUs is the same)."""
+    """Restore what `get_rng_state` returned.
+
+    The GPUs' generators are restored only if the number of GPUs is the same.
+    """
     random.setstate(state["python"])
     name, keys, *rest = state["numpy"]
     np.random.set_state((name, np.array(keys, dtype=np.uint32), *rest))
@@ -39,7 +42,10 @@ def set_rng_state(state: dict) -> None:
 
 @contextlib.contextmanager
 def drawing_from(*numbers: int) -> Iterator[None]:
-    """Seed the CPU's generators from `numbers` while the block runs, and restore their state afterwards."""
+    """Seed the CPU's generators from `numbers` while the block runs.
+
+    Their state is restored afterwards.
+    """
     seed = zlib.crc32(" ".join(map(str, numbers)).encode())
     python, of_numpy, of_torch = random.getstate(), np.random.get_state(), torch.get_rng_state()
     try:

@@ -268,7 +268,10 @@ def remove_if_nothing_began(folder: Path) -> None:
 
 
 def check_processes(cfg: CfgNode) -> None:
-    """Raise `ConfigError` if several processes would train what only this package's trainers can share."""
+    """Raise `ConfigError` if several processes cannot train this together.
+
+    Only this package's trainers can be shared.
+    """
     if parallel.size() > 1 and own_class(cfg.TRAINER.NAME) is None:
         raise ConfigError(
             f"TRAINER.NAME: {cfg.TRAINER.NAME} with {parallel.size()} processes; expected a trainer of this package. Start "

@@ -150,7 +150,10 @@ class PromptTrainer(Resumable, TrainerX):
         self.tracker.log(self._row)
 
     def after_train(self) -> None:
-        """Keep the learned prompts as safetensors, and log the share of the time spent waiting for images."""
+        """Keep the learned prompts as safetensors.
+
+        The share of the time spent waiting for images is logged.
+        """
         self._in_epochs = False
         parallel.on_main(self._keep_learned)
         super().after_train()
@@ -278,7 +281,10 @@ class PromptTrainer(Resumable, TrainerX):
         return batch["img"].to(self.device), batch["label"].to(self.device)
 
     def parse_batch_test(self, batch: dict) -> tuple[Any, Tensor]:
-        """Return the images (B, 3, R, R), or their features, on the device, and the labels (B,) unchanged."""
+        """Return the images (B, 3, R, R), or their features, on the device.
+
+        The labels (B,) are unchanged.
+        """
         image = Encoded(batch["features"]) if "features" in batch else batch["img"].to(self.device)
         return image, batch["label"]
 

@@ -12,7 +12,10 @@ from PIL import Image
 
 
 def describe_choices(requested: str, available: Iterable[str]) -> str:
-    """Return a sentence for an error message: the unknown name, the most similar one, and all known ones."""
+    """Return a sentence for an error message about an unknown name.
+
+    It has the name, the most similar one, and all known ones.
+    """
     known = list(available)
     if not known:
         return f'"{requested}" is unknown and so is every name: import the module that registers it'

@@ -149,7 +149,9 @@ def curves(run: Path) -> dict[str, list[float]]:
 
 
 def headline(run: Path, trainer: str) -> dict[str, dict[str, float]]:
-    """Return {trainer: figures} of the run, after zero-shot CLIP's, the boosted student's and the host's.
+    """Return {trainer: figures} of the run, after those of its baselines.
+
+    They are zero-shot CLIP, the boosted student and the host.
 
     Runs of a protocol are in <output>/<protocol>/<dataset>/<trainer>/shots_<N>/seed_<S>.
     """

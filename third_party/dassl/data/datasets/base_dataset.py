@@ -152,7 +152,9 @@ class DatasetBase:
         return names, list(names.values())
 
     def generate_fewshot_dataset(self, *data_sources: Items, num_shots: int = -1, repeat: bool = False) -> Any:
-        """Draw `num_shots` images per class with `random.sample`, classes in the order of their first image.
+        """Draw `num_shots` images per class with `random.sample`.
+
+        Classes are in the order of their first image.
 
         Args:
             data_sources: lists of images.
