@@ -24,6 +24,7 @@ from xml.etree import ElementTree
 import torch
 
 from trainers.engine import blocks_gpu
+from trainers.pytorch import COMPILE, has_pytorch
 from trainers.training.graphs import WARM_UP, GraphedStep
 
 from . import measure, works
@@ -124,6 +125,8 @@ def measured(step: works.Step, variant: str, batch: int, device: torch.device, r
         Skipped: the variant cannot run here.
     """
     work: Callable[[], object] = step
+    if variant in ("compiled", "graphed") and not has_pytorch(COMPILE):
+        raise Skipped(f"compiling needs PyTorch {COMPILE[0]}.{COMPILE[1]} or newer")
     if variant == "graphed":
         if device.type != "cuda":
             raise Skipped("a CUDA graph needs a GPU")

@@ -8,6 +8,7 @@ import sys
 import pytest
 import torch
 import toy
+import versions
 from children import ALONE
 from conftest import ROOT
 from deployed import CONSTANT, toys, trained
@@ -40,6 +41,7 @@ def test_plain_module_equals_the_classifier(root, trainer):
     torch.testing.assert_close(PlainClassifier(classifier)(images), classifier(images), atol=5e-5, rtol=0)
 
 
+@versions.exports
 @pytest.mark.parametrize("ending", export.ENDINGS)
 @pytest.mark.parametrize("trainer", ["CasPL_MaPLe", pytest.param("CasPL_PromptKD", marks=pytest.mark.slow)])
 def test_file_equals_pytorch_for_any_batch(root, tmp_path, trainer, ending):
@@ -52,6 +54,7 @@ def test_file_equals_pytorch_for_any_batch(root, tmp_path, trainer, ending):
         torch.testing.assert_close(run(images), classifier(images), atol=1e-4, rtol=0)
 
 
+@versions.exports
 def test_file_is_compared_with_the_classifier_for_batches_1_3_and_9(root, tmp_path, monkeypatch):
     classifier, counts = deploy.load(root / "CoOp"), []
     monkeypatch.setattr(
@@ -60,6 +63,7 @@ def test_file_is_compared_with_the_classifier_for_batches_1_3_and_9(root, tmp_pa
     assert export.export(classifier, tmp_path / "coop.pt2") == 0 and counts == [1, 3, 9]
 
 
+@versions.exports
 def test_difference_above_the_tolerance_writes_nothing(root, tmp_path, monkeypatch):
     monkeypatch.setattr(export, "pt2_runner", lambda path: lambda images: torch.zeros(len(images), 6))
     with pytest.raises(export.ExportError, match="differ from PyTorch's by"):
@@ -67,11 +71,13 @@ def test_difference_above_the_tolerance_writes_nothing(root, tmp_path, monkeypat
     assert not list(tmp_path.iterdir())
 
 
+@versions.exports
 def test_cocoop_is_rejected_with_the_reason(root, tmp_path):
     with pytest.raises(ConfigError, match="depend on the image"):
         export.export(deploy.load(root / "CoCoOp"), tmp_path / "cocoop.onnx")
 
 
+@versions.exports
 def test_int8_command_prints_sizes_and_accuracy(root, tmp_path, capsys):
     folder = tmp_path / "photos"
     for index, name in enumerate(toy.NAMES):
@@ -110,6 +116,7 @@ def exported(root):
     return classifier, path
 
 
+@versions.exports
 @pytest.mark.parametrize("size", [(16, 16), (40, 23), (17, 31)])
 def test_example_needs_no_torch_and_finds_the_same_class(exported, tmp_path, size):
     classifier, path = exported
@@ -123,6 +130,7 @@ def test_example_needs_no_torch_and_finds_the_same_class(exported, tmp_path, siz
     assert name == expected.label and float(probability) == pytest.approx(expected.top[0][1], abs=0.02)
 
 
+@versions.exports
 @pytest.mark.slow
 def test_example_runs_in_a_new_environment_with_three_packages(exported, tmp_path):
     """A real virtual environment with onnxruntime, numpy and Pillow, which pip downloads or has cached."""

@@ -4,6 +4,7 @@ import json
 
 import pytest
 import torch
+import versions
 from torch.nn import functional as F
 
 from scripts.benchmark import deploy, measure, works
@@ -127,6 +128,7 @@ LAUNCHES = {"CasPL_CoOp": 480, "CasPL_CoCoOp": 490, "CasPL_MaPLe": 760, "CasPL_P
 CACHED = 715  # phase 1 with cached teacher features
 
 
+@versions.counts_launches
 @pytest.mark.parametrize("name", LAUNCHES)
 def test_launches_are_within_bounds(name):
     few = bench.launches_of(name, 50)

@@ -2,8 +2,11 @@
 
 import pytest
 import torch
+import versions
 
 from scripts.benchmark import works
+
+pytestmark = versions.compiles
 
 CPU, SMALL = torch.device("cpu"), works.SIZES["small"]
 

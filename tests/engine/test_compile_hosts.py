@@ -4,6 +4,7 @@ import protocol
 import pytest
 import torch
 import toy
+import versions
 from dassl.engine import build_trainer
 from dassl.utils import set_random_seed
 from test_compile import check_one_graph
@@ -11,6 +12,8 @@ from test_compile import check_one_graph
 from scripts.benchmark.works import Step
 from trainers.cli import train
 from trainers.hosts.promptkd import distillation_loss
+
+pytestmark = versions.compiles
 
 OPTIONS = {
     "KgCoOp": {},

@@ -5,11 +5,14 @@ import types
 
 import pytest
 import torch
+import versions
 from torch.nn import functional as F
 
 from scripts.benchmark import measure, works
 from trainers.engine import PromptedCLIP, text, vision
 from trainers.engine.counts import operations, peak_meta_bytes
+
+pytestmark = versions.counts_operations
 
 CPU = torch.device("cpu")
 

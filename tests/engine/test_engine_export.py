@@ -3,11 +3,14 @@
 import pytest
 import torch
 import toy
+import versions
 from torch import nn
 
 from trainers.backbones import load_clip
 from trainers.engine import PromptGroup
 from trainers.hosts import maple
+
+pytestmark = versions.exports
 
 BATCHES = (1, 3, 9, 20)  # 20 images are computed in three parts without export
 

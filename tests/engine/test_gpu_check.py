@@ -3,6 +3,7 @@
 import json
 
 import pytest
+import versions
 
 from scripts.benchmark import gpu_check
 from trainers.engine import blocks_gpu
@@ -29,6 +30,7 @@ def run(folder, *more):
     return code, json.loads((folder / "gpu_check.json").read_text())
 
 
+@versions.compiles
 def test_table_has_a_row_per_variant(tmp_path):
     code, found = run(tmp_path)
     rows = {row["variant"]: row for row in found["rows"]}

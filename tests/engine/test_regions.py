@@ -4,10 +4,13 @@ import time
 
 import pytest
 import torch
+import versions
 from test_compile import gradients
 
 from scripts.benchmark import works
 from trainers.engine import blocks_gpu
+
+pytestmark = versions.compiles
 
 CPU = torch.device("cpu")
 

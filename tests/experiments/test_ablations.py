@@ -5,6 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 import toy
+import versions
 
 from trainers import config
 from trainers.cli import protocols, train
@@ -48,6 +49,7 @@ def test_phase_1_takes_a_share_and_records_it(tmp_path):
     assert item["images"] == len(toy.NAMES) * toy.PER_CLASS["train"] // 2
 
 
+@versions.counts_operations
 @pytest.mark.parametrize("miniature", [["--miniature"], ["--datasets", "dtd"]])
 def test_dry_run_lists_every_value(miniature, tmp_path, capsys, monkeypatch):
     for name in ("costs", "phase_1"):

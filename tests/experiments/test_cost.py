@@ -4,12 +4,15 @@ import shutil
 
 import pytest
 import torch
+import versions
 
 from trainers.backbones import load_clip, sizes_of, weightless
 from trainers.cli import boost, cost, protocols, train
 from trainers.engine import clip_sizes
 from trainers.experiments import cost as counting
 from trainers.experiments.setting import Setting
+
+pytestmark = versions.counts_operations
 
 FAST = ["OPTIM.MAX_EPOCH", "1", "--boost", "OPTIM.MAX_EPOCH", "1"]
 BACKBONES = (

@@ -1,6 +1,7 @@
 """`reproduce teachers`: the published recipe, its plan, and a teacher that phase 1 learns from."""
 
 import pytest
+import versions
 
 from trainers.cli import protocols
 from trainers.experiments import cost, teachers
@@ -34,6 +35,7 @@ def test_plan_has_a_teacher_for_each_dataset_and_one_for_transfer(tmp_path):
     assert all((job.trainer, job.seed, job.shots, job.needs) == ("PromptSRC", 1, 16, None) for job in jobs)
 
 
+@versions.counts_operations
 def test_dry_run_lists_the_teachers_and_writes_nothing(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(cost, "costs", lambda *args: [])  # counting ViT-L/14's operations takes half a minute
     line = ["teachers", "--dry-run", "--data", str(tmp_path / "data"), "--output", str(tmp_path / "out")]

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+import versions
 
 from trainers.cli import protocols, results
 from trainers.config import ConfigError
@@ -83,6 +84,7 @@ def test_bad_value_is_rejected_before_anything_runs(tmp_path, capsys):
     assert capsys.readouterr().err.count("TRAINER.CASPL.TEMPERATURE") == 2 and not list(tmp_path.iterdir())
 
 
+@versions.counts_operations
 def test_key_of_phase_2_varies_in_a_single_run(tmp_path, monkeypatch, capsys):
     for name in ("costs", "phase_1"):  # counting operations takes seconds
         monkeypatch.setattr(cost, name, lambda *_: ())

@@ -6,6 +6,7 @@ import shutil
 import documents
 import nbformat
 import pytest
+import versions
 from conftest import ROOT
 from documents import PAGES
 from nbclient import NotebookClient
@@ -14,7 +15,7 @@ from workspace import Workspace
 from trainers.__main__ import main
 from trainers.experiments import cost
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, versions.exports]  # pages export
 
 EXECUTED = [page for page in PAGES if documents.steps(page)]
 NOTEBOOKS = sorted((ROOT / "examples").glob("*.ipynb"))

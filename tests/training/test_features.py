@@ -8,6 +8,7 @@ import protocol
 import pytest
 import torch
 import toy
+import versions
 from dassl.engine import build_trainer
 from dassl.utils import set_random_seed
 
@@ -220,6 +221,7 @@ def test_training_features_of_text_only_host_are_computed_once_per_view(root, tm
     )
 
 
+@versions.counts_operations
 @pytest.mark.slow
 def test_base_to_new_grid_needs_56_percent_of_image_passes(root, tmp_path, passes, evaluated, monkeypatch):
     setting = protocol.ToySetting("toy", root, tmp_path / "out", epochs=1)

@@ -6,6 +6,7 @@ import protocol
 import pytest
 import torch
 import toy
+import versions
 from dassl.engine import TRAINER_REGISTRY, build_trainer
 from dassl.utils import set_random_seed
 from torch._subclasses.fake_tensor import FakeTensorMode
@@ -107,6 +108,7 @@ class Copies(TorchDispatchMode):
         return result
 
 
+@versions.simulates_a_gpu
 def test_evaluation_copies_outputs_once():
     seen = []
 
@@ -132,6 +134,7 @@ def test_evaluation_copies_outputs_once():
     assert copies.count == 1 and seen == [("cpu", (3, 5), [0, 1, 2]), ("cpu", (1, 5), [3])]
 
 
+@versions.simulates_a_gpu
 @pytest.mark.parametrize("kind", [torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW])
 def test_optimiser_is_fused_on_gpu_with_its_settings(kind):
     weight = torch.nn.Parameter(torch.ones(3))
@@ -145,6 +148,7 @@ def test_optimiser_is_fused_on_gpu_with_its_settings(kind):
     assert made.param_groups[0]["fused"] and made.param_groups[0]["params"][0] is weight
 
 
+@versions.simulates_a_gpu
 def test_state_of_unfused_optimiser_resumes_on_gpu_and_back():
     weights = [torch.nn.Parameter(torch.ones(3)) for _ in range(2)]
     plain = torch.optim.Adam([weights[0]])

@@ -1,7 +1,7 @@
 """Phase 1 alone: train the boosting prompt of a dataset once for all seeds and hosts."""
 
 from . import arguments
-from .dry_run import add_dry_run, check_rate, show_jobs
+from .dry_run import add_dry_run, check_dry_run, show_jobs
 from .program import guarded
 
 
@@ -12,7 +12,7 @@ def boost(argv: list[str] | None = None) -> None:
     arguments.add_folders(parser)
     add_dry_run(parser)
     args = arguments.parse(parser, argv)
-    check_rate(args)
+    check_dry_run(args)
     from ..experiments import runs
     from ..experiments.grid import BOOST, Job
     from ..experiments.setting import Setting

@@ -80,7 +80,9 @@ def cost(argv: list[str] | None = None) -> None:
     args = arguments.parse(_parser(), argv, phases=True)
     from ..experiments import cost as counting
     from ..experiments.setting import Setting
+    from ..pytorch import COST, check_pytorch
 
+    check_pytorch("caspl cost", COST)
     setting = Setting(args.dataset, args.data, args.output, args.opts, args.protocol, [], args.boost, args.adapt)
     cascaded = f"CasPL_{args.host}"
     setting.check_options(["CasPL", cascaded])

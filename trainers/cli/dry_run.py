@@ -20,15 +20,19 @@ def add_dry_run(parser: argparse.ArgumentParser) -> None:
     add_rate(parser)
 
 
-def check_rate(args: argparse.Namespace) -> None:
-    """Check that the options of a dry run are not given without one.
+def check_dry_run(args: argparse.Namespace) -> None:
+    """Check that a dry run can count operations, and that its options are not given without one.
 
     Raises:
-        ConfigError: they are.
+        ConfigError: PyTorch is too old, or the options are given without a dry run.
     """
     from ..config import ConfigError
 
-    if not args.dry_run and (args.rate or args.measure):
+    if args.dry_run:
+        from ..pytorch import COST, check_pytorch
+
+        check_pytorch("--dry-run", COST)
+    elif args.rate or args.measure:
         raise ConfigError("--rate, --measure: only read with --dry-run; expected both or neither")
 
 

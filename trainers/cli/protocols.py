@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..experiments.protocols import PROTOCOLS, Protocol
 from . import arguments
-from .dry_run import add_dry_run, check_rate, show_jobs
+from .dry_run import add_dry_run, check_dry_run, show_jobs
 from .program import guarded
 from .stages import Stages
 
@@ -76,7 +76,7 @@ def _add_vary(parser: argparse.ArgumentParser) -> None:
 def one_run(rules: Protocol, argv: list[str] | None) -> None:
     """Train phase 1 unless its file exists, train phase 2, and print a table."""
     args = arguments.parse(_run_parser(rules), argv, phases=True)
-    check_rate(args)
+    check_dry_run(args)
     from ..experiments.checks import check_data, check_jobs
     from ..experiments.grid import UNTRAINED, unique
     from ..experiments.runs import boost, host_run, untrained
@@ -175,7 +175,7 @@ def reproduce(argv: list[str] | None) -> None:
         ConfigError: runs failed.
     """
     args = arguments.parse(_grid_parser(), argv, phases=True)
-    check_rate(args)
+    check_dry_run(args)
     from ..experiments.checks import all_finished, check_data, check_jobs
     from ..experiments.grid import Grid
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from . import arguments
-from .dry_run import add_dry_run, check_rate, show_plans
+from .dry_run import add_dry_run, check_dry_run, show_plans
 from .program import guarded, hide_information
 
 if TYPE_CHECKING:
@@ -124,7 +124,7 @@ def run(argv: list[str] | None = None) -> "Metrics | None":
     Everything is logged to the run's folder as well.
     """
     args = parse(argv)
-    check_rate(args)
+    check_dry_run(args)
     cfg = setup_cfg(args)
     if args.dry_run:
         from ..experiments.dry_run import planned_run

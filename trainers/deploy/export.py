@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..pytorch import EXPORT, check_pytorch
 from ..storage.atomic import replacing
 from ..version import __version__
 from .classifier import Classifier
@@ -41,12 +42,13 @@ def export(classifier: Classifier, path: Path) -> float:
         The largest difference of a logit.
 
     Raises:
-        ConfigError: the classifier cannot be exported (see `PlainClassifier`).
+        ConfigError: PyTorch is too old, or the classifier cannot be exported (see `PlainClassifier`).
         ExportError: the file's logits differ by more than 1e-4; nothing is written then.
         ValueError: another ending.
     """
     if path.suffix not in ENDINGS:
         raise ValueError(f"{path}: its ending is {path.suffix!r}; expected {' or '.join(ENDINGS)}")
+    check_pytorch("caspl export", EXPORT)
     plain = PlainClassifier(classifier)
     example = torch.randn(2, 3, *_size(classifier))
     program = torch.export.export(plain, (example,), dynamic_shapes={"images": {0: torch.export.Dim("batch", min=1)}})

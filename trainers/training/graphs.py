@@ -11,6 +11,7 @@ from yacs.config import CfgNode
 
 from ..engine import blocks_gpu
 from ..engine.paths import minimizes_launches
+from ..pytorch import COMPILE, check_pytorch, has_pytorch
 from . import parallel
 
 logger = logging.getLogger(__name__)
@@ -125,14 +126,20 @@ class GraphedStep:
 
 
 def compiles(cfg: CfgNode, device: torch.device) -> tuple[bool, str]:
-    """Return whether blocks are compiled, and why."""
+    """Return whether blocks are compiled, and why.
+
+    Raises:
+        ConfigError: they have to be, and PyTorch is too old.
+    """
     wanted = cfg.TRAIN.COMPILE
     if wanted == "off":
         return False, "off"
     if not minimizes_launches(device):
         return False, f"{wanted}; a CPU's towers are not compiled"
-    if wanted == "auto" and (device.type != "cuda" or importlib.util.find_spec("triton") is None):
-        return False, "auto; it needs a GPU with Triton"
+    if wanted == "on":
+        check_pytorch("TRAIN.COMPILE on", COMPILE)
+    elif device.type != "cuda" or importlib.util.find_spec("triton") is None or not has_pytorch(COMPILE):
+        return False, f"auto; it needs a GPU with Triton and PyTorch {COMPILE[0]}.{COMPILE[1]} or newer"
     return True, wanted
 
 
