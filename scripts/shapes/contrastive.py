@@ -5,6 +5,7 @@ import random
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -14,7 +15,9 @@ from clip.model import CLIP
 from tqdm import tqdm
 
 from datasets.shapes import rendering
+from trainers.storage.tensors import read_weights
 
+from . import extra_tokens
 from .captions import COLOURS, FILLER, FILLS, SHAPES, TEMPLATES, Scene, caption, scenes
 
 MEAN = torch.tensor((0.48145466, 0.4578275, 0.40821073)).view(3, 1, 1)
@@ -24,16 +27,29 @@ INPUT, PATCH, CONTEXT, WORDS = 48, 8, 77, 49408
 
 @dataclass(frozen=True)
 class Stage:
-    """A stage of training with its own one-cycle learning rate."""
+    """A stage of training with its own one-cycle learning rate.
+
+    Attributes:
+        domain: of its images.
+        steps: number of batches.
+        rate: the highest learning rate.
+        tokens: fraction of the batches whose image sequences contain random tokens (`extra_tokens`).
+    """
 
     domain: rendering.Domain
     steps: int
     rate: float
+    tokens: float = 0.0
 
 
 @dataclass(frozen=True)
 class ClipSpec:
-    """Sizes and training stages of one small CLIP."""
+    """Sizes and training stages of one small CLIP.
+
+    Attributes:
+        start: a file that training starts from; None: random weights.
+        seed: of the shipped model.
+    """
 
     width: int
     vision_layers: int
@@ -45,6 +61,8 @@ class ClipSpec:
     warmup: int = 100
     decay: float = 0.05
     lead_in: float = 0.15  # fraction of the batches whose captions follow up to 20 other words
+    start: Path | None = None
+    seed: int = 1
 
 
 # ---------------------------------------- images
@@ -181,7 +199,7 @@ def batches(
 
 
 def train(name: str, spec: ClipSpec, seed: int, processes: int) -> tuple[CLIP, torch.Tensor]:
-    """Train one model from scratch.
+    """Train one model.
 
     Args:
         name: for the progress bar.
@@ -194,10 +212,19 @@ def train(name: str, spec: ClipSpec, seed: int, processes: int) -> tuple[CLIP, t
     torch.manual_seed(seed)
     vocabulary = Vocabulary()
     model = new_model(spec, vocabulary)
+    if spec.start:
+        load(model, vocabulary, spec.start)
     for number, stage in enumerate(spec.stages):
         stream = batches(spec, number, seed, processes)
         run_stage(model, vocabulary, spec, stage, stream, f"Training the {name}")
     return model, vocabulary.used
+
+
+def load(model: CLIP, vocabulary: Vocabulary, path: Path) -> None:
+    """Load the weights of a file of `train_clips.save`."""
+    state = {name: value.float() for name, value in read_weights(path)[0].items()}
+    state["token_embedding.weight"] = state["token_embedding.weight"][vocabulary.used]
+    model.load_state_dict(state)
 
 
 def run_stage(model: CLIP, vocabulary: Vocabulary, spec: ClipSpec, stage: Stage, stream: Iterator, title: str) -> None:
@@ -207,20 +234,25 @@ def run_stage(model: CLIP, vocabulary: Vocabulary, spec: ClipSpec, stage: Stage,
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimiser, stage.rate, stage.steps, pct_start=rise, cycle_momentum=False
     )
+    generator = torch.Generator().manual_seed(extra_tokens.SEED)
     bar = tqdm(range(stage.steps), desc=title, unit=" steps", mininterval=2)
     for step in bar:
         images, lines, true = next(stream)
-        loss = train_step(model, optimiser, images, vocabulary(lines), true)
+        if torch.rand((), generator=generator) < stage.tokens:
+            features = extra_tokens.encode_image(model.visual, images, generator)
+        else:
+            features = model.encode_image(images)
+        loss = train_step(model, optimiser, features, vocabulary(lines), true)
         schedule.step()
         if step % 50 == 0:
             bar.set_postfix(loss=f"{loss:.2f}", refresh=False)
 
 
 def train_step(
-    model: CLIP, optimiser: torch.optim.Optimizer, images: torch.Tensor, tokens: torch.Tensor, true: torch.Tensor
+    model: CLIP, optimiser: torch.optim.Optimizer, features: torch.Tensor, tokens: torch.Tensor, true: torch.Tensor
 ) -> float:
-    """Train on one batch; return the loss."""
-    image = F.normalize(model.encode_image(images), dim=-1)
+    """Train on one batch, given its image features; return the loss."""
+    image = F.normalize(features, dim=-1)
     text = F.normalize(encode_text(model, tokens), dim=-1)
     loss = contrastive_loss(model.logit_scale.exp() * image @ text.T, true)
     optimiser.zero_grad(set_to_none=True)

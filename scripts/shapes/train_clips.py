@@ -1,11 +1,12 @@
-"""Train the two small CLIPs, student and teacher, of the dataset `shapes` from scratch on a CPU.
+"""Train the small CLIPs, two students and a teacher, of `shapes` and its relatives on a CPU.
 
-    python -m scripts.shapes.train_clips [--student | --teacher] [--output DIR] [--seed N] [--threads N] ...
+    python -m scripts.shapes.train_clips [--student | --student-tokens | --teacher] [--output DIR] [--seed N] ...
 
 They are stock `clip.model.CLIP` models with CLIP's tokenizer, trained on captioned images that are rendered for this
-purpose, never in the target domain of `shapes`. The student's images leave out some pairs of fill and shape. The teacher
-sees all pairs and, in a second stage, a wider domain. On one kind of machine, the same seed and number of threads give
-the same files.
+purpose, never in the target domain of `shapes`. The students' images leave out some pairs of fill and shape. The second
+student starts from the package's first one and has another stage, in which its image sequences contain random tokens.
+The teacher sees all pairs and, in a second stage, a wider domain. On one kind of machine, the same seed and number of
+threads give the same files.
 """
 
 import argparse
@@ -24,18 +25,26 @@ from PIL import Image
 from datasets.readers.shapes import Shapes
 from datasets.shapes import rendering
 from datasets.shapes.dataset import encode
+from trainers.backbones.files import WEIGHTS
 from trainers.storage.tensors import read_weights
 
 from .captions import LEFT_OUT
 from .contrastive import WORDS, ClipSpec, Stage, prepare, train
 
+STUDENT = ClipSpec(
+    width=64,
+    vision_layers=3,
+    text_layers=2,
+    left_out=frozenset(LEFT_OUT),
+    stages=(Stage(rendering.SOURCE, 3600, 1e-3),),
+)
 SPECS = {
-    "student": ClipSpec(
-        width=64,
-        vision_layers=3,
-        text_layers=2,
-        left_out=frozenset(LEFT_OUT),
-        stages=(Stage(rendering.SOURCE, 3600, 1e-3),),
+    "student": STUDENT,
+    "student-tokens": replace(
+        STUDENT,
+        stages=(Stage(rendering.SOURCE, 800, 5e-4, tokens=0.6),),
+        start=WEIGHTS / "shapes-student.pt",
+        seed=11,
     ),
     "teacher": ClipSpec(
         width=128,
@@ -56,7 +65,7 @@ def main() -> None:
         spec = SPECS[name]
         if options.steps:
             spec = replace(spec, stages=tuple(replace(s, steps=options.steps) for s in spec.stages))
-        model, used = train(name, spec, options.seed, options.threads)
+        model, used = train(name, spec, spec.seed if options.seed is None else options.seed, options.threads)
         save(model, used, options.output / f"shapes-{name}.pt")
     print(f"zero-shot accuracy (%), {options.report} split      all   base    new")
     images, labels = load_split(options.report)
@@ -74,7 +83,7 @@ def parse_arguments() -> argparse.Namespace:
         flag, only = f"--{name}", f"only the {name}"
         which.add_argument(flag, dest="models", action="store_const", const=[name], help=only)
     parser.add_argument("--output", type=Path, default=Path("output/shapes"), help="folder (%(default)s)")
-    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--seed", type=int, help="default: the shipped model's")
     parser.add_argument("--threads", type=int, default=1, help="changes the last digits (%(default)s)")
     parser.add_argument("--steps", type=int, help="per stage, instead of the configured number, for a trial")
     parser.add_argument("--report", choices=["val", "test"], default="val", help="on a split (%(default)s)")

@@ -25,7 +25,7 @@ from datasets.readers import shapes
 from datasets.readers.shapes import Shapes
 from datasets.shapes import dataset as rendered
 from datasets.shapes import rendering
-from scripts.shapes import captions, contrastive, train_clips
+from scripts.shapes import captions, contrastive, extra_tokens, train_clips
 
 WEIGHTS = {name: ROOT / "trainers/backbones/weights" / f"shapes-{name}.pt" for name in ("student", "teacher")}
 CLASSES = tuple(Shapes.classes)
@@ -320,6 +320,34 @@ def test_training_is_reproducible(tmp_path):
     assert stored["token_embedding.weight"].count_nonzero(1).bool().sum() == len(used)
     fresh = contrastive.new_model(spec, contrastive.Vocabulary())
     assert not torch.equal(stored["visual.proj"], fresh.visual.proj.half())
+
+
+def test_second_student_starts_from_the_first_and_meets_random_tokens():
+    spec = dataclasses.replace(train_clips.SPECS["student-tokens"], pool=64, batch=32, warmup=2)
+    assert spec.start == WEIGHTS["student"] and spec.stages[0].tokens > 0
+    trained = {}
+    for share in (0.0, 1.0):
+        stage = contrastive.Stage(rendering.SOURCE, 4, 1e-4, tokens=share)
+        model, used = contrastive.train("student", dataclasses.replace(spec, stages=(stage,)), 1, 1)
+        trained[share] = model.visual.proj
+    start = torch.load(WEIGHTS["student"], weights_only=True)
+    assert torch.equal(start["token_embedding.weight"].any(1).nonzero().flatten(), used)
+    assert all((proj - start["visual.proj"]).abs().max() < 0.005 for proj in trained.values())
+    assert not torch.equal(trained[0.0], trained[1.0])
+
+
+@torch.no_grad()
+def test_random_tokens_change_image_features(monkeypatch):
+    visual, images = load("student").visual, torch.randn(3, 3, 48, 48, generator=torch.Generator().manual_seed(1))
+    first, again, other = (
+        extra_tokens.encode_image(visual, images, torch.Generator().manual_seed(seed)) for seed in (1, 1, 2)
+    )
+    assert first.shape == visual(images).shape
+    assert torch.equal(first, again) and not torch.equal(first, other)
+    assert not torch.allclose(first, visual(images), atol=1e-3)
+    monkeypatch.setattr(extra_tokens, "_tokens", lambda number, x, _: x[:, :0])
+    plain = extra_tokens.encode_image(visual, images, torch.Generator().manual_seed(1))
+    assert torch.allclose(plain, visual(images), atol=1e-5)
 
 
 def test_captions_are_true_and_student_misses_pairs():
