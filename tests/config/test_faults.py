@@ -64,6 +64,17 @@ def warnings_of(caplog, line):
         ("KgCoOp", ["TRAINER.KGCOOP.CTX_INIT", "a photo", "TRAINER.KGCOOP.N_CTX", "5"], "KGCOOP.N_CTX"),
         ("MaPLe", ["TRAINER.MAPLE.CTX_INIT", "one of many", "TRAINER.MAPLE.N_CTX", "6"], "MAPLE.CTX_INIT"),
         ("PromptSRC", ["TRAINER.PROMPTSRC.CTX_INIT", "a b", "TRAINER.PROMPTSRC.N_CTX_TEXT", "6"], "PROMPTSRC.CTX_INIT"),
+        ("CasPL", ["TRAINER.CASPL.CTX_INIT", "a b", "TRAINER.CASPL.N_CTX_TEXT", "6"], "CASPL.CTX_INIT"),
+        ("CasPL", ["TRAINER.CASPL.CTX_INIT", "a b", "TRAINER.CASPL.DEPTH_TEXT", "0"], "CASPL.CTX_INIT"),
+        ("CasPL", ["TRAINER.CASPL.DEPTH_VISION", "0"], "CASPL.N_CTX_VISION"),
+        ("CasPL", ["TRAINER.CASPL.N_CTX_TEXT", "0"], "CASPL.DEPTH_TEXT"),
+        ("CasPL", ["TRAINER.CASPL.TEACHER.TEMPLATE", "a {}", "DATASET.TEMPLATE", "b {}"], "DATASET.TEMPLATE"),
+        ("CasPL", ["TRAINER.CASPL.TEACHER.RUN", "{run}", "DATASET.TEMPLATE", "b {}"], "DATASET.TEMPLATE"),
+        (
+            "CasPL",
+            ["TRAINER.CASPL.TEACHER.RUNS", "['{run}']", "TRAINER.CASPL.TEACHER.TEMPLATE", "b {}"],
+            "TEACHER.TEMPLATE",
+        ),
         ("CoOp", ["OPTIM.ADAM_BETA1", "0.5"], "OPTIM.ADAM_BETA1"),
         ("CoOp", ["OPTIM.GAMMA", "0.5"], "OPTIM.GAMMA"),
         ("CoOp", ["OPTIM.WARMUP_CONS_LR", "0.5"], "OPTIM.WARMUP_CONS_LR"),
@@ -71,7 +82,9 @@ def warnings_of(caplog, line):
     ],
 )
 def test_overridden_setting_is_one_warning_line(root, tmp_path, caplog, trainer, pairs, key):
+    (tmp_path / "config.yaml").write_text("TRAINER: {NAME: CoOp}")
     line = toy.command(root, trainer, tmp_path / "run")
+    pairs = [word.replace("{run}", str(tmp_path)) for word in pairs]
     found = [text for text in warnings_of(caplog, [*line, *pairs]) if f"{key}: " in text]
     assert len(found) == 1 and " is not used: " in found[0]
 

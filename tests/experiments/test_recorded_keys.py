@@ -68,6 +68,8 @@ def asked(trainer, field=None, value=None):
     if field is not None:
         if field.name.endswith(".N_CTX"):
             config.put(cfg, field.name.replace("N_CTX", "CTX_INIT"), "")
+        if field.name == "TRAINER.CASPL.CTX_INIT":
+            cfg.TRAINER.CASPL.N_CTX_TEXT = 4
         if isinstance(field.unread, OnlyWith):
             config.put(cfg, field.unread.key, _typed(FIELDS[field.unread.key], _listed(field.unread)))
         elif field.unread is not None and "WARMUP" in field.name:

@@ -188,6 +188,34 @@ def test_class_contexts_stay_with_their_classes(root, tmp_path, capsys):
     assert "class-specific" in error_of(capsys, [*evaluation, "DATASET.SUBSAMPLE_CLASSES", "new"])
 
 
+def test_first_class_contexts_of_other_classes_are_rejected(root, tmp_path, capsys, caplog):
+    train.run(line(root, tmp_path / "run", DATASET__SUBSAMPLE_CLASSES="base", **CSC))
+    first = tmp_path / "run" / "prompt_learner" / "model.pth.tar-2"
+    more = CSC | {"MODEL__INIT_WEIGHTS": first}
+    error = error_of(capsys, line(root, tmp_path / "new", DATASET__SUBSAMPLE_CLASSES="new", **more))
+    assert "MODEL.INIT_WEIGHTS: " in error and "red_fox" in error and not (tmp_path / "new").exists()
+    assert train.main(line(root, tmp_path / "base", DATASET__SUBSAMPLE_CLASSES="base", **more)) == 0
+    content = torch.load(first, weights_only=True)
+    torch.save({key: value for key, value in content.items() if key != "identity"}, first)  # as in version 0.1.0
+    assert train.main(line(root, tmp_path / "old", DATASET__SUBSAMPLE_CLASSES="new", **more)) == 0
+    assert "does not record its classes" in caplog.text
+
+
+def test_class_contexts_stay_with_their_classes_without_other_files(root, tmp_path, capsys):
+    train.run(line(root, tmp_path / "run", DATASET__SUBSAMPLE_CLASSES="base", **CSC))
+    for name in ("identity.json", "ledger.json"):
+        (tmp_path / "run" / name).unlink()  # the checkpoint knows the classes
+    evaluation = ["--eval-only", "--model-dir", tmp_path / "run"]
+    assert "class-specific" in error_of(capsys, [*evaluation, "DATASET.SUBSAMPLE_CLASSES", "new"])
+    assert train.main([*map(str, evaluation)]) == 0
+
+
+def test_evaluation_on_images_that_are_not_normalised_is_rejected(root, capsys):
+    words = ["--eval-only", "--model-dir", root / "run", "INPUT.TRANSFORMS", "('random_flip',)"]
+    assert "INPUT.TRANSFORMS: ['random_flip', 'normalize'] -> ['random_flip']" in error_of(capsys, words)
+    assert train.main([*map(str, words[:-1]), "('normalize',)"]) == 0
+
+
 def test_class_contexts_are_found_by_name(root, tmp_path, monkeypatch, caplog):
     train.run(line(root, tmp_path / "run", **CSC))
     evaluation = ["--eval-only", "--model-dir", str(tmp_path / "run"), "OUTPUT_DIR", str(tmp_path / "run")]

@@ -4,7 +4,8 @@ Nothing here imports torch or Dassl before a value is checked against names that
 """
 
 from .backbone import backbone_problems, check_backbone, image_keys
-from .checks import boosting_tokens, check_cfg, is_run, out_of_range, problems, unused
+from .boosting_keys import is_run
+from .checks import boosting_tokens, check_cfg, out_of_range, problems, unused
 from .errors import ConfigError, check_choice, nearest
 from .fields import Field, OnlyWith, put, shown, value_of
 from .kept import check_kept, compare_recorded, differences, differing, keep_config, used, with_defaults

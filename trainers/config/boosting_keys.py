@@ -1,5 +1,8 @@
 """The keys below `TRAINER.CASPL`: phase 1's, and those that a cascaded host reads."""
 
+from collections.abc import Callable
+from pathlib import Path
+
 from yacs.config import CfgNode
 
 from .fields import BOOSTING, CASCADE, Field
@@ -14,6 +17,50 @@ def _with_runs(cfg: CfgNode) -> str:
 
 def _without_runs(cfg: CfgNode) -> str:
     return "" if cfg.TRAINER.CASPL.TEACHER.RUNS else "TRAINER.CASPL.TEACHER.RUNS is empty"
+
+
+def is_run(name: str) -> bool:
+    """Return whether a name of a run denotes a folder with a config.yaml."""
+    folder = name.removeprefix("run:").removeprefix("local-dir:")
+    return bool(folder) and (Path(folder).expanduser() / "config.yaml").is_file()
+
+
+def _with_texts_of_runs(cfg: CfgNode) -> str:
+    node = cfg.TRAINER.CASPL.TEACHER
+    names = list(node.RUNS) or [node.RUN]
+    runs = [name for name in names if name.startswith(("run:", "hf-hub:", "local-dir:")) or is_run(name)]
+    return "the teacher is a run, which has its own texts" if names == runs else ""
+
+
+def without_texts(cfg: CfgNode) -> str:
+    """Return why phase 1 does not read `DATASET.TEMPLATE`; other trainers do."""
+    if cfg.TRAINER.NAME != "CasPL":
+        return ""
+    overridden = "TRAINER.CASPL.TEACHER.TEMPLATE is set" if cfg.TRAINER.CASPL.TEACHER.TEMPLATE else ""
+    return _with_texts_of_runs(cfg) or overridden
+
+
+def _without_blocks(tower: str) -> Callable[[CfgNode], str]:
+    def unread(cfg: CfgNode) -> str:
+        return "" if cfg.TRAINER.CASPL[f"DEPTH_{tower}"] else f"TRAINER.CASPL.DEPTH_{tower} is 0"
+
+    return unread
+
+
+def _without_tokens(tower: str) -> Callable[[CfgNode], str]:
+    def unread(cfg: CfgNode) -> str:
+        node = cfg.TRAINER.CASPL
+        unused = node[f"DEPTH_{tower}"] and not node[f"N_CTX_{tower}"]
+        return f"TRAINER.CASPL.N_CTX_{tower} is 0" if unused else ""
+
+    return unread
+
+
+def _without_words(cfg: CfgNode) -> str:
+    node = cfg.TRAINER.CASPL
+    if node.N_CTX_TEXT > 4:
+        return f"TRAINER.CASPL.N_CTX_TEXT is {node.N_CTX_TEXT}, and more than 4 tokens start at random"
+    return "" if node.N_CTX_TEXT and node.DEPTH_TEXT else "there are no text tokens"
 
 
 CASPL = tuple(
@@ -41,26 +88,49 @@ CASPL = tuple(
             "N_CTX_TEXT",
             8,
             "text tokens",
-            {"least": 0, "most": 74, "limits": ("text_positions",), "read_by": (BOOSTING,)},
+            {
+                "least": 0,
+                "most": 74,
+                "limits": ("text_positions",),
+                "read_by": (BOOSTING,),
+                "unread": _without_blocks("TEXT"),
+            },
         ),
-        ("N_CTX_VISION", 8, "vision tokens", {"least": 0, "most": 512, "read_by": (BOOSTING,)}),
+        (
+            "N_CTX_VISION",
+            8,
+            "vision tokens",
+            {"least": 0, "most": 512, "read_by": (BOOSTING,), "unread": _without_blocks("VISION")},
+        ),
         (
             "DEPTH_TEXT",
             12,
             "text blocks with tokens",
-            {"least": 0, "most": 256, "limits": ("text_layers",), "read_by": (BOOSTING,)},
+            {
+                "least": 0,
+                "most": 256,
+                "limits": ("text_layers",),
+                "read_by": (BOOSTING,),
+                "unread": _without_tokens("TEXT"),
+            },
         ),
         (
             "DEPTH_VISION",
             12,
             "vision blocks with tokens",
-            {"least": 0, "most": 256, "limits": ("vision_layers",), "read_by": (BOOSTING,)},
+            {
+                "least": 0,
+                "most": 256,
+                "limits": ("vision_layers",),
+                "read_by": (BOOSTING,),
+                "unread": _without_tokens("VISION"),
+            },
         ),
         (
             "CTX_INIT",
             "",
             "words that the first layer's text tokens start from, if there are at most 4; empty: N(0, 0.02)",
-            {"read_by": (BOOSTING,)},
+            {"read_by": (BOOSTING,), "unread": _without_words},
         ),
         ("PREC", "fp16", "precision of phase 1", {"choices": precisions, "read_by": (BOOSTING,)}),
         ("TEMPERATURE", 1.0, "temperature of the distillation", {"least": 1e-3, "most": 1000, "read_by": (BOOSTING,)}),
@@ -107,7 +177,7 @@ CASPL = tuple(
             "TEACHER.TEMPLATE",
             "",
             "the teacher's template, with {} for the class name; empty: the dataset's",
-            {"read_by": (BOOSTING,)},
+            {"read_by": (BOOSTING,), "unread": _with_texts_of_runs},
         ),
         (
             "TEACHER.VIEWS",

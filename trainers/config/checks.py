@@ -5,6 +5,7 @@ from pathlib import Path
 
 from yacs.config import CfgNode
 
+from .boosting_keys import is_run
 from .errors import ConfigError
 from .fields import Field, shown, value_of
 from .keys import CASPL, FIELDS, fields_of, roles
@@ -190,12 +191,6 @@ def _denotes_run(name: str) -> bool:
 
 
 _RUN = ("run:", "local-dir:", "~")
-
-
-def is_run(name: str) -> bool:
-    """Return whether a name of a run denotes a folder with a config.yaml."""
-    folder = name.removeprefix("run:").removeprefix("local-dir:")
-    return bool(folder) and (Path(folder).expanduser() / "config.yaml").is_file()
 
 
 def _boosting_classes(cfg: CfgNode) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 
 from yacs.config import CfgNode
 
-from .boosting_keys import CASPL
+from .boosting_keys import CASPL, without_texts
 from .fields import ADAPTING, BOOSTING, CASCADE, EVERY, LEARNING, ZERO_SHOT, Field, OnlyWith
 from .vocabulary import evaluators, interpolations, optimizers, schedulers, transforms
 
@@ -116,6 +116,7 @@ _DATA = (
         path=True,
         longest=1024,
         read_by=(BOOSTING, ZERO_SHOT),
+        unread=without_texts,
     ),
     Field(
         "DATALOADER.NUM_WORKERS",

@@ -155,8 +155,8 @@ def check(cfg: CfgNode, given: Sequence[str] = (), training: bool = True) -> Non
                 f"OPTIM.WARMUP_EPOCH: {cfg.OPTIM.WARMUP_EPOCH} is more than OPTIM.MAX_EPOCH, {cfg.OPTIM.MAX_EPOCH}: the "
                 "learning rate never reaches OPTIM.LR"
             )
-        if "normalize" not in cfg.INPUT.TRANSFORMS:
-            warn("INPUT.TRANSFORMS has no 'normalize': images are not normalised, in testing neither; CLIP expects it")
+    if "normalize" not in cfg.INPUT.TRANSFORMS:
+        warn("INPUT.TRANSFORMS has no 'normalize': images are not normalised, in testing neither; CLIP expects it")
 
 
 @functools.cache

@@ -140,6 +140,9 @@ def differences_applied(ours: dict, theirs: dict) -> list[str]:
     Only what changes the function of the trained prompt counts.
     """
     changed = _changed(ours, theirs, ("trainer", "backbone", "boosting"))
+    one, other = (identity.get("settings", {}).get("INPUT.TRANSFORMS", []) for identity in (theirs, ours))
+    if theirs.get("settings") and ("normalize" in one) != ("normalize" in other):
+        changed.append(f"INPUT.TRANSFORMS: {one!r} -> {other!r}")
 
     def applied(key: str) -> bool:
         if not key.startswith(_APPLIED) or key.endswith(_FREE) or key.startswith(_PHASE_1_ONLY):
@@ -219,6 +222,29 @@ def class_rows(names: list[str], theirs: dict, folder: Path) -> list[int] | None
     return [trained.index(name) for name in names]
 
 
+def check_first_classes(names: list[str], path: Path) -> None:
+    """Check that first class-specific contexts are those of these classes.
+
+    Args:
+        names: the current class names.
+        path: the checkpoint that `MODEL.INIT_WEIGHTS` names.
+
+    Raises:
+        ConfigError: they were trained for other classes, or in another order.
+    """
+    content = read_checkpoint(path) if path.suffix != ".safetensors" else {}
+    kept = content.get("identity") if isinstance(content, dict) else None
+    trained = parse(kept, path)["data"]["classes"] if isinstance(kept, str) else None
+    if trained is None:
+        logger.warning("MODEL.INIT_WEIGHTS: %s does not record its classes; taken as those of this run", path)
+    elif trained != names:
+        raise ConfigError(
+            f"MODEL.INIT_WEIGHTS: {path}: its class-specific contexts (CSC) belong to {len(trained)} classes "
+            f"({', '.join(trained[:3])}, ...); expected the {len(names)} of this run ({', '.join(names[:3])}, ...) in their "
+            "order. Leave it out, or train without CSC"
+        )
+
+
 def write(folder: Path, content: dict) -> None:
     """Write a run's identity to its folder."""
     with replacing(folder / FILE_NAME) as aside:
@@ -236,6 +262,9 @@ def read(folder: Path) -> dict:
     path, config_file = folder / FILE_NAME, folder / "config.yaml"
     if path.is_file():
         return parse(_text(path), path)
+    if (kept := next(recorded(folder), None)) is not None:
+        logger.warning("%s: no %s; taken from its checkpoints", folder, FILE_NAME)
+        return kept
     if config_file.is_file() and config_file.stat().st_size:
         logger.warning("%s: no %s, as in version 0.1.0; data and backbone are not compared", folder, FILE_NAME)
         return _of_config(config_file)

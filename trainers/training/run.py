@@ -79,6 +79,9 @@ class Run:
                     return None
                 check_labels(self.cfg, trainer, trained=True, tested=not self.cfg.TEST.NO_TEST)
                 check_validation(self.cfg, trainer)
+                if self.cfg.MODEL.INIT_WEIGHTS and class_specific(self.cfg):
+                    names = list(trainer.dm.dataset.classnames)
+                    identity.check_first_classes(names, Path(self.cfg.MODEL.INIT_WEIGHTS))
                 trainer.run_identity = parallel.on_main(lambda: self._kept_identity(trainer))
                 with tracking(self.cfg) if parallel.is_main() else contextlib.nullcontext(Tracker()) as tracker:
                     trainer.tracker = tracker
