@@ -1,5 +1,6 @@
 """Counts on the device `meta` against the same work computed on a CPU."""
 
+import contextlib
 import runpy
 import types
 
@@ -7,9 +8,10 @@ import pytest
 import torch
 import versions
 from torch.nn import functional as F
+from torch.utils.flop_counter import FlopCounterMode
 
 from scripts.benchmark import measure, works
-from trainers.engine import PromptedCLIP, text, vision
+from trainers.engine import PromptedCLIP, counts, text, vision
 from trainers.engine.counts import operations, peak_meta_bytes
 
 pytestmark = versions.counts_operations
@@ -127,3 +129,43 @@ def test_evaluation_of_397_classes_costs_little_more_than_image_tower(on_path, h
         first, again = (operations(lambda: model(image)) for _ in range(2))  # class features are computed once
         tower = operations(lambda: model.encode(image))
     assert tower < again < first and first + 124 * again <= 1.02 * 125 * tower  # of 1,000 images
+
+
+def evaluation(model):
+    """Return the classification of images, class features included."""
+    image = torch.zeros(3, 3, 32, 32, device="meta")
+
+    def work():
+        model._cached = None
+        with torch.no_grad():
+            model(image)
+
+    return work
+
+
+@pytest.mark.parametrize("made", [evaluation, lambda model: step(model, "meta")], ids=["evaluation", "step"])
+@pytest.mark.parametrize("host", ["CoOp", "CoCoOp", "MaPLe"])
+def test_operations_equal_those_of_pytorchs_counter(on_path, host, made):
+    on_path("gpu")
+    work = made(on_meta(host))
+    with FlopCounterMode(display=False) as counter, counts._FusedAttention():
+        work()
+    first, again = operations(work), operations(work)
+    assert first == again == counter.get_total_flops() > 0
+
+
+@pytest.mark.parametrize("made", [evaluation, lambda model: step(model, "meta")], ids=["evaluation", "step"])
+@pytest.mark.parametrize("host", ["CoOp", "MaPLe"])
+def test_repeated_blocks_and_remembered_shapes_change_no_count(on_path, monkeypatch, host, made):
+    on_path("gpu")
+    work = made(on_meta(host))
+    expected = operations(work), peak_meta_bytes(work)
+    monkeypatch.setattr(counts, "_repeated_blocks", lambda counting: contextlib.nullcontext())
+    monkeypatch.setattr(counts, "_is_pure", lambda function: False)
+    assert (operations(work), peak_meta_bytes(work)) == expected
+
+
+def test_results_that_share_memory_are_not_remembered():
+    x = torch.zeros(4, 6, device="meta")
+    for _ in range(2):
+        assert peak_meta_bytes(lambda: torch.ops.aten._unsafe_view(x, [6, 4])) == 0

@@ -1,5 +1,7 @@
 """Reading YAML of bounded size and depth."""
 
+import copy
+import functools
 from pathlib import Path
 
 import yaml
@@ -26,6 +28,12 @@ def read_yaml(path: Path) -> dict:
         content = file.read(_MOST_BYTES + 1)
     if len(content) > _MOST_BYTES:
         raise ConfigError(f"{path}: more than {_MOST_BYTES:,} bytes; expected a configuration")
+    return copy.deepcopy(_parsed(path, content))
+
+
+@functools.lru_cache(maxsize=64)
+def _parsed(path: Path, content: bytes) -> dict:
+    """Return what `read_yaml` does; a grid merges the same few files hundreds of times."""
     try:
         text = content.decode("utf-8")
         _check_events(path, text)

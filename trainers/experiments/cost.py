@@ -165,6 +165,7 @@ class _Key:
     cfg: CfgNode
     boosting: CfgNode | None
 
+    @functools.cached_property
     def _text(self) -> str:
         made = []
         for cfg in (self.cfg, self.boosting):
@@ -177,10 +178,10 @@ class _Key:
         return "\n".join(made)
 
     def __hash__(self) -> int:
-        return hash(self._text())
+        return hash(self._text)
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Key) and self._text() == other._text()
+        return isinstance(other, _Key) and self._text == other._text
 
 
 @dataclass(frozen=True)
@@ -205,7 +206,7 @@ def _training_counts(key: _Key, classes: int) -> _TrainingCounts:
     batch = cfg.DATALOADER.TRAIN_X.BATCH_SIZE
     once = operations(work.prepare)
     step = operations(lambda: work.step(batch))
-    teacher = workload.per_image(work.teach)[1] if work.teacher is not None else 0
+    teacher = _teacher_operations(key) if work.teacher is not None else 0
 
     def whole() -> None:
         work.teach(batch)
@@ -293,14 +294,26 @@ class _EvaluationCounts:
 
 
 @functools.lru_cache(maxsize=256)
+def _tower_operations(key: _Key) -> int:
+    """Return the operations of an image in the image tower."""
+    return workload.per_image(Workload(key.cfg, workload.synthetic_names(2), META, key.boosting).encode)[1]
+
+
+@functools.lru_cache(maxsize=256)
+def _teacher_operations(key: _Key) -> int:
+    """Return the operations of an image in the teacher."""
+    return workload.per_image(Workload(key.cfg, workload.synthetic_names(2), META, key.boosting).teach)[1]
+
+
+@functools.lru_cache(maxsize=256)
 def _evaluation_counts(key: _Key, classes: int, batch: int) -> _EvaluationCounts:
     work = Workload(key.cfg, workload.synthetic_names(classes), META, key.boosting)
-    once, image = workload.per_image(work.evaluate)
+    first, (_, image) = operations(lambda: work.evaluate(1)), workload.per_image(work.classify)
     memory = work.weights + workload.peak(work.evaluate, batch)
     clip = work.model.clip  # without a text tower for PromptKD
     weights = next(clip.visual.parameters())
     return _EvaluationCounts(
-        *(once, image, workload.per_image(work.encode)[1], memory),
+        *(first - image, image, _tower_operations(key), memory),
         feature=clip_sizes(clip).embedding * weights.element_size(),
         shared=work.model.has_text_prompts_only(),
         boosted=any(map(len, work.model.vision_stacks())),

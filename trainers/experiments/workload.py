@@ -140,6 +140,10 @@ class Workload:
     def evaluate(self, images: int) -> None:
         """Classify images, computing the class features."""
         self.model.eval().requires_grad_(False)._cached = None
+        self.classify(images)
+
+    def classify(self, images: int) -> None:
+        """Classify images after `evaluate`, with the class features that it has kept."""
         with torch.no_grad():
             self.model(self.images(images))
 

@@ -207,7 +207,7 @@ def build(
     words = words_to_start_from(ctx_init, n_ctx_text)
     encode = tokenizer_of(clip_model).encode
     first = initial_context(clip_model, encode, n_ctx_text, words)
-    deeper = torch.randn(prompt_depth_text - 1, *first.shape) * 0.02
+    deeper = torch.randn(prompt_depth_text - 1, *first.shape, device=first.device) * 0.02
     vision = torch.randn(prompt_depth_vision, n_ctx_vision, clip_sizes(clip_model).vision_width) * 0.02
     return SelfRegulatedModel(
         clip_model,

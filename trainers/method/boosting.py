@@ -84,7 +84,9 @@ def build_student(
     depth_text = depth_text if n_ctx_text else 0
     words = words_to_start_from(ctx_init, n_ctx_text)
     first = initial_context(clip_model, encode, n_ctx_text, words)
-    text = torch.cat([first[None], torch.randn(max(depth_text - 1, 0), *first.shape) * 0.02])[:depth_text]
+    text = torch.cat([first[None], torch.randn(max(depth_text - 1, 0), *first.shape, device=first.device) * 0.02])[
+        :depth_text
+    ]
     vision = torch.randn(depth_vision if n_ctx_vision else 0, n_ctx_vision, sizes.vision_width) * 0.02
     left_over = tuple(encode(words)[n_ctx_text:])
     head = tuple(encode(host_words))
