@@ -155,6 +155,7 @@ def test_launches_option_prints_counts(capsys):
     assert len(lines) == 1 and len([cell for cell in lines[0].split("|") if cell.strip().isdigit()]) == 4
 
 
+@versions.exports
 @pytest.mark.slow
 def test_deploy_lists_speed_size_and_parameters_and_draws_a_plot(tmp_path, capsys):
     line = ["--deploy", "--sizes", "small", "--images", "2", "--batch", "2", "--classes", "5", "--rounds", "1"]
@@ -183,6 +184,7 @@ def test_deploy_shows_the_papers_accuracy_only_where_it_has_one():
     assert deploy.accuracy_of("vit_l14", "student", "engine") is None
 
 
+@versions.exports
 @pytest.mark.slow
 def test_int8_file_at_vit_b16_size_takes_at_most_0_3_of_the_float_file(tmp_path):
     """The export compares the float file with the engine for batches of 1, 3 and 9 images."""

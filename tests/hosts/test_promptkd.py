@@ -9,6 +9,7 @@ import shutil
 import pytest
 import torch
 import toy
+import versions
 from safetensors.torch import load_file, save_file
 
 from trainers.__main__ import main as caspl
@@ -169,6 +170,7 @@ def test_commands_on_a_run_need_no_teacher(alone, root, tmp_path):
     assert torch.equal(shared(images), classifier.load(run)(images))
 
 
+@versions.exports
 @pytest.mark.slow
 def test_export_needs_no_teacher(alone, tmp_path):
     assert caspl(["export", str(alone[0]), str(tmp_path / "m.pt2")]) == 0
