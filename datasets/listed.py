@@ -53,7 +53,7 @@ class ListedDataset(FewShotDataset):
 
     def _check_shared(self, files: ImageFiles, source: Path) -> None:
         """Reject (for published datasets: remark) one file under two names."""
-        shared = files.shared()
+        shared = files.shared() or (files.hard_linked() if self.own_images else None)
         if not shared:
             return
         fault = f"{source}: {shared[0]} and {shared[1]} are the same file"

@@ -127,6 +127,15 @@ class ImageFiles:
                 return seen[location], path
         return None
 
+    def hard_linked(self) -> tuple[str, str] | None:
+        """Return two paths that are hard links of one file, or None; it reads the status of every file."""
+        seen: dict[tuple[int, int], str] = {}
+        for path in self._paths:
+            status = os.stat(path)
+            if status.st_nlink > 1 and seen.setdefault((status.st_dev, status.st_ino), path) != path:
+                return seen[status.st_dev, status.st_ino], path
+        return None
+
     def _listing(self, folder: str) -> dict[str, bool]:
         if folder not in self._listings:
             try:

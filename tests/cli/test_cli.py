@@ -112,6 +112,9 @@ def test_seed_must_be_a_number(capsys):
 def test_evaluation_of_untrained_folder_is_rejected(root, tmp_path, capsys):
     line = fails(capsys, toy.command(root, "CoOp", tmp_path, "--eval-only", "--model-dir", tmp_path / "none"))
     assert f"--model-dir: {tmp_path / 'none'} does not exist; expected the folder of a run" in line
+    (tmp_path / "file").touch()
+    line = fails(capsys, toy.command(root, "CoOp", tmp_path, "--eval-only", "--model-dir", tmp_path / "file"))
+    assert f"--model-dir: {tmp_path / 'file'} is a file; expected the folder of a run" in line
     line = fails(capsys, toy.command(root, "CoOp", tmp_path, "--eval-only"))
     assert "--model-dir: not given; expected the folder of the run to evaluate" in line
 

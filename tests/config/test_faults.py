@@ -94,6 +94,18 @@ def test_usual_recipe_has_no_warning(root, tmp_path, caplog, trainer):
     assert warnings_of(caplog, toy.command(root, trainer, tmp_path / "run")) == []
 
 
+def test_published_recipe_of_phase_1_has_no_warning(root, tmp_path, caplog):
+    recipe = [
+        "--config-file",
+        "configs/trainers/CasPL/vit_b16.yaml",
+        "DATASET.NAME",
+        "Toy",
+        "OUTPUT_DIR",
+        tmp_path / "run",
+    ]
+    assert warnings_of(caplog, ["--trainer", "CasPL", *recipe, "SEED", "1"]) == []
+
+
 def test_transforms_without_normalize_are_one_warning_line(root, tmp_path, caplog):
     line = [*toy.command(root, "CoOp", tmp_path / "run"), "INPUT.TRANSFORMS", "['random_flip']"]
     (found,) = warnings_of(caplog, line)

@@ -48,10 +48,12 @@ def test_training_image_in_test_under_another_spelling(tmp_path, spelling):
     assert image in message and "listed more than once" in message and str(path) in message
 
 
-@pytest.mark.parametrize("link", ["file", "folder"])
+@pytest.mark.parametrize("link", ["file", "hard link", "folder"])
 def test_one_own_file_under_two_names(own, link):
     if link == "file":
         (own / "test/star/4.png").symlink_to(own / "train/star/1.png")
+    elif link == "hard link":
+        (own / "test/star/4.png").hardlink_to(own / "train/star/1.png")
     else:
         (own / "test/star").rename(own / "elsewhere")
         (own / "test/star").symlink_to(own / "train/star")

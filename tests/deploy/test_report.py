@@ -135,6 +135,16 @@ def test_page_about_an_output_folder_has_all_runs(page, tmp_path, capsys):
     assert text.count("<details><summary>CasPL") == 2 and text.count("Confusion matrix") == 2
 
 
+@pytest.mark.parametrize("damage", ["epoch,loss\n1,two\n", "epoch,loss\n1,2,3\n", "x" * 200_000, "\0\n1\n", "\udcff"])
+@pytest.mark.parametrize("name", ["metrics.csv", "predictions.csv"])
+def test_damaged_table_is_named(page, tmp_path, capsys, name, damage):
+    run = shutil.copytree(page.parent / "base2new" / "toy" / "CasPL_CoOp", tmp_path / "runs") / "shots_16" / "seed_1"
+    (table,) = run.rglob(name)
+    table.write_text(damage, errors="surrogateescape")
+    code, error = caspl(["report", str(run), str(tmp_path / "page.html")]), capsys.readouterr().err
+    assert code == 0 or (code == 2 and str(table) in error and error.count("\n") == 1)
+
+
 def test_run_without_evaluation_is_named(tmp_path, capsys):
     toy.save_clip(tmp_path / "student.pt")
     train.run(toy.command(tmp_path, "CoOp", tmp_path / "run", TEST__NO_TEST="True"))

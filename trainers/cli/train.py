@@ -89,7 +89,8 @@ def check_run_folder(folder: Path, known: bool) -> None:
     from ..config import ConfigError
 
     if not folder.is_dir():
-        raise ConfigError(f"--model-dir: {folder} does not exist; expected the folder of a run{_runs_near(folder)}")
+        found = "is a file" if folder.is_file() else "does not exist"
+        raise ConfigError(f"--model-dir: {folder} {found}; expected the folder of a run{_runs_near(folder)}")
     if not known and not (folder / "config.yaml").is_file():
         raise ConfigError(
             f"--model-dir: {folder} has no config.yaml; expected the folder of a run{_runs_near(folder)}, or --config-file "

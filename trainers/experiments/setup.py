@@ -148,7 +148,10 @@ def check(cfg: CfgNode, given: Sequence[str] = (), training: bool = True) -> Non
     if found:
         raise ConfigError("; ".join(found))
     if training:
-        for line in config.unused(cfg, [*given, *config.differing(cfg, default_cfg())]):
+        recipe = [
+            key for key in config.differing(cfg, default_cfg()) if key != "TRAINER.CASPL.CTX_INIT"
+        ]  # as published
+        for line in config.unused(cfg, [*given, *recipe]):
             warn(line)
         if config.reads(name, "OPTIM.WARMUP_EPOCH") and cfg.OPTIM.WARMUP_EPOCH > cfg.OPTIM.MAX_EPOCH:
             warn(

@@ -95,14 +95,26 @@ def append_epoch(folder: Path, row: Mapping[str, Any]) -> None:
     path = folder / METRICS
     kept: list[dict[str, Any]] = []
     if path.is_file():
-        with open(path, newline="", encoding="utf-8") as stream:
-            kept = [old for old in csv.DictReader(stream) if _number(old.get("epoch")) < row["epoch"]]
+        kept = [old for old in read_rows(path) if _number(old.get("epoch")) < row["epoch"]]
     rows = [*kept, dict(row)]
     columns = list(dict.fromkeys(name for each in rows for name in each))
     with replacing(path) as aside, open(aside, "w", newline="", encoding="utf-8") as stream:
         table = csv.DictWriter(stream, columns, restval="")
         table.writeheader()
         table.writerows(rows)
+
+
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """Read the rows of a CSV file that a run wrote.
+
+    Raises:
+        ValueError: it is damaged.
+    """
+    try:
+        with open(path, newline="", encoding="utf-8") as stream:
+            return list(csv.DictReader(stream))
+    except (csv.Error, UnicodeDecodeError) as error:
+        raise ValueError(f"{path}: cannot be read ({error}); expected the table that a run wrote. Remove it") from error
 
 
 def _number(text: object) -> float:

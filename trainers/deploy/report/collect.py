@@ -1,6 +1,5 @@
 """What a report says of a run, collected from the run's folder and from its siblings'."""
 
-import csv
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -12,7 +11,7 @@ from torch import Tensor
 
 from ...names import trainer_title
 from ...training import provenance
-from ...training.records import EVALUATIONS, METRICS, PREDICTIONS, RESULT
+from ...training.records import EVALUATIONS, METRICS, PREDICTIONS, RESULT, read_rows
 from ..classifier import Classifier
 from ..figures import figures_of
 
@@ -128,8 +127,13 @@ def boosting_folder(run: Path) -> Path:
 def read_evaluation(folder: Path) -> Evaluation:
     """Read one evaluation's figures and predictions."""
     figures = json.loads((folder / RESULT).read_text())["metrics"] if (folder / RESULT).is_file() else {}
-    with open(folder / PREDICTIONS, newline="", encoding="utf-8") as stream:
-        rows = [_classified(row) for row in csv.DictReader(stream)]
+    path = folder / PREDICTIONS
+    try:
+        rows = [_classified(row) for row in read_rows(path)]
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"{path}: damaged ({error!r}); expected the predictions that a run wrote. Remove {folder}"
+        ) from error
     return Evaluation(folder.name.replace("_", " "), figures, rows)
 
 
@@ -142,10 +146,12 @@ def curves(run: Path) -> dict[str, list[float]]:
     """Return the columns of metrics.csv that have a number in every epoch."""
     if not (run / METRICS).is_file():
         return {}
-    with open(run / METRICS, newline="", encoding="utf-8") as stream:
-        rows = list(csv.DictReader(stream))
+    rows = read_rows(run / METRICS)
     names = [name for name in (rows[0] if rows else {}) if name != "epoch"]
-    return {name: [float(row[name]) for row in rows] for name in names if all(row[name] for row in rows)}
+    try:
+        return {name: [float(row[name]) for row in rows] for name in names if all(row.get(name) for row in rows)}
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{run / METRICS}: {error}; expected the figures that a run wrote. Remove it") from error
 
 
 def headline(run: Path, trainer: str) -> dict[str, dict[str, float]]:
