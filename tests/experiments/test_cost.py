@@ -185,3 +185,20 @@ def test_rate_without_dry_run_is_rejected(tmp_path, capsys):
     assert protocols.main("base2new", [*_line(tmp_path), "--rate", "1"]) == 2
     assert "--dry-run" in capsys.readouterr().err
     assert torch.get_default_dtype() == torch.float32
+
+
+@versions.counts_operations
+def test_features_of_training_images_are_counted_once(tmp_path):
+    """PromptSRC's frozen features are kept; those of a host with a frozen image tower only with TRAIN.VIEWS."""
+    depths = "TRAINER.PROMPTSRC.PROMPT_DEPTH_TEXT 2 TRAINER.PROMPTSRC.PROMPT_DEPTH_VISION 3".split()
+    of_source = small(tmp_path, "oxford_pets", *depths)
+    known = set()
+    first, again = (counting.costs(of_source, "PromptSRC", 1, 2, known=known)[0] for _ in range(2))
+    assert again.operations < first.operations and again.disk < first.disk and again.images == first.images
+    other_seed = counting.costs(of_source, "PromptSRC", 2, 2, known=known)[0]
+    assert other_seed == first
+    plain = counting.costs(small(tmp_path), "CoOp", 1, 2, known=known)[0]
+    views = small(tmp_path, "oxford_pets", "TRAIN.VIEWS", "2")
+    few, none = (counting.costs(views, "CoOp", 1, 2, known=known)[0] for _ in range(2))
+    assert plain.images > few.images == 2 * 19 * 2 > none.images == 0
+    assert plain.operations > few.operations > none.operations > 0

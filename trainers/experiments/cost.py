@@ -1,25 +1,25 @@
 """What runs cost: steps, images, counted operations, memory and disk, without data or weights."""
 
 import functools
-import statistics
-import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from yacs.config import CfgNode
 
 from ..engine import clip_sizes
 from ..engine.counts import operations
+from ..hosts.base import HostTrainer
 from ..method import unlabelled
 from . import workload
+from .rates import measured_rate
 from .setting import BOOSTING_SEED, Setting
 from .sizes import Size, Tested, size_of, subset_classes, tested
-from .workload import META, Workload
+from .workload import META, Key, Workload
 
 PREDICTION_BYTES = 200  # a line of predictions.csv, about
 CACHE_MARK = 4  # bytes of a row's checksum in a feature cache
-TIMED_STEPS, TIMED_CLASSES, TIMED_IMAGES = 3, 50, 10
 
 
 Known = set[tuple]  # image towers and tests whose features are in the cache
@@ -120,14 +120,14 @@ def run_costs(
         measured: also measure the rate of each part on this device.
         known: the features that earlier runs have kept (see `costs`).
     """
-    found = [] if size is None else [_training(cfg, boosting, size, measured)]
     known = set() if known is None else known
+    found = [] if size is None else [_training(cfg, boosting, size, measured, known)]
     return found + ([_evaluation(cfg, boosting, tests, measured, known)] if tests else [])
 
 
-def _training(cfg: CfgNode, boosting: CfgNode | None, size: Size, measured: bool) -> Part:
+def _training(cfg: CfgNode, boosting: CfgNode | None, size: Size, measured: bool, known: Known) -> Part:
     classes, images = _trained_on(cfg, size)
-    counts = _training_counts(_Key(cfg, boosting), classes)
+    counts = _training_counts(Key(cfg, boosting), classes)
     batch, epochs = cfg.DATALOADER.TRAIN_X.BATCH_SIZE, cfg.OPTIM.MAX_EPOCH
     steps = epochs * (images // batch if images >= batch else 1)
     taken = min(batch, images) * steps
@@ -139,9 +139,26 @@ def _training(cfg: CfgNode, boosting: CfgNode | None, size: Size, measured: bool
         total += counts.teacher * (images * passes if folder else taken)
         disk += images * passes * (CACHE_MARK + 2 * counts.teacher_width) if folder else 0
     disk += counts.prompt
+    seen = taken
+    if (tower := _training_tower(cfg, boosting, counts, images)) is not None:
+        fresh = 0 if tower in known else min(taken, images * min(epochs, cfg.TRAIN.VIEWS or epochs))
+        known.add(tower)
+        total -= counts.tower * (taken - fresh)
+        disk += fresh * (CACHE_MARK + counts.feature)
+        seen = fresh if counts.shared else taken
     phase = "phase 1" if cfg.TRAINER.NAME == "CasPL" else "phase 2"
-    rate = _measured_rate(cfg, boosting, classes, min(batch, images), True) if measured else 0.0
-    return Part(f"{phase}: {cfg.TRAINER.NAME}", steps, taken, total, counts.memory, disk, rate, remarks=counts.remarks)
+    rate = measured_rate(cfg, boosting, classes, min(batch, images), True) if measured else 0.0
+    return Part(f"{phase}: {cfg.TRAINER.NAME}", steps, seen, total, counts.memory, disk, rate, remarks=counts.remarks)
+
+
+def _training_tower(cfg: CfgNode, boosting: CfgNode | None, counts: "_TrainingCounts", images: int) -> tuple | None:
+    """Return what determines the features of augmented images (see `training.features`); None if they are not kept."""
+    if not counts.tower or not cfg.TRAIN.FEATURES or cfg.SEED < 0 or (counts.shared and not cfg.TRAIN.VIEWS):
+        return None
+    phase_1 = (boosting or cfg).OUTPUT_DIR if counts.boosted else ""
+    data = (cfg.DATASET.NAME, cfg.DATASET.SUBSAMPLE_CLASSES, cfg.DATASET.NUM_SHOTS, images, cfg.SEED)
+    views = (cfg.TRAIN.VIEWS or cfg.OPTIM.MAX_EPOCH, cfg.DATALOADER.TRAIN_X.BATCH_SIZE)
+    return cfg.TRAIN.FEATURES, *data, *views, phase_1, counts.precision, cfg.INPUT.dump(), cfg.MODEL.BACKBONE.NAME
 
 
 def _trained_on(cfg: CfgNode, size: Size) -> tuple[int, int]:
@@ -159,34 +176,15 @@ def _trained_on(cfg: CfgNode, size: Size) -> tuple[int, int]:
 
 
 @dataclass(frozen=True)
-class _Key:
-    """Configurations as a key of a cache: what a trainer computes does not depend on places, seeds and data."""
-
-    cfg: CfgNode
-    boosting: CfgNode | None
-
-    @functools.cached_property
-    def _text(self) -> str:
-        made = []
-        for cfg in (self.cfg, self.boosting):
-            if cfg is not None:
-                kept = cfg.clone()
-                kept.defrost()
-                kept.OUTPUT_DIR, kept.SEED = "", 0
-                kept.DATASET = CfgNode()
-                made.append(kept.dump())
-        return "\n".join(made)
-
-    def __hash__(self) -> int:
-        return hash(self._text)
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Key) and self._text == other._text
-
-
-@dataclass(frozen=True)
 class _TrainingCounts:
-    """Counts of a training: operations once, per step, and of the teacher per image; bytes."""
+    """Counts of a training: operations once, per step, and of the teacher per image; bytes.
+
+    Attributes:
+        tower: operations of an image in an image tower that does not learn, whose features can be kept; 0: none.
+        feature: bytes of such a feature.
+        shared: whether the tower is that of the logits; boosted: whether it has boosting tokens.
+        precision: how it computes.
+    """
 
     once: int
     step: int
@@ -197,10 +195,15 @@ class _TrainingCounts:
     state: int
     prompt: int
     remarks: tuple[str, ...]
+    tower: int
+    feature: int
+    shared: bool
+    boosted: bool
+    precision: str
 
 
 @functools.lru_cache(maxsize=256)
-def _training_counts(key: _Key, classes: int) -> _TrainingCounts:
+def _training_counts(key: Key, classes: int) -> _TrainingCounts:
     cfg = key.cfg
     work = Workload(cfg, workload.synthetic_names(classes), META, key.boosting)
     batch = cfg.DATALOADER.TRAIN_X.BATCH_SIZE
@@ -220,7 +223,25 @@ def _training_counts(key: _Key, classes: int) -> _TrainingCounts:
     prompt = _prompt_bytes(key.boosting or (cfg if cfg.TRAINER.NAME == "CasPL" else None), work)
     width = work.teacher.class_features().shape[1] if work.teacher is not None else 0
     given = work.teacher_settings if work.teacher_name else ("", "", 0)
-    return _TrainingCounts(once, step, teacher, width, given, memory, 2 * work.state, prompt, remarks)
+    of_tower = _tower_counts(key, work) if issubclass(work.own, HostTrainer) else (0, 0, False, False, "")
+    return _TrainingCounts(once, step, teacher, width, given, memory, 2 * work.state, prompt, remarks, *of_tower)
+
+
+def _tower_counts(key: Key, work: Workload) -> tuple[int, int, bool, bool, str]:
+    """Return the last five attributes of `_TrainingCounts`."""
+    shared, weights = work.model.has_text_prompts_only(), next(work.model.clip.visual.parameters())
+    boosted = shared and any(map(len, work.model.vision_stacks()))
+    frozen: Any = getattr(work.model, "frozen_encode", None)
+    tower = _tower_operations(key) if shared else 0
+    if frozen is not None:
+
+        def encode(images: int) -> None:
+            with torch.no_grad():
+                frozen(work.images(images))
+
+        tower = workload.per_image(encode)[1]
+    feature = clip_sizes(work.model.clip).embedding * weights.element_size()
+    return tower, feature, shared, boosted, f"{work.precision.name} {weights.dtype}"
 
 
 def _prompt_bytes(cfg: CfgNode | None, work: Workload) -> int:
@@ -232,7 +253,7 @@ def _evaluation(cfg: CfgNode, boosting: CfgNode | None, tests: Sequence[Tested],
     batch = cfg.DATALOADER.TEST.BATCH_SIZE
     total = steps = seen = memory = disk = 0
     for test in tests:
-        counts = _evaluation_counts(_Key(cfg, boosting), test.classes, batch)
+        counts = _evaluation_counts(Key(cfg, boosting), test.classes, batch)
         total += counts.once + test.images * counts.image
         steps, memory = steps - (-test.images // batch), max(memory, counts.memory)
         disk += test.images * PREDICTION_BYTES
@@ -244,7 +265,7 @@ def _evaluation(cfg: CfgNode, boosting: CfgNode | None, tests: Sequence[Tested],
         if tower is not None:
             known.add(tower)
             disk += test.images * (CACHE_MARK + counts.feature)
-    rate = _measured_rate(cfg, boosting, tests[0].classes, batch, False) if measured else 0.0
+    rate = measured_rate(cfg, boosting, tests[0].classes, batch, False) if measured else 0.0
     sets = f"{len(tests)} test set{'s' * (len(tests) > 1)}"
     name = f"evaluation: {cfg.TRAINER.NAME}, {sets}"
     return Part(name, steps, seen, total, memory, disk, rate)
@@ -294,19 +315,19 @@ class _EvaluationCounts:
 
 
 @functools.lru_cache(maxsize=256)
-def _tower_operations(key: _Key) -> int:
+def _tower_operations(key: Key) -> int:
     """Return the operations of an image in the image tower."""
     return workload.per_image(Workload(key.cfg, workload.synthetic_names(2), META, key.boosting).encode)[1]
 
 
 @functools.lru_cache(maxsize=256)
-def _teacher_operations(key: _Key) -> int:
+def _teacher_operations(key: Key) -> int:
     """Return the operations of an image in the teacher."""
     return workload.per_image(Workload(key.cfg, workload.synthetic_names(2), META, key.boosting).teach)[1]
 
 
 @functools.lru_cache(maxsize=256)
-def _evaluation_counts(key: _Key, classes: int, batch: int) -> _EvaluationCounts:
+def _evaluation_counts(key: Key, classes: int, batch: int) -> _EvaluationCounts:
     work = Workload(key.cfg, workload.synthetic_names(classes), META, key.boosting)
     first, (_, image) = operations(lambda: work.evaluate(1)), workload.per_image(work.classify)
     memory = work.weights + workload.peak(work.evaluate, batch)
@@ -319,42 +340,6 @@ def _evaluation_counts(key: _Key, classes: int, batch: int) -> _EvaluationCounts
         boosted=any(map(len, work.model.vision_stacks())),
         precision=f"{work.precision.name} {weights.dtype}",
     )
-
-
-_rates: dict[tuple["_Key", bool], float] = {}
-
-
-def _measured_rate(cfg: CfgNode, boosting: CfgNode | None, classes: int, images: int, training: bool) -> float:
-    """Return the operations per second of a few steps on this device, measured once for a configuration."""
-    key = _Key(cfg, boosting), training
-    if key not in _rates:
-        _rates[key] = _measure(cfg, boosting, min(classes, TIMED_CLASSES), images, training)
-    return _rates[key]
-
-
-def _measure(cfg: CfgNode, boosting: CfgNode | None, classes: int, images: int, training: bool) -> float:
-    device = torch.device("cuda" if torch.cuda.is_available() and cfg.USE_CUDA else "cpu")
-    images = images if training or device.type == "cuda" else min(images, TIMED_IMAGES)
-    names = workload.synthetic_names(classes)
-    counted, computed = (Workload(cfg, names, where, boosting) for where in (META, device))
-
-    def work(of: Workload) -> None:
-        if training:
-            of.teach(images)
-            of.step(images)
-        else:
-            of.evaluate(images)
-
-    counted.prepare()
-    computed.prepare()
-    seconds = []
-    for _ in range(1 + TIMED_STEPS):
-        start = time.perf_counter()
-        work(computed)
-        if device.type == "cuda":
-            torch.cuda.synchronize()
-        seconds.append(time.perf_counter() - start)
-    return operations(lambda: work(counted)) / statistics.median(seconds[1:])
 
 
 def total(parts: Iterable[Part], name: str = "total") -> Part:

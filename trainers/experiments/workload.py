@@ -1,8 +1,10 @@
 """A trainer's computations on synthetic images and class names: what a run computes, without its data or weights."""
 
 import contextlib
+import functools
 import random
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -26,6 +28,32 @@ def synthetic_names(count: int) -> list[str]:
     """Return class names of 6 to 10 tokens, 8 on average; every word is one token."""
     draw = random.Random(0)
     return [" ".join(draw.choices(WORDS, k=5 + draw.randint(0, 4))) + " cat" for _ in range(count)]
+
+
+@dataclass(frozen=True)
+class Key:
+    """Configurations as a key of a cache: what a trainer computes does not depend on places, seeds and data."""
+
+    cfg: CfgNode
+    boosting: CfgNode | None
+
+    @functools.cached_property
+    def _text(self) -> str:
+        made = []
+        for cfg in (self.cfg, self.boosting):
+            if cfg is not None:
+                kept = cfg.clone()
+                kept.defrost()
+                kept.OUTPUT_DIR, kept.SEED = "", 0
+                kept.DATASET = CfgNode()
+                made.append(kept.dump())
+        return "\n".join(made)
+
+    def __hash__(self) -> int:
+        return hash(self._text)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Key) and self._text == other._text
 
 
 class Workload:
