@@ -21,9 +21,10 @@ from trainers.engine.tokens import EOT, SOS
 from trainers.hosts import cocoop, coop, kgcoop, maple, promptkd, promptsrc, tcp
 from trainers.method.boosting import build_student
 from trainers.method.losses import kl_divergence
+from trainers.pytorch import has_pytorch
 
 LOGITS, LOGITS_AFTER = 5e-5, 5e-4  # absolute
-LOSS, GRADIENT = 1e-5, 1e-3  # relative
+LOSS, GRADIENT = 1e-5 if has_pytorch((2, 13)) else 2e-5, 1e-3  # relative; 1.3e-5 in one fixture with PyTorch 2.3.1
 PARAMETER = 2e-6  # absolute, after three steps, of:
 NEIGHBOURS = ("promptkd", "kgcoop", "tcp")
 PHOTO, PET = "a photo of a {}.", "a photo of a {}, a type of pet."
