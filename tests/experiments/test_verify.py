@@ -3,6 +3,7 @@
 import json
 
 import pytest
+import versions
 from datasets_helpers import golden_folder, kind_of
 
 from trainers.cli import verify as program
@@ -131,6 +132,16 @@ def test_program_writes_report(pets, tmp_path, monkeypatch, capsys):
     assert {check["verdict"] for check in report["checks"]} == {"ok", "differs", "skipped"} and report["versions"][
         "torch"
     ]
+
+
+@versions.counts_operations
+def test_dry_run_names_the_runs_and_writes_nothing(tmp_path, capsys):
+    line = ["--data", str(tmp_path / "data"), "--output", str(tmp_path / "out"), "--dry-run", *SMALL]
+    for more, trainers in ([], ("ZeroshotCLIP", "CoOp", "phase 1", "CasPL_CoOp")), (["--quick"], ("ZeroshotCLIP",)):
+        assert program.main(["oxford_pets", *more, *line]) == 0
+        out = capsys.readouterr().out
+        assert [what for what in trainers if f"oxford_pets {what}" not in out] == [] and f"{len(trainers)} jobs" in out
+    assert not any(tmp_path.iterdir())
 
 
 def test_program_rejects_unknown_dataset(capsys):

@@ -14,6 +14,7 @@ from ..results.read import read_paper
 from ..storage.atomic import replacing, sha256
 from ..training.run import Run
 from . import runs
+from .grid import BOOST, Job
 from .places import dataset_files, datasets_package
 from .setting import Setting
 
@@ -84,6 +85,19 @@ def verify(setting: Setting, host: str, quick: bool) -> Iterator[Check]:
         yield Check(
             setting.dataset, "accuracy", "a finished run", str(error).splitlines()[0], "differs", CAUSES["weights"]
         )
+
+
+def jobs(setting: Setting, host: str, quick: bool) -> list[Job]:
+    """Return the runs that `verify` makes if the files are complete."""
+    name, paper = setting.registered_name(), read_paper()
+    found = []
+    if name in ALL_CLASSES or ("base2new", name, "ZeroshotCLIP", "base") in paper:
+        found.append(Job(setting, "ZeroshotCLIP"))
+    for trainer in () if quick else (host, f"CasPL_{host}"):
+        if ("base2new", name, trainer, "hm") in paper:
+            found += [Job(setting, BOOST)] if trainer.startswith("CasPL_") else []
+            found.append(Job(setting, trainer, SEED, SHOTS))
+    return found
 
 
 def _files(setting: Setting, quick: bool) -> Iterator[Check]:
