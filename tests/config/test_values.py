@@ -50,6 +50,7 @@ def root(tmp_path_factory):
         ("CoOp", "INPUT.PIXEL_MEAN", "['a', 'b', 'c']"),
         ("CoOp", "INPUT.PIXEL_MEAN", "[0.5]"),
         ("CoOp", "INPUT.PIXEL_STD", "[0.0, 0.1, 0.1]"),
+        ("CoOp", "MODEL.BACKBONE.NAME", "x" * 700),
         ("CoOp", "TRAINER.COOP.N_CTX", 0),
         ("CoCoOp", "TRAINER.COCOOP.N_CTX", -2),
         ("MaPLe", "TRAINER.MAPLE.N_CTX", 0),

@@ -102,7 +102,8 @@ def _take_images(cfg: CfgNode, given: Sequence[str]) -> None:
 
     Keys that were given on the command line keep their value, which `check` compares.
     """
-    source = source_of(cfg.MODEL.BACKBONE.NAME)
+    name = cfg.MODEL.BACKBONE.NAME
+    source = None if config.FIELDS["MODEL.BACKBONE.NAME"].problem(name) else source_of(name)  # `check` names a problem
     if source is None:
         return
     for key, value in config.image_keys(cfg, source.sizes, source).items():
