@@ -42,11 +42,16 @@ class _Console(logging.Handler):
     """Prints what is logged outside of a run; a run has separate handlers."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Write a record, unless a run logs it."""
-        if not logging.getLogger().handlers:
+        """Write a record, unless a run logs it or rank 0 reports it for all."""
+        if not logging.getLogger().handlers and (record.levelno >= logging.ERROR or not _is_other_rank()):
             stream = sys.stderr if record.levelno >= logging.WARNING else sys.stdout
             stream.write(f"{self.format(record)}\n")
             stream.flush()
+
+
+def _is_other_rank() -> bool:
+    """Return whether torchrun started this process as another rank than 0; no process group exists yet."""
+    return os.environ.get("WORLD_SIZE", "1") != "1" and os.environ.get("RANK", "0") != "0"
 
 
 def hide_information() -> None:
