@@ -66,6 +66,12 @@ def test_same_seed_repeats_in_other_process(root, tmp_path):
 
 
 @pytest.mark.parametrize("trainer", FINAL)
+def test_identity_does_not_depend_on_the_order_of_imports(root, trainer):
+    settings = json.loads(final(root, trainer, root / trainer)[0]["identity"])["settings"]
+    assert len(settings) > 10 and list(settings) == sorted(settings)
+
+
+@pytest.mark.parametrize("trainer", FINAL)
 def test_four_data_workers_match_none(root, tmp_path, trainer):
     train.run(line(root, trainer, tmp_path / "run", DATALOADER__NUM_WORKERS=4))
     assert_same(*final(root, trainer, tmp_path / "run"))

@@ -105,7 +105,7 @@ def _compared(read: dict[str, Any]) -> dict[str, Any]:
     for key in _TEMPLATES:
         if found.get(key) and (not is_file(found[key]) or Path(found[key]).is_file()):
             found[key] = described(found[key])
-    return json.loads(json.dumps(found, default=list))
+    return json.loads(json.dumps(found, default=list, sort_keys=True))  # sorted: the same bytes in every process
 
 
 def _backbone(cfg: CfgNode) -> str:
