@@ -35,6 +35,8 @@ def main() -> int:
     parser.add_argument("--case", type=int, default=None, help="run the case of this seed alone")
     parser.add_argument("--folder", type=Path, default=None, help="scratch folder (default: a temporary one)")
     args = parser.parse_args()
+    if args.folder:
+        args.folder.mkdir(parents=True, exist_ok=True)
     folder = Path(tempfile.mkdtemp(prefix="torture-", dir=args.folder))
     first = (
         args.case
