@@ -90,8 +90,9 @@ def test_import_in_a_toolbox_registers_only_caspl(installed, tmp_path):
 
 
 def test_base2new(trained, folder):
-    rows = [re.split(r"  +", line) for line in trained.strip().splitlines()[-3:]]
-    assert [row[0] for row in rows] == ["CLIP, zero-shot", "CoOp", "CasPL_CoOp"]
+    rows = [re.split(r"  +", line) for line in trained.strip().splitlines()[-4:]]
+    boosted = "CLIP with the boosting prompt alone"
+    assert [row[0] for row in rows] == ["CLIP, zero-shot", boosted, "CoOp", "CasPL_CoOp"]
     assert all(re.fullmatch(NUMBER, cell.strip()) for row in rows for cell in row[1:])
     assert sorted(path.name for path in folder.iterdir()) == ["data", "output"]
 
