@@ -69,7 +69,7 @@ def _print_accuracy(folder: Path, classifier: "Classifier", files: list[Path], n
         ValueError: it has no folder that is named by a class, and one is needed.
     """
     from ..deploy import export as deploy
-    from ..deploy.images import batches, find_images
+    from ..deploy.images import find_images
 
     names = {name.replace("_", " "): index for index, name in enumerate(classifier.class_names)}
     images = find_images([folder])
@@ -85,7 +85,7 @@ def _print_accuracy(folder: Path, classifier: "Classifier", files: list[Path], n
         str(path): (deploy.pt2_runner if path.suffix == ".pt2" else deploy.onnx_runner)(path) for path in files
     }
     correct, total = dict.fromkeys(runners, 0), 0
-    for batch in batches(labelled, classifier.preprocess, 32):
+    for batch in classifier.batches(labelled, 32):
         if batch.images is None:
             continue
         labels = [names[path.parent.name.replace("_", " ")] for path in batch.paths]

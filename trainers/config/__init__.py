@@ -10,7 +10,7 @@ from .errors import ConfigError, check_choice, nearest
 from .fields import Field, OnlyWith, put, shown, value_of
 from .kept import check_kept, compare_recorded, differences, differing, keep_config, used, with_defaults
 from .keys import FIELDS, declare, extend_cfg, extend_with_hosts, fields_of, host_of, is_own, is_place, reads
-from .merge import leaves, merge_file, merge_kept, merge_options, merge_recorded
+from .merge import leaves, merge_file, merge_kept, merge_options
 from .vocabulary import positions, precisions
 from .yaml_files import read_yaml
 
@@ -42,7 +42,6 @@ __all__ = [
     "merge_file",
     "merge_kept",
     "merge_options",
-    "merge_recorded",
     "nearest",
     "out_of_range",
     "positions",

@@ -86,8 +86,8 @@ def compare_boosting(recipe: CfgNode, kept_file: Path, options: list[str], same:
     Raises:
         ConfigError: the options differ.
     """
-    kept, recorded = config.with_defaults(recipe), config.read_yaml(kept_file)
-    config.merge_recorded(kept, dict(config.leaves(recorded)), str(kept_file))
+    kept = config.with_defaults(recipe)
+    config.merge_kept(kept, kept_file)
     asked = kept.clone()
     config.merge_options(asked, options)
     if changed := config.differences(config.used(asked), kept, same):
