@@ -1,6 +1,7 @@
 """What every test needs: the repository on the path, Dassl or its substitute, `--golden`."""
 
 import logging
+import os
 import sys
 from pathlib import Path
 
@@ -11,7 +12,12 @@ sys.path[:0] = [str(ROOT)]
 
 
 def pytest_configure(config):
-    """Make `dassl`, `torchvision` and the datasets importable before any test module is, as the programs do."""
+    """Make `dassl`, `torchvision` and the datasets importable before any test module is, as the programs do.
+
+    Only tests marked `gpu` see a GPU.
+    """
+    if config.option.markexpr != "gpu":
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
     import trainers
 
     trainers.activate()

@@ -17,8 +17,8 @@ def toys(root):
     toy.save_clip(root / "teacher.pt", toy.TEACHER, seed=4)
 
 
-def trained(root, trainer):
-    """Train a trainer, and phase 1 before it if it needs that, in folders with the trainers' names; return the folder."""
+def options(root, trainer):
+    """Return the options of a trainer on the toys, after phase 1 if it needs that."""
     more = {
         "TRAINER__KGCOOP__PREC": "fp32",
         "TRAINER__TCP__PREC": "fp32",
@@ -29,6 +29,11 @@ def trained(root, trainer):
     }
     if trainer.startswith("CasPL_"):
         more["TRAINER__CASPL__CHECKPOINT"] = trained(root, "CasPL")
+    return more
+
+
+def trained(root, trainer):
+    """Train a trainer, and phase 1 before it if it needs that, in folders with the trainers' names; return the folder."""
     if not (root / trainer).is_dir():
-        train.run(toy.command(root, trainer, root / trainer, **more))
+        train.run(toy.command(root, trainer, root / trainer, **options(root, trainer)))
     return root / trainer

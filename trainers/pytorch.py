@@ -10,7 +10,7 @@ from .config.errors import ConfigError
 
 COST = (2, 6)
 EXPORT = (2, 9)
-COMPILE = (2, 13)
+COMPILE = (2, 11)
 
 
 def has_pytorch(needed: tuple[int, int]) -> bool:

@@ -99,6 +99,8 @@ class Levels(Host):
         self.text_encoder = nn.DataParallel(self.text_encoder)
 
     def features(self, images):
+        if not images.is_cuda:
+            self.text_encoder.device_ids = []  # as on a machine without GPUs
         return self.frozen.model.visual(images), self.text_encoder(self.prompts(), self.tokenized_prompts)
 
 
