@@ -38,7 +38,7 @@ VARIANTS = ("plain", "engine", "compiled", "graphed", "compiled, graphed")
 NAMES = ("CoOp", "MaPLe", "CoCoOp", "PromptSRC", "phase1")
 BATCHES, CLASSES = (4, 32, 128), (50, 199, 1000)
 ROUNDS = 7
-TESTS_SHARE = 0.4  # of the time, at most, for the tests
+TESTS_SHARE = 0.5  # of the time, at most, for the tests
 MOST_WORKERS = 6  # that share a GPU
 COLUMNS = ("step", "dtype", "batch", "classes", "variant", "first s", "ms", "images/s", "share", "peak MiB", "skipped")
 
@@ -82,9 +82,13 @@ def run_tests(seconds: float) -> dict:
     """Run the tests marked `gpu`; return their numbers, and the first line of each reason."""
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "tests.xml"
-        command = [sys.executable, "-m", "pytest", "-v", "-m", "gpu", "tests/gpu", f"--junitxml={report}", *_workers()]
+        command = [sys.executable, "-m", "pytest", "-v", "-m", "gpu", "tests/gpu", f"--junitxml={report}"]
+        workers = _workers()
+        if workers > 1:
+            command += ["-n", str(workers)]
+        env = {"OMP_NUM_THREADS": str((os.cpu_count() or 1) // workers), **os.environ}
         try:
-            done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=seconds)
+            done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=seconds)
         except subprocess.TimeoutExpired as error:
             raise Skipped(f"the tests took longer than {seconds:.0f} s: {_so_far(error.stdout)}") from error
         if not report.is_file():
@@ -99,10 +103,9 @@ def run_tests(seconds: float) -> dict:
     return {"passed": len(cases) - sum(counts.values()), **counts, "reasons": reasons}
 
 
-def _workers() -> list[str]:
-    """Return the arguments of pytest that run the tests in several processes, if pytest-xdist is installed."""
-    count = min(MOST_WORKERS, (os.cpu_count() or 1) // 2)
-    return ["-n", str(count)] if count > 1 and importlib.util.find_spec("xdist") else []
+def _workers() -> int:
+    """Return the number of processes that run the tests; one if pytest-xdist is not installed."""
+    return max(1, min(MOST_WORKERS, (os.cpu_count() or 1) // 2)) if importlib.util.find_spec("xdist") else 1
 
 
 def _so_far(output: bytes | str | None) -> str:
