@@ -14,7 +14,7 @@ from trainers.cli import train
 from trainers.cli.program import guarded
 from trainers.config import ConfigError
 from trainers.storage import fingerprints
-from trainers.training import identity, trainer
+from trainers.training import identity, resume, trainer
 from trainers.training.checkpoints import load_learner
 
 
@@ -282,6 +282,30 @@ def test_progress_with_wrong_value_is_named(root, tmp_path, monkeypatch, capsys,
         capsys, line(root, tmp_path / "run", OPTIM__MAX_EPOCH=3)
     )
     assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize("entries", [{}, {"verbose": False, "_is_initial": False, "decoupled_weight_decay": False}])
+def test_progress_of_another_pytorch_resumes(root, tmp_path, monkeypatch, entries):
+    """Some entries of an optimiser and a scheduler exist in some versions of PyTorch only."""
+
+    def of_another(value):
+        if isinstance(value, list):
+            return [of_another(item) for item in value]
+        if not isinstance(value, dict):
+            return value
+        kept = {key: of_another(item) for key, item in value.items() if key not in resume._OF_VERSIONS}
+        return kept | (entries if "lr" in value or "last_epoch" in value else {})
+
+    ends = []
+    for folder in (tmp_path / "same", tmp_path / "other"):
+        unfinished(root, folder, monkeypatch)
+        path = folder / "progress.pt"
+        if folder.name == "other":
+            content = torch.load(path, weights_only=True)
+            torch.save(content | {part: of_another(content[part]) for part in ("_optims", "_scheds")}, path)
+        assert train.main(line(root, folder, OPTIM__MAX_EPOCH=3)) == 0
+        ends.append(torch.load(folder / "prompt_learner" / "model.pth.tar-3", weights_only=True)["state_dict"])
+    assert all(torch.equal(value, ends[1][key]) for key, value in ends[0].items())
 
 
 def test_fingerprint_of_large_file_is_cached(tmp_path, monkeypatch):

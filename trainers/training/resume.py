@@ -30,6 +30,7 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T", int, float)
 
 _PARTS = ("_models", "_optims", "_scheds")
+_OF_VERSIONS = ("decoupled_weight_decay", "verbose", "_is_initial")  # entries that only some versions of PyTorch have
 
 
 class ProgressError(ValueError):
@@ -194,7 +195,9 @@ def _load(what: str, thing: Any, state: Any) -> None:
     """
     if isinstance(thing, torch.optim.Optimizer):
         state = with_kernels_of(thing, state)
-    _check_alike(what, plain(thing.state_dict()), state)
+    ours = plain(thing.state_dict())
+    state = _of_this_version(ours, state)
+    _check_alike(what, ours, state)
     if isinstance(thing, torch.optim.Optimizer):
         parameters = [parameter for group in thing.param_groups for parameter in group["params"]]
         for number, entries in state["state"].items():
@@ -204,6 +207,17 @@ def _load(what: str, thing: Any, state: Any) -> None:
                         f"{what}/state/{number}/{name} is {_described(value)}; its parameter has another shape"
                     )
     thing.load_state_dict(state)
+
+
+def _of_this_version(ours: Any, theirs: Any) -> Any:
+    """Return a state of another version of PyTorch with the entries of this one."""
+    if isinstance(ours, dict) and isinstance(theirs, dict):
+        added = {key: ours[key] for key in _OF_VERSIONS if key in ours}
+        kept = {key: value for key, value in theirs.items() if key not in _OF_VERSIONS}
+        return {**{key: _of_this_version(ours.get(key), value) for key, value in kept.items()}, **added}
+    if isinstance(ours, list) and isinstance(theirs, list) and len(ours) == len(theirs):
+        return [_of_this_version(one, other) for one, other in zip(ours, theirs, strict=True)]
+    return theirs
 
 
 def _check_alike(what: str, ours: Any, theirs: Any) -> None:
