@@ -1,6 +1,6 @@
 """The PyTorch that some commands need: newer than what training, evaluation and the plug-in need.
 
-Each version is the oldest that was tried and worked; 2.3.1, 2.6.0, 2.9.1 and 2.13.0 were tried.
+Each version is the oldest that was tried and worked; 2.3.1, 2.6.0, 2.9.1, 2.11.0 and 2.13.0 were tried.
 """
 
 import torch

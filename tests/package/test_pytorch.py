@@ -50,6 +50,7 @@ def test_gpu_check_skips_compiled_steps():
 def test_blocks_are_compiled_by_newer_pytorch_only(monkeypatch):
     monkeypatch.setattr(graphs.importlib.util, "find_spec", lambda name: True)
     auto, on = (SimpleNamespace(TRAIN=SimpleNamespace(COMPILE=value)) for value in ("auto", "on"))
-    assert graphs.compiles(auto, CUDA) == (False, "auto; it needs a GPU with Triton and PyTorch 2.11 or newer")
+    _, why = graphs.compiles(auto, CUDA, True, 10**6)
+    assert why == "auto; it needs a GPU with Triton and PyTorch 2.11 or newer"
     with pytest.raises(ConfigError, match=r"^TRAIN.COMPILE on: PyTorch 2.3.1\+cpu; expected 2.11 or newer"):
-        graphs.compiles(on, CUDA)
+        graphs.compiles(on, CUDA, True, 10**6)

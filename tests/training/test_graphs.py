@@ -137,20 +137,22 @@ def settings(compiled="auto", graph="auto"):
 
 
 @pytest.mark.parametrize(
-    ("value", "device", "triton", "expected"),
+    ("value", "device", "triton", "graphed", "steps", "expected"),
     [
-        ("auto", CUDA, True, True),
-        ("auto", CUDA, False, False),
-        ("on", CUDA, False, True),
-        ("off", CUDA, True, False),
-        ("auto", CPU, True, False),
-        ("on", CPU, True, False),
+        ("auto", CUDA, True, True, 20_000, True),
+        ("auto", CUDA, True, True, 19_999, False),
+        ("auto", CUDA, True, False, 20_000, False),
+        ("auto", CUDA, False, True, 20_000, False),
+        ("on", CUDA, False, False, 1, True),
+        ("off", CUDA, True, True, 20_000, False),
+        ("auto", CPU, True, False, 20_000, False),
+        ("on", CPU, True, False, 20_000, False),
     ],
 )
-def test_blocks_are_compiled_on_gpu_with_triton(monkeypatch, value, device, triton, expected):
+def test_blocks_are_compiled_where_it_saves_time(monkeypatch, value, device, triton, graphed, steps, expected):
     monkeypatch.setattr(graphs.importlib.util, "find_spec", lambda name: triton or None)
     monkeypatch.setattr(torch, "__version__", "2.13.0")
-    assert graphs.compiles(settings(compiled=value), device)[0] is expected
+    assert graphs.compiles(settings(compiled=value), device, graphed, steps)[0] is expected
 
 
 @pytest.mark.parametrize(

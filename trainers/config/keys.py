@@ -251,7 +251,7 @@ _MEASURING = (
     *(
         Field(f"TRAIN.{name}", "auto", meaning, choices=("auto", "off", "on"), place=True, read_by=(LEARNING,))
         for name, meaning in (
-            ("COMPILE", "compile the towers' blocks; auto: on a GPU with Triton"),
+            ("COMPILE", "compile the towers' blocks; auto: in long trainings with a CUDA graph, if Triton is there"),
             ("CUDA_GRAPH", "replay training steps from a CUDA graph; auto: on a GPU, in one process"),
         )
     ),

@@ -17,6 +17,8 @@ from . import parallel
 logger = logging.getLogger(__name__)
 
 WARM_UP = 3  # eager steps before a capture
+# Compiling takes 3 to 6 s and saves 0.2 to 0.6 ms of a replayed step of batch 4 (measured on an H200, ViT-B/16).
+WORTH_COMPILING = 20_000  # steps
 INPUTS = ("img", "label", "features", "frozen", "teacher")  # entries of a batch that a step reads on the device
 
 Step = Callable[[dict], dict[str, Tensor]]  # from a batch to its loss and figures; it computes the gradients
@@ -125,8 +127,14 @@ class GraphedStep:
         self._gradients = [parameter.grad for parameter in self.parameters]
 
 
-def compiles(cfg: CfgNode, device: torch.device) -> tuple[bool, str]:
+def compiles(cfg: CfgNode, device: torch.device, graphed: bool, steps: int) -> tuple[bool, str]:
     """Return whether blocks are compiled, and why.
+
+    Args:
+        cfg: the configuration.
+        device: of the training.
+        graphed: whether steps are replayed from a CUDA graph; eager steps wait for Python, compiled or not.
+        steps: of the training.
 
     Raises:
         ConfigError: they have to be, and PyTorch is too old.
@@ -140,6 +148,8 @@ def compiles(cfg: CfgNode, device: torch.device) -> tuple[bool, str]:
         check_pytorch("TRAIN.COMPILE on", COMPILE)
     elif device.type != "cuda" or importlib.util.find_spec("triton") is None or not has_pytorch(COMPILE):
         return False, f"auto; it needs a GPU with Triton and PyTorch {COMPILE[0]}.{COMPILE[1]} or newer"
+    elif not graphed or steps < WORTH_COMPILING:
+        return False, f"auto; it saves time with a CUDA graph and from about {WORTH_COMPILING:,} steps on"
     return True, wanted
 
 
@@ -161,11 +171,11 @@ def accelerated(trainer: Any, step: Step, learner: nn.Module) -> Step:
     The choice is logged.
     """
     cfg, device = trainer.cfg, trainer.device
-    compiled, why = compiles(cfg, device)
+    graphed, why_graphed = graphs(cfg, device)
+    compiled, why = compiles(cfg, device, graphed, trainer.max_epoch * len(trainer.train_loader_x))
     logger.info("Compiled blocks: %s (TRAIN.COMPILE %s)", "yes" if compiled else "no", why)
     if compiled and cfg.TRAIN.COMPILE == "auto":
         torch._dynamo.config.suppress_errors = True  # a block that cannot be compiled runs eagerly
     blocks_gpu.compile_inner_blocks("inductor" if compiled else None)
-    graphed, why = graphs(cfg, device)
-    logger.info("CUDA graph: %s (TRAIN.CUDA_GRAPH %s)", "yes" if graphed else "no", why)
-    return GraphedStep(step, learner.parameters(), required=why == "on") if graphed else step
+    logger.info("CUDA graph: %s (TRAIN.CUDA_GRAPH %s)", "yes" if graphed else "no", why_graphed)
+    return GraphedStep(step, learner.parameters(), required=why_graphed == "on") if graphed else step
