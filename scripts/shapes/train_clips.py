@@ -64,7 +64,8 @@ def main() -> None:
     for name in [] if options.evaluate else options.models:
         spec = SPECS[name]
         if options.steps:
-            spec = replace(spec, stages=tuple(replace(s, steps=options.steps) for s in spec.stages))
+            stages = tuple(replace(s, steps=options.steps) for s in spec.stages)
+            spec = replace(spec, stages=stages, pool=min(spec.pool, options.steps * spec.batch))
         model, used = train(name, spec, spec.seed if options.seed is None else options.seed, options.threads)
         save(model, used, options.output / f"shapes-{name}.pt")
     print(f"zero-shot accuracy (%), {options.report} split      all   base    new")

@@ -17,7 +17,7 @@ class Environment:
     """A virtual environment that also has the packages of the running Python, except `caspl`.
 
     Args:
-        folder: where to create it.
+        folder: where it is, or is created.
 
     Attributes:
         python: its interpreter.
@@ -25,7 +25,8 @@ class Environment:
     """
 
     def __init__(self, folder: Path):
-        venv.EnvBuilder().create(folder)
+        if not (folder / "pyvenv.cfg").is_file():
+            venv.EnvBuilder().create(folder)
         self.programs = folder / ("Scripts" if os.name == "nt" else "bin")
         self.python = self.programs / "python"
         where = self.output([self.python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"]).strip()

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import documents
 import pytest
+import titled
 from conftest import ROOT
 from documents import PAGES
 
@@ -112,6 +113,20 @@ def test_commands_of_all_pages_are_known():
 )
 def test_wrong_commands_fail(line):
     assert problems([line])
+
+
+def test_every_titled_command_is_planned_run_or_listed():
+    source = (ROOT / "tests" / "package" / "test_documents_titled.py").read_text()
+    tests = set(re.findall(r"^def (test_\w+)", source, re.M))
+    assert not titled.problems(tests)
+    assert tests == {*titled.RUN.values(), "test_commands_that_need_data_are_planned"}
+
+
+def test_missing_and_superfluous_tests_are_found(monkeypatch):
+    monkeypatch.delitem(titled.RUN, "caspl demo")
+    monkeypatch.setitem(titled.NOT_RUN, "docker run", "not installed")
+    found = titled.problems(set(titled.RUN.values()))
+    assert [problem.split(":")[0] for problem in found] == ["no test", "no command"]
 
 
 def test_commands_are_in_fenced_blocks():

@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from installation import ROOT
@@ -49,13 +50,13 @@ class Workspace:
             "CUDA_VISIBLE_DEVICES": "",
         }
 
-    def run(self, lines: list[tuple[str, ...]]) -> str:
+    def run(self, lines: Sequence[Sequence[str]], **environment: str) -> str:
         """Run command lines that begin with `caspl` or `python`; return what they print."""
         done = subprocess.run(
             [sys.executable, "-c", _DRIVER, "caspl"],
             input=json.dumps([shortened(words) for words in lines]),
             cwd=self.folder,
-            env=self.environment,
+            env=self.environment | environment,
             capture_output=True,
             text=True,
         )
