@@ -126,7 +126,7 @@ def test_missing_and_superfluous_tests_are_found(monkeypatch):
     monkeypatch.delitem(titled.RUN, "caspl demo")
     monkeypatch.setitem(titled.NOT_RUN, "docker run", "not installed")
     found = titled.problems(set(titled.RUN.values()))
-    assert [problem.split(":")[0] for problem in found] == ["no test", "no command"]
+    assert {problem.split(":")[0] for problem in found} == {"no test", "no command"}
 
 
 def test_commands_are_in_fenced_blocks():

@@ -30,6 +30,7 @@ RUN = {
 # What no test runs: why.
 NOT_RUN = {
     "bash .ci/run": "it runs the tests",
+    "bash scripts/gpu_check.sh": "it takes minutes; .ci/run runs it with --device cpu --quick",
     "bash scripts/compatibility.sh": "it installs two versions of PyTorch from the network",
     "pre-commit install": "pre-commit is not a dependency; test_front_door.py compares its hooks with .ci/run",
 }
