@@ -67,15 +67,16 @@ class Toolbox:
         start, definition, rest = program.read_text().partition("def extend_cfg(cfg):\n")
         program.write_text(f"{LINES[0]}\n{start}{definition}{LINES[1]}\n{rest}")
 
-    def train(self, words, options=()) -> str:
+    def train(self, words, options=(), pairs=()) -> str:
         """Run `python train.py` with the small CLIPs.
 
         Args:
             words: the command line, options before KEY VALUE pairs.
             options: further options, placed after the trainer's name.
+            pairs: further KEY VALUE pairs.
         """
         start = words.index("--trainer") + 2
-        pairs = ["MODEL.BACKBONE.NAME", WEIGHTS] + (PHASE_1 if words[start - 1] == "CasPL" else [])
+        pairs = ["MODEL.BACKBONE.NAME", WEIGHTS, *(PHASE_1 if words[start - 1] == "CasPL" else []), *pairs]
         command = [sys.executable, *words[1:start], *options, *words[start:], *pairs]
         return output(command, self.folder, **self.environment)
 

@@ -123,7 +123,7 @@ def test_toolbox_trains_and_evaluates(page, workspace, tmp_path):
     files = ["--dataset-config-file", "configs/datasets/oxford_pets.yaml"]
     files += ["--config-file", "configs/trainers/CoOp/vit_b16_ep50.yaml"]
     usual = ["--root", "DATA", "--output-dir", "output/run", *files]  # README leaves them to its reader
-    printed = [toolbox.train(words, [] if "--root" in words else usual) for words in commands]
+    printed = [toolbox.train(words, *(() if "--root" in words else (usual, EPOCH))) for words in commands]
     assert "Wrote the boosting prompt to output/boosting/oxford_pets" in printed[0]
     assert all("Cascaded with" in each and "accuracy: " in each for each in printed[1:])
 
