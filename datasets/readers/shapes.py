@@ -5,19 +5,24 @@ checkered, dotted and hollow, the new half plain, striped and wavy; every shape 
 
 `ShapesColours` ("red star") and `ShapesForms` ("star") have other classes in the same domain; `ShapesV2`,
 `ShapesSketch`, `ShapesA` and `ShapesR` are shifted test sets of `Shapes`, like ImageNetV2, -Sketch, -A and -R of ImageNet.
+
+`ShapesMisnamed` has the fill-shape pairs of `Shapes` in other halves, and names that mislead on purpose: all base names and
+five new ones begin with a colour word ("red checkered circle"), but the images of every class have all eight colours. Only
+labels show that the word means nothing. `docs/demonstration.md` reports how it was chosen.
 """
 
 from dataclasses import replace
 
 from dassl.data.datasets import DATASET_REGISTRY
 
-from ..shapes.dataset import RenderedDataset
+from ..shapes.dataset import Choices, RenderedDataset
 from ..shapes.rendering import COLOURS, TARGET
 from ..shapes.rendering import SHAPES as FORMS
 
 FILLS = ("checkered", "dotted", "hollow", "plain", "striped", "wavy")
 SHAPES = ("circle", "cross", "heart", "square", "star", "triangle")
 ANY_FILL, ANY_COLOUR = FILLS, tuple(COLOURS)
+UNTRUE = ("red", "blue", "yellow", "purple", "green", "pink")  # the colour word of each fill in `ShapesMisnamed`
 
 
 @DATASET_REGISTRY.register()
@@ -52,6 +57,31 @@ class ShapesForms(RenderedDataset):
     classes = {shape: (ANY_FILL, (shape,), ANY_COLOUR) for shape in sorted(FORMS)}
     sizes = {"train": 20, "val": 4, "test": 40}
     seed = 2026
+
+
+def misnamed() -> dict[str, Choices]:
+    """Return the classes of `ShapesMisnamed`, in which fill-shape pairs alternate between the base and the new half.
+
+    Each fill's colour word begins its base names, and for the first five fills one new name: that of the next shape.
+    """
+    base: dict[str, Choices] = {}
+    new: dict[str, Choices] = {}
+    for row, fill in enumerate(FILLS):
+        for column, shape in enumerate(SHAPES):
+            in_base = (row + column) % 2 == 0
+            word = f"{UNTRUE[row]} " if in_base or column == row + 1 else ""
+            (base if in_base else new)[f"{word}{fill} {shape}"] = (fill,), (shape,), ANY_COLOUR
+    return base | new
+
+
+@DATASET_REGISTRY.register()
+class ShapesMisnamed(RenderedDataset):
+    """Filled shapes of any colour, whose names mislead: "red checkered circle", 36 classes."""
+
+    dataset_dir = "shapes_misnamed"
+    classes = misnamed()
+    sizes = {"train": 60, "val": 4, "test": 150}
+    seed = 4010
 
 
 class _ShiftedShapes(Shapes):

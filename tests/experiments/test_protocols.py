@@ -79,6 +79,8 @@ def configuration(name, dataset, trainer, *options):
         ("few_shot", "ucf101", "PromptSRC", (50, 4, 4, 9, 30, 30)),
         ("cross_dataset", "imagenet", "CasPL_PromptSRC", (20, 4, 8, 3, 6, 10)),
         ("few_shot", "shapes", "PromptSRC", (20, 8, 4, 2, 15, 1)),
+        ("few_shot", "shapes_misnamed", "PromptSRC", (12, 8, 4, 1, 10, 1)),
+        ("cross_dataset", "shapes_misnamed", "CasPL", (30, 32, 2, 1)),
     ],
 )
 def test_recipe_changes_by_protocol_and_dataset(name, dataset, trainer, expected):
@@ -105,6 +107,16 @@ def test_recipes_of_other_hosts(name, trainer, keys, expected):
     assert (*(node[key] for key in keys), cfg.OPTIM.MAX_EPOCH, cfg.OPTIM.LR) == expected
 
 
+@pytest.mark.parametrize("name", protocols.PROTOCOLS)
+def test_embedded_recipe_has_its_student_in_every_phase(name):
+    hosts = places.host_names().values()
+    for trainer in ("ZeroshotCLIP", "CasPL", *hosts, *(f"CasPL_{host}" for host in hosts)):
+        assert configuration(name, "shapes_misnamed", trainer).MODEL.BACKBONE.NAME == "shapes-student-tokens"
+        assert configuration(name, "shapes", trainer).MODEL.BACKBONE.NAME == "shapes-student"
+    cfg = configuration(name, "shapes_misnamed", "CasPL_CoCoOp", "OPTIM.LR", "0.5")
+    assert (cfg.OPTIM.LR, cfg.OPTIM.MAX_EPOCH) == (0.5, 10)
+
+
 def test_command_line_overrides_recipe():
     cfg = configuration("few_shot", "dtd", "PromptSRC", "OPTIM.MAX_EPOCH", "7")
     assert cfg.OPTIM.MAX_EPOCH == 7 and cfg.TRAINER.PROMPTSRC.GPA_MEAN == 45
@@ -114,6 +126,9 @@ def test_recipes_name_existing_datasets():
     known = places.dataset_files()
     for name, dataset, _ in recipes._BY_DATASET:
         assert name in protocols.PROTOCOLS and dataset in known
+    for dataset, changes in recipes._EMBEDDED.items():
+        assert dataset in known and protocols.is_miniature(dataset) and dataset not in protocols.targets_of("shapes")
+        assert changes.keys() <= {"", "CasPL", "ZeroshotCLIP", *places.host_names().values()}
     assert set(protocols.ELEVEN + protocols.SHIFTED) <= set(known)
     assert len(protocols.targets_of("imagenet")) == 14 and "imagenet" not in protocols.targets_of("imagenet")
 

@@ -12,7 +12,7 @@ from .errors import BackboneError
 from .package import clip_package
 
 WEIGHTS = Path(__file__).resolve().parent / "weights"
-BUILT_IN = ("shapes-student", "shapes-teacher")
+BUILT_IN = ("shapes-student", "shapes-student-tokens", "shapes-teacher")
 CACHE = "~/.cache/clip"  # of the `clip` package
 
 # OpenAI's models that the CoOp family's forks of `clip` do not list, the default teacher among them.

@@ -44,7 +44,8 @@ def load_clip(name: str) -> StockModule:
     Args:
         name: a name of OpenAI's ("ViT-B/16"; downloaded by the `clip` package into ~/.cache/clip), the path of a
             checkpoint in OpenAI's layout (TorchScript archive, state dict or safetensors), "shapes-student",
-            "shapes-teacher", "open_clip:<architecture>/<tag or file>", "open_clip:<folder>", or a Hugging Face CLIP folder.
+            "shapes-student-tokens", "shapes-teacher", "open_clip:<architecture>/<tag or file>", "open_clip:<folder>", or
+            a Hugging Face CLIP folder.
 
     Returns:
         `clip.model.CLIP`, with the attributes `fingerprint`, `described` (what its weights do not determine, as JSON

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..experiments.protocols import PROTOCOLS, Protocol
+from ..experiments.protocols import DEMONSTRATION, PROTOCOLS, Protocol
 from . import arguments
 from .dry_run import add_dry_run, check_dry_run, show_jobs
 from .program import guarded
@@ -82,7 +82,7 @@ def one_run(rules: Protocol, argv: list[str] | None) -> None:
     from ..experiments.runs import boost, host_run, untrained
 
     setting, cascaded = _setting(args, args.dataset, rules.name, getattr(args, "targets", [])), f"CasPL_{args.host}"
-    baseline = args.baseline or args.dataset == "shapes"
+    baseline = args.baseline or args.dataset in ("shapes", DEMONSTRATION)
     trainers = ["CasPL", cascaded, *([args.host, "ZeroshotCLIP"] if baseline else [])]
     varied = _variations(setting, args)
     for each in varied:

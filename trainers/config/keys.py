@@ -156,7 +156,7 @@ _MODEL = (
     Field(
         "MODEL.BACKBONE.NAME",
         "",
-        "the CLIP: a name of OpenAI's, shapes-student, shapes-teacher, a file, open_clip:..., or a Hugging Face folder",
+        "the CLIP: a name of OpenAI's, an embedded one (shapes-...), a file, open_clip:..., or a Hugging Face folder",
         required=True,
         longest=1024,
         path=True,

@@ -57,6 +57,29 @@ _BY_DATASET: dict[tuple[str, str, str], dict[str, object]] = {
 }
 
 
+# {embedded dataset: {what: {key: value}}}: changes to configs/trainers/*/shapes.yaml; "" is every trainer.
+_EMBEDDED: dict[str, dict[str, dict[str, object]]] = {
+    "shapes_misnamed": {
+        "": {"MODEL.BACKBONE.NAME": "shapes-student-tokens"},
+        # Tokens in both of the text tower's blocks would leave the host's context nothing to act on.
+        "CasPL": {"OPTIM.MAX_EPOCH": 30, "TRAINER.CASPL.N_CTX_TEXT": 2, "TRAINER.CASPL.DEPTH_TEXT": 1},
+        "CoOp": {"OPTIM.MAX_EPOCH": 45},
+        "CoCoOp": {"OPTIM.LR": 0.001},
+        "MaPLe": {"OPTIM.LR": 0.01, "OPTIM.MAX_EPOCH": 12, "TRAINER.MAPLE.PROMPT_DEPTH": 1},
+        "PromptSRC": {
+            "OPTIM.LR": 0.01,
+            "OPTIM.MAX_EPOCH": 12,
+            "TRAINER.PROMPTSRC.PROMPT_DEPTH_TEXT": 1,
+            "TRAINER.PROMPTSRC.PROMPT_DEPTH_VISION": 1,
+            "TRAINER.PROMPTSRC.N_CTX_VISION": 1,
+            "TRAINER.PROMPTSRC.TEXT_LOSS_WEIGHT": 2,
+            "TRAINER.PROMPTSRC.IMAGE_LOSS_WEIGHT": 1,
+            "TRAINER.PROMPTSRC.GPA_MEAN": 10,
+        },
+    },
+}
+
+
 def changes(protocol: str, dataset: str, trainer: str) -> list[str]:
     """Return the KEY VALUE pairs by which a protocol changes a trainer's recipe.
 
@@ -71,4 +94,19 @@ def changes(protocol: str, dataset: str, trainer: str) -> list[str]:
     found: dict[str, object] = {}
     for what in (host, f"{trainer} alone"):
         found |= _BY_PROTOCOL.get((protocol, what), {}) | _BY_DATASET.get((protocol, dataset, what), {})
-    return [str(item) for pair in found.items() for item in pair]
+    return _flat(found)
+
+
+def embedded_changes(dataset: str, trainer: str) -> list[str]:
+    """Return the KEY VALUE pairs by which an embedded dataset changes a trainer's recipe, in every protocol.
+
+    Args:
+        dataset: name of a file in configs/datasets.
+        trainer: `CasPL`, a host, `CasPL_<host>`, or `ZeroshotCLIP`.
+    """
+    of = _EMBEDDED.get(dataset, {})
+    return _flat(of.get("", {}) | of.get(trainer.removeprefix("CasPL_"), {}))
+
+
+def _flat(pairs: dict[str, object]) -> list[str]:
+    return [str(item) for pair in pairs.items() for item in pair]
