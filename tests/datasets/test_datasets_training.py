@@ -12,7 +12,9 @@ from test_datasets import CONFIGS, FAMILY
 from datasets.shapes.dataset import RenderedDataset
 from trainers.cli import train
 
-RENDERED = sorted(name for name in ("Shapes", *(f"Shapes{part}" for part in "Colours Forms Misnamed V2 Sketch A R".split())))
+RENDERED = sorted(
+    name for name in ("Shapes", *(f"Shapes{part}" for part in "Colours Forms Misnamed V2 Sketch A R".split()))
+)
 
 
 @pytest.fixture(scope="module")
