@@ -5,8 +5,8 @@
 `gpu_check.json` and `gpu_check.md` in the output folder hold the figures: milliseconds and images per second of a step,
 its share of the device's matrix-product rate, and its peak memory without weights (a replay allocates none). Variants:
 "plain" is the reference implementation of the tests, "engine" runs eagerly, "compiled" compiles the towers' inner blocks,
-"graphed" replays the step from a CUDA graph, and "compiled, graphed" does both. The first compiled step of a variant is
-timed as "first s". Each part is independent; a part that is skipped or fails reports why.
+"graphed" replays the step from a CUDA graph, and "compiled, graphed" does both. "first s" is the time of the first step,
+which compiles if that is not in PyTorch's cache. Each part is independent; a part that is skipped or fails reports why.
 """
 
 import argparse
