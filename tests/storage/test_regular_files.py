@@ -86,7 +86,7 @@ def test_left_over_parts_are_removed_in_all_folders(tmp_path):
 
 
 WITHOUT = """
-import os, sys
+import asyncio, os, sys  # asyncio of this system needs what is taken away
 sys.modules.update(fcntl=None, resource=None)
 for name in ("sysconf", "sysconf_names", "sched_getaffinity", "mkfifo"):
     if hasattr(os, name): delattr(os, name)
