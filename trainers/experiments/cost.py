@@ -140,25 +140,25 @@ def _training(cfg: CfgNode, boosting: CfgNode | None, size: Size, measured: bool
         disk += images * passes * (CACHE_MARK + 2 * counts.teacher_width) if folder else 0
     disk += counts.prompt
     seen = taken
-    if (tower := _training_tower(cfg, boosting, counts, images)) is not None:
-        fresh = 0 if tower in known else min(taken, images * min(epochs, cfg.TRAIN.VIEWS or epochs))
-        known.add(tower)
-        total -= counts.tower * (taken - fresh)
-        disk += fresh * (CACHE_MARK + counts.feature)
-        seen = fresh if counts.shared else taken
+    if (kept := _kept_in_training(cfg, boosting, counts.tower, images)) is not None:
+        fresh = 0 if kept in known else min(taken, images * min(epochs, cfg.TRAIN.VIEWS or epochs))
+        known.add(kept)
+        total -= counts.tower.operations * (taken - fresh)
+        disk += fresh * (CACHE_MARK + counts.tower.feature)
+        seen = fresh if counts.tower.shared else taken
     phase = "phase 1" if cfg.TRAINER.NAME == "CasPL" else "phase 2"
     rate = measured_rate(cfg, boosting, classes, min(batch, images), True) if measured else 0.0
     return Part(f"{phase}: {cfg.TRAINER.NAME}", steps, seen, total, counts.memory, disk, rate, remarks=counts.remarks)
 
 
-def _training_tower(cfg: CfgNode, boosting: CfgNode | None, counts: "_TrainingCounts", images: int) -> tuple | None:
+def _kept_in_training(cfg: CfgNode, boosting: CfgNode | None, tower: "_Tower", images: int) -> tuple | None:
     """Return what determines the features of augmented images (see `training.features`); None if they are not kept."""
-    if not counts.tower or not cfg.TRAIN.FEATURES or cfg.SEED < 0 or (counts.shared and not cfg.TRAIN.VIEWS):
+    if not tower.operations or not cfg.TRAIN.FEATURES or cfg.SEED < 0 or (tower.shared and not cfg.TRAIN.VIEWS):
         return None
-    phase_1 = (boosting or cfg).OUTPUT_DIR if counts.boosted else ""
+    phase_1 = (boosting or cfg).OUTPUT_DIR if tower.boosted else ""
     data = (cfg.DATASET.NAME, cfg.DATASET.SUBSAMPLE_CLASSES, cfg.DATASET.NUM_SHOTS, images, cfg.SEED)
     views = (cfg.TRAIN.VIEWS or cfg.OPTIM.MAX_EPOCH, cfg.DATALOADER.TRAIN_X.BATCH_SIZE)
-    return cfg.TRAIN.FEATURES, *data, *views, phase_1, counts.precision, cfg.INPUT.dump(), cfg.MODEL.BACKBONE.NAME
+    return cfg.TRAIN.FEATURES, *data, *views, phase_1, tower.precision, cfg.INPUT.dump(), cfg.MODEL.BACKBONE.NAME
 
 
 def _trained_on(cfg: CfgNode, size: Size) -> tuple[int, int]:
@@ -176,15 +176,35 @@ def _trained_on(cfg: CfgNode, size: Size) -> tuple[int, int]:
 
 
 @dataclass(frozen=True)
-class _TrainingCounts:
-    """Counts of a training: operations once, per step, and of the teacher per image; bytes.
+class _Tower:
+    """An image tower.
 
     Attributes:
-        tower: operations of an image in an image tower that does not learn, whose features can be kept; 0: none.
-        feature: bytes of such a feature.
-        shared: whether the tower is that of the logits; boosted: whether it has boosting tokens.
+        operations: of an image; 0 if its features cannot be kept.
+        feature: bytes of an image's feature.
+        shared: whether the tower of the logits does not learn.
+        boosted: whether that tower, not learning, has boosting tokens.
         precision: how it computes.
     """
+
+    operations: int = 0
+    feature: int = 0
+    shared: bool = False
+    boosted: bool = False
+    precision: str = ""
+
+
+def _tower_of(work: Workload, operations: int) -> _Tower:
+    clip, shared = work.model.clip, work.model.has_text_prompts_only()  # PromptKD has no text tower
+    weights = next(clip.visual.parameters())
+    feature = clip_sizes(clip).embedding * weights.element_size()
+    boosted = shared and any(map(len, work.model.vision_stacks()))
+    return _Tower(operations, feature, shared, boosted, f"{work.precision.name} {weights.dtype}")
+
+
+@dataclass(frozen=True)
+class _TrainingCounts:
+    """Counts of a training: operations once, per step, and of the teacher per image; bytes."""
 
     once: int
     step: int
@@ -195,11 +215,7 @@ class _TrainingCounts:
     state: int
     prompt: int
     remarks: tuple[str, ...]
-    tower: int
-    feature: int
-    shared: bool
-    boosted: bool
-    precision: str
+    tower: _Tower
 
 
 @functools.lru_cache(maxsize=256)
@@ -223,25 +239,21 @@ def _training_counts(key: Key, classes: int) -> _TrainingCounts:
     prompt = _prompt_bytes(key.boosting or (cfg if cfg.TRAINER.NAME == "CasPL" else None), work)
     width = work.teacher.class_features().shape[1] if work.teacher is not None else 0
     given = work.teacher_settings if work.teacher_name else ("", "", 0)
-    of_tower = _tower_counts(key, work) if issubclass(work.own, HostTrainer) else (0, 0, False, False, "")
-    return _TrainingCounts(once, step, teacher, width, given, memory, 2 * work.state, prompt, remarks, *of_tower)
+    tower = _tower_of(work, _kept_operations(key, work)) if issubclass(work.own, HostTrainer) else _Tower()
+    return _TrainingCounts(once, step, teacher, width, given, memory, 2 * work.state, prompt, remarks, tower)
 
 
-def _tower_counts(key: Key, work: Workload) -> tuple[int, int, bool, bool, str]:
-    """Return the last five attributes of `_TrainingCounts`."""
-    shared, weights = work.model.has_text_prompts_only(), next(work.model.clip.visual.parameters())
-    boosted = shared and any(map(len, work.model.vision_stacks()))
+def _kept_operations(key: Key, work: Workload) -> int:
+    """Return the operations of an image in a tower whose training features can be kept; 0: none."""
     frozen: Any = getattr(work.model, "frozen_encode", None)
-    tower = _tower_operations(key) if shared else 0
-    if frozen is not None:
+    if frozen is None:
+        return _tower_operations(key) if work.model.has_text_prompts_only() else 0
 
-        def encode(images: int) -> None:
-            with torch.no_grad():
-                frozen(work.images(images))
+    def encode(images: int) -> None:
+        with torch.no_grad():
+            frozen(work.images(images))
 
-        tower = workload.per_image(encode)[1]
-    feature = clip_sizes(work.model.clip).embedding * weights.element_size()
-    return tower, feature, shared, boosted, f"{work.precision.name} {weights.dtype}"
+    return workload.per_image(encode)[1]
 
 
 def _prompt_bytes(cfg: CfgNode | None, work: Workload) -> int:
@@ -257,27 +269,27 @@ def _evaluation(cfg: CfgNode, boosting: CfgNode | None, tests: Sequence[Tested],
         total += counts.once + test.images * counts.image
         steps, memory = steps - (-test.images // batch), max(memory, counts.memory)
         disk += test.images * PREDICTION_BYTES
-        tower = _kept_tower(cfg, boosting, counts, test)
-        if tower in known:
-            total -= test.images * counts.tower
+        kept = _kept_in_test(cfg, boosting, counts.tower, test)
+        if kept in known:
+            total -= test.images * counts.tower.operations
             continue
         seen += test.images
-        if tower is not None:
-            known.add(tower)
-            disk += test.images * (CACHE_MARK + counts.feature)
+        if kept is not None:
+            known.add(kept)
+            disk += test.images * (CACHE_MARK + counts.tower.feature)
     rate = measured_rate(cfg, boosting, tests[0].classes, batch, False) if measured else 0.0
     sets = f"{len(tests)} test set{'s' * (len(tests) > 1)}"
     name = f"evaluation: {cfg.TRAINER.NAME}, {sets}"
     return Part(name, steps, seen, total, memory, disk, rate)
 
 
-def _kept_tower(cfg: CfgNode, boosting: CfgNode | None, counts: "_EvaluationCounts", test: Tested) -> tuple | None:
+def _kept_in_test(cfg: CfgNode, boosting: CfgNode | None, tower: _Tower, test: Tested) -> tuple | None:
     """Return what determines the features of a test's images (see `training.features`); None if they are not kept."""
-    if not cfg.TEST.FEATURES or not counts.shared:
+    if not cfg.TEST.FEATURES or not tower.shared:
         return None
-    phase_1 = (boosting or cfg).OUTPUT_DIR if counts.boosted else ""
+    phase_1 = (boosting or cfg).OUTPUT_DIR if tower.boosted else ""
     read = (cfg.INPUT.dump(), cfg.MODEL.BACKBONE.NAME, cfg.DATALOADER.TEST.BATCH_SIZE)
-    return cfg.TEST.FEATURES, test.dataset, test.subset, phase_1, counts.precision, *read
+    return cfg.TEST.FEATURES, test.dataset, test.subset, phase_1, tower.precision, *read
 
 
 def _test_sets(setting: Setting) -> list[Tested]:
@@ -295,23 +307,12 @@ def _tested(setting: Setting, subset: str, dataset: str = "") -> Tested:
 
 @dataclass(frozen=True)
 class _EvaluationCounts:
-    """Counts of an evaluation.
-
-    Attributes:
-        once, image, tower: operations once, per image, and those of an image in the image tower.
-        memory: peak bytes of a batch; feature: bytes of an image's feature.
-        shared: whether the image tower is frozen; boosted: whether it has boosting tokens.
-        precision: how it computes.
-    """
+    """Counts of an evaluation: operations once and per image; peak bytes of a batch."""
 
     once: int
     image: int
-    tower: int
     memory: int
-    feature: int
-    shared: bool
-    boosted: bool
-    precision: str
+    tower: _Tower
 
 
 @functools.lru_cache(maxsize=256)
@@ -331,15 +332,7 @@ def _evaluation_counts(key: Key, classes: int, batch: int) -> _EvaluationCounts:
     work = Workload(key.cfg, workload.synthetic_names(classes), META, key.boosting)
     first, (_, image) = operations(lambda: work.evaluate(1)), workload.per_image(work.classify)
     memory = work.weights + workload.peak(work.evaluate, batch)
-    clip = work.model.clip  # without a text tower for PromptKD
-    weights = next(clip.visual.parameters())
-    return _EvaluationCounts(
-        *(first - image, image, _tower_operations(key), memory),
-        feature=clip_sizes(clip).embedding * weights.element_size(),
-        shared=work.model.has_text_prompts_only(),
-        boosted=any(map(len, work.model.vision_stacks())),
-        precision=f"{work.precision.name} {weights.dtype}",
-    )
+    return _EvaluationCounts(first - image, image, memory, _tower_of(work, _tower_operations(key)))
 
 
 def total(parts: Iterable[Part], name: str = "total") -> Part:
