@@ -6,8 +6,7 @@ A new protocol is one more entry of `PROTOCOLS`.
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from .recipes import PAPER_HOSTS
-
+PAPER_HOSTS = ("CoOp", "CoCoOp", "MaPLe", "PromptSRC")
 ELEVEN = [
     *("imagenet", "caltech101", "oxford_pets", "stanford_cars", "oxford_flowers", "food101", "fgvc_aircraft"),
     *("sun397", "dtd", "eurosat", "ucf101"),

@@ -9,7 +9,7 @@ Without an entry here, the base-to-new recipe is used. What the publications doc
 - What is given for a cascaded PromptSRC or MaPLe is used for the host alone as well (its own tokens, of course).
 """
 
-PAPER_HOSTS = ("CoOp", "CoCoOp", "MaPLe", "PromptSRC")
+from .protocols import is_miniature
 
 # {(protocol, what): {key: value}}; `what` is a trainer, or a host's name, which includes CasPL_<host>.
 _BY_PROTOCOL: dict[tuple[str, str], dict[str, object]] = {
@@ -81,32 +81,21 @@ _EMBEDDED: dict[str, dict[str, dict[str, object]]] = {
 
 
 def changes(protocol: str, dataset: str, trainer: str) -> list[str]:
-    """Return the KEY VALUE pairs by which a protocol changes a trainer's recipe.
+    """Return the KEY VALUE pairs by which a protocol or a dataset changes a trainer's recipe.
 
-    The recipe is that of base-to-new; some pairs depend on the dataset.
+    The recipe is that of base-to-new; an embedded dataset has the same one in every protocol.
 
     Args:
         protocol: its name.
         dataset: name of a file in configs/datasets.
-        trainer: `CasPL`, a host, or `CasPL_<host>`.
+        trainer: `CasPL`, a host, `CasPL_<host>`, or `ZeroshotCLIP`.
     """
     host = trainer.removeprefix("CasPL_")
     found: dict[str, object] = {}
-    for what in (host, f"{trainer} alone"):
-        found |= _BY_PROTOCOL.get((protocol, what), {}) | _BY_DATASET.get((protocol, dataset, what), {})
-    return _flat(found)
-
-
-def embedded_changes(dataset: str, trainer: str) -> list[str]:
-    """Return the KEY VALUE pairs by which an embedded dataset changes a trainer's recipe, in every protocol.
-
-    Args:
-        dataset: name of a file in configs/datasets.
-        trainer: `CasPL`, a host, `CasPL_<host>`, or `ZeroshotCLIP`.
-    """
-    of = _EMBEDDED.get(dataset, {})
-    return _flat(of.get("", {}) | of.get(trainer.removeprefix("CasPL_"), {}))
-
-
-def _flat(pairs: dict[str, object]) -> list[str]:
-    return [str(item) for pair in pairs.items() for item in pair]
+    if is_miniature(dataset):
+        of = _EMBEDDED.get(dataset, {})
+        found = of.get("", {}) | of.get(host, {})
+    else:
+        for what in (host, f"{trainer} alone"):
+            found |= _BY_PROTOCOL.get((protocol, what), {}) | _BY_DATASET.get((protocol, dataset, what), {})
+    return [str(item) for pair in found.items() for item in pair]

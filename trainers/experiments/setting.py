@@ -14,7 +14,7 @@ from ..method.identity import data_fingerprint, planned_identity
 from . import variations
 from .places import dataset_files, trainer_file
 from .protocols import PROTOCOLS, Protocol, is_miniature, targets_of
-from .recipes import changes, embedded_changes
+from .recipes import changes
 from .setup import assemble, default_cfg
 from .variations import Variation
 
@@ -221,13 +221,8 @@ class Setting:
         ]
         named = ["DATASET.ROOT", str(self.data), "OUTPUT_DIR", str(folder), "SEED", seed, "TRAINER.NAME", trainer]
         named += self.kept_features(trainer)
-        return assemble(files, [*named, *([] if large else self._changes(trainer)), *options])
-
-    def _changes(self, trainer: str) -> list[str]:
-        """Return the KEY VALUE pairs by which the protocol or the dataset changes a trainer's recipe."""
-        if is_miniature(self.dataset):
-            return embedded_changes(self.dataset, trainer)
-        return changes(self.protocol, self.dataset, trainer)
+        recipe = [] if large else changes(self.protocol, self.dataset, trainer)
+        return assemble(files, [*named, *recipe, *options])
 
     def boosting_identity(self) -> str:
         """Return the identity of the prompt that phase 1 would learn.

@@ -5,8 +5,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
-from ..experiments.protocols import ACCURACY, PROTOCOLS, Column, Protocol
-from ..experiments.recipes import PAPER_HOSTS
+from ..experiments.protocols import ACCURACY, PAPER_HOSTS, PROTOCOLS, Column, Protocol
 from .paired import paired
 from .read import SELECTED_ON_TEST, Run, column_name, registry_names
 from .variants import separated
