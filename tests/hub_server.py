@@ -161,14 +161,19 @@ class Server(ThreadingHTTPServer):
 
 
 @contextmanager
-def served() -> Iterator[tuple[Hub, str]]:
-    """Run the server; give its state and address."""
-    hub = Hub()
-    server = Server(hub)
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
+def serving(server: ThreadingHTTPServer) -> Iterator[str]:
+    """Run a local server; give its address."""
+    threading.Thread(target=server.serve_forever, daemon=True).start()
     try:
-        yield hub, f"http://127.0.0.1:{server.server_address[1]}"
+        yield f"http://127.0.0.1:{server.server_port}"
     finally:
         server.shutdown()
         server.server_close()
+
+
+@contextmanager
+def served() -> Iterator[tuple[Hub, str]]:
+    """Run the server; give its state and address."""
+    hub = Hub()
+    with serving(Server(hub)) as address:
+        yield hub, address

@@ -3,7 +3,6 @@
 import hashlib
 import io
 import json
-import threading
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,6 +10,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 from datasets_helpers import golden_folder
 from downloads import KINDS
+from hub_server import serving
 
 from datasets import hub
 
@@ -119,9 +119,5 @@ def publish(server, tmp_path, name, prefix=None):
 def served() -> Iterator[tuple[Server, str]]:
     """Run a server; give it and its address."""
     server = Server()
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    try:
-        yield server, f"http://127.0.0.1:{server.server_port}"
-    finally:
-        server.shutdown()
-        server.server_close()
+    with serving(server) as address:
+        yield server, address

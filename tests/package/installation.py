@@ -11,6 +11,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 PARTS = ("trainers", "datasets", "configs", "third_party", "pyproject.toml", "setup.py", "README.md", "LICENSE")
 PIP = [sys.executable, "-m", "pip", "--disable-pip-version-check", "-q"]
+OFFLINE = ["--no-deps", "--no-index", "--no-build-isolation"]  # options of pip
 
 
 class Environment:
@@ -48,7 +49,7 @@ class Environment:
 
     def install(self, what: Path | str, *options: str) -> None:
         """Install a wheel or a folder, without its dependencies."""
-        command = [self.python, *PIP[1:], "install", "--no-deps", "--no-index", "--no-build-isolation"]
+        command = [self.python, *PIP[1:], "install", *OFFLINE]
         self.output([*command, *options, what])
 
     def caspl(self, folder: Path, *words) -> str:
@@ -70,7 +71,7 @@ def copy_project(folder: Path) -> Path:
 
 def build_wheel(project: Path, folder: Path) -> Path:
     """Build a project's wheel in `folder` and return its path."""
-    command = [*PIP, "wheel", "--no-deps", "--no-index", "--no-build-isolation", "-w", folder, project]
+    command = [*PIP, "wheel", *OFFLINE, "-w", folder, project]
     done = subprocess.run(list(map(str, command)), capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return next(folder.glob("caspl-*.whl"))

@@ -15,7 +15,6 @@ from conftest import ROOT
 from workspace import PHASE_1, Workspace
 
 WEIGHTS = ROOT / "trainers" / "backbones" / "weights" / "shapes-student.pt"
-OFFLINE = ["--no-deps", "--no-index", "--no-build-isolation"]  # options of pip
 LINES = ("import caspl", "    caspl.extend_cfg(cfg)")
 
 
@@ -54,6 +53,8 @@ class Toolbox:
         skipped = shutil.ignore_patterns("__pycache__")
         shutil.copytree(ROOT / "tests" / "package" / "toolbox_checkout", folder, ignore=skipped)
         shutil.copytree(workspace.folder / "DATA", folder / "DATA")
+        recipe = folder / "configs" / "trainers" / "CoOp" / "vit_b16_ep50.yaml"
+        shutil.copy(recipe, recipe.with_stem("vit_b16_ep50_ctxv1"))  # a page names both
 
     def add_lines(self, block: str) -> None:
         """Add the two lines of a page to train.py, at the places that their comments name.

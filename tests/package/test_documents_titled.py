@@ -11,8 +11,8 @@ import versions
 from conftest import ROOT
 from datasets_helpers import golden_folder, kind_of
 from hub_server import served as served_hub
-from installation import Environment, copy_project
-from miniature import OFFLINE, Toolbox, in_clone, output, served_page
+from installation import OFFLINE, Environment, copy_project
+from miniature import Toolbox, in_clone, output, served_page
 from mirror import publish
 from mirror import served as served_mirror
 from titled import TITLED, planned, titled
